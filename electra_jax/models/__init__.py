@@ -1,0 +1,1 @@
+"""Pure functions of (params, batch, seeds). Parameters are plain nested dicts."""

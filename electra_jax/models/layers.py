@@ -1,0 +1,137 @@
+"""The parts of a transformer layer. Activations are [B x L, H] outside attention: XLA's CPU code for three axes is slower.
+
+Architecture: google-research/electra `model/modeling.py`: post-LayerNorm, exact GELU, LayerNorm epsilon 1e-12, weights drawn
+from a normal truncated at two deviations of 0.02.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from electra_jax import rng
+from electra_jax.config import ElectraConfig, EncoderConfig
+from electra_jax.models import attention
+from electra_jax.types import Array, Batch
+
+# The dropout sites of a layer (see rng.site_seeds). Embeddings use layer 0's own number; layers count from 1.
+EMBEDDED, ATTENTION_WEIGHTS, ATTENTION_OUTPUT, FFN_OUTPUT = range(4)
+
+
+def truncated_normal(std: float):
+    """TensorFlow's `truncated_normal_initializer`: cut at two deviations, not rescaled to keep the deviation."""
+    return nn.initializers.truncated_normal(std, lower=-2.0, upper=2.0)
+
+
+def sinusoids(amplitude: float = 0.2):
+    """Learned positions that start as sinusoids (arXiv 1706.03762, 3.5): attention can find "the word before" from the first step."""
+
+    def init(key, shape, dtype):
+        length, width = shape
+        angle = np.arange(length)[:, None] * 10000.0 ** (-(np.arange(width) // 2 * 2) / width)
+        return jnp.asarray(amplitude * np.where(np.arange(width) % 2, np.cos(angle), np.sin(angle)), dtype)
+
+    return init
+
+
+def gelu(x: Array) -> Array:
+    """The exact form, x P(X <= x). Through erf: `jax.nn.gelu(approximate=False)` goes through erfc and costs twice."""
+    return x * (0.5 * (1.0 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype))))
+
+
+class LayerNorm(nn.Module):
+    """Over the last axis, in at least float32, returned in the input's type."""
+
+    epsilon: float
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,), jnp.dtype(self.param_dtype))
+        bias = self.param("bias", nn.initializers.zeros, (width,), jnp.dtype(self.param_dtype))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.epsilon)
+        return (centred * inverse * scale[None] + bias[None]).astype(x.dtype)
+
+
+def dense(config: EncoderConfig, features: int, name: str, kernel_init=None) -> nn.Dense:
+    return nn.Dense(
+        features,
+        dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.dtype(config.param_dtype),
+        kernel_init=kernel_init or truncated_normal(config.init_std),
+        name=name,
+    )
+
+
+def glorot_dense(config: EncoderConfig, features: int, name: str) -> nn.Dense:
+    """For the dense layers to which the published code passes no initializer: TensorFlow's default is Glorot uniform."""
+    return dense(config, features, name, nn.initializers.glorot_uniform())
+
+
+class Embeddings(nn.Module):
+    """Word + position + type, LayerNorm, [B x L, E]. All of it is shared by generator and discriminator."""
+
+    config: ElectraConfig
+
+    @nn.compact
+    def __call__(self, batch: Batch) -> Array:
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        normal, param_dtype = truncated_normal(config.init_std), jnp.dtype(config.param_dtype)
+        word_VxE = self.param("word", normal, (config.vocab_size, config.embedding_size), param_dtype)
+        type_TxE = self.param("type", normal, (config.type_vocab_size, config.embedding_size), param_dtype)
+        x = word_VxE[batch.tokens.reshape(-1)] + type_TxE[batch.types.reshape(-1)]
+        if config.positions != "rotary":
+            init = sinusoids() if config.positions == "sinusoidal_init" else normal
+            position_PxE = self.param("position", init, (config.max_length, config.embedding_size), param_dtype)
+            x = x + position_PxE[batch.positions.reshape(-1)]
+        return LayerNorm(config.layer_norm_eps, config.param_dtype, name="norm")(x).astype(dtype)
+
+
+class SelfAttention(nn.Module):
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, x_NxH: Array, batch: Batch, seeds_Bx2: Array | None) -> Array:
+        config = self.config
+        heads = (*batch.segments.shape, config.num_heads, config.head_size)
+        q, k, v = (dense(config, config.hidden_size, name)(x_NxH).reshape(heads) for name in ("query", "key", "value"))
+        if config.positions == "rotary":
+            q, k = attention.rotate(q, batch.positions), attention.rotate(k, batch.positions)
+        y = attention.attend(q, k, v, batch.segments, seeds_Bx2, config.attention_dropout)
+        return dense(config, config.hidden_size, "output")(y.reshape(x_NxH.shape))
+
+
+class FeedForward(nn.Module):
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, x_NxH: Array) -> Array:
+        x_NxF = gelu(dense(self.config, self.config.ffn_size, "intermediate")(x_NxH))
+        return dense(self.config, self.config.hidden_size, "output")(x_NxF)
+
+
+class Block(nn.Module):
+    """One post-LayerNorm layer. `seeds_Bx2` None switches dropout off; `layer` may be traced."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, x_NxH: Array, batch: Batch, seeds_Bx2: Array | None, layer: Array | int) -> Array:
+        config = self.config
+
+        def drop(y: Array, place: int) -> Array:
+            if seeds_Bx2 is None or not config.dropout:
+                return y
+            return rng.dropout(y, rng.site_seeds(seeds_Bx2, layer, place), config.dropout)
+
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(config.layer_norm_eps, config.param_dtype, name=name)
+
+        weights_seeds = None if seeds_Bx2 is None else rng.site_seeds(seeds_Bx2, layer, ATTENTION_WEIGHTS)
+        y = SelfAttention(config, name="attention")(x_NxH, batch, weights_seeds)
+        x_NxH = norm("attention_norm")(x_NxH + drop(y, ATTENTION_OUTPUT))
+        y = FeedForward(config, name="ffn")(x_NxH)
+        return norm("ffn_norm")(x_NxH + drop(y, FFN_OUTPUT))

@@ -1,0 +1,1 @@
+"""Pretraining objectives: one file each, every one an `electra_jax.types.Objective`."""

@@ -1,0 +1,100 @@
+"""ELECTRA: a generator learns to fill masked tokens, a discriminator to tell which were replaced (arXiv 2003.10555, section 2).
+
+Loss = mlm_weight x MLM over the chosen slots + rtd_weight x RTD over every real token, [CLS] and [SEP] too, each a global mean.
+"""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from electra_jax.config import ElectraConfig
+from electra_jax.models import electra
+from electra_jax.objectives import masking
+from electra_jax.rng import StepRng
+from electra_jax.types import Array, Batch, Objective, Params, Terms
+
+
+@dataclasses.dataclass(frozen=True)
+class ElectraWeights:
+    mlm: float = 1.0
+    rtd: float = 50.0
+
+
+class Plan(flax.struct.PyTreeNode):
+    slots: masking.Slots
+    uniform: Array  # [B, K, 2]: which token is sampled at each slot
+    generator_seeds: Array | None  # uint32 [B, 2]; None = dropout off
+    discriminator_seeds: Array | None
+
+
+def make(
+    config: ElectraConfig,
+    masking_config: masking.MaskingConfig,
+    vocabulary: masking.Vocabulary,
+    length: int,
+    weights: ElectraWeights = ElectraWeights(),
+) -> Objective:
+    """The objective for rows of `length` tokens."""
+
+    def init(key: Array) -> Params:
+        return electra.init_params(key, config)
+
+    def plan(batch: Batch, rng: StepRng, train: bool) -> tuple[Plan, dict[str, Array]]:
+        slots = masking.choose(batch, rng, masking_config, vocabulary)
+        num_predictions = masking_config.max_predictions(length)
+        uniform = rng.uniform("samples", batch.row, (num_predictions, 2))
+        uniform = jnp.pad(uniform, ((0, 0), (0, slots.positions.shape[1] - num_predictions), (0, 0)))
+        # Dropout stays on while the generator samples, as published.
+        seeds = [rng.seeds(name, batch.row) if train else None for name in ("generator", "discriminator")]
+        return Plan(slots, uniform, *seeds), {"mlm": jnp.sum(slots.weights), "rtd": count(batch.segments > 0)}
+
+    def terms(params: Params, batch: Batch, plan: Plan) -> Terms:
+        slots = plan.slots
+        masked = masking.mask(batch, slots, vocabulary)
+        with jax.named_scope("generator"):
+            logits_BxKxV = electra.generator_apply(params, config, masked, slots.positions, plan.generator_seeds)
+        with jax.named_scope("mlm_loss"):
+            targets_BxK = masking.gather(batch.tokens, slots)
+            target_logits_BxK = jnp.take_along_axis(logits_BxKxV, targets_BxK[..., None], axis=2)[..., 0]
+            mlm_BxK = jax.nn.logsumexp(logits_BxKxV, axis=2) - target_logits_BxK
+            slot_weights_BxK = slots.weights.astype(mlm_BxK.dtype)
+        with jax.named_scope("sample"):
+            sampled_BxK = masking.sample(logits_BxKxV, plan.uniform)
+            corrupted, replaced_BxL = masking.corrupt(batch, slots, sampled_BxK)
+        with jax.named_scope("discriminator"):
+            rtd_logits_BxL = electra.discriminator_apply(params, config, corrupted, plan.discriminator_seeds)
+        with jax.named_scope("rtd_loss"):
+            real_BxL = (batch.segments > 0).astype(rtd_logits_BxL.dtype)
+            # -log sigmoid(logit) where replaced, -log sigmoid(-logit) elsewhere.
+            rtd_BxL = jax.nn.softplus(jnp.where(replaced_BxL, -rtd_logits_BxL, rtd_logits_BxL))
+
+        # Accuracy, precision and recall of the discriminator, as its AUC, count the tokens that could have been replaced.
+        able_BxL = masking.candidates(batch, vocabulary)
+        called_BxL = (rtd_logits_BxL > 0) & able_BxL
+        right_BxL = (called_BxL == replaced_BxL) & able_BxL
+        num_slots, num_able = jnp.sum(slots.weights), count(able_BxL)
+        best_BxK = jnp.argmax(logits_BxKxV, axis=2)
+        metrics = {
+            "mlm_accuracy": (jnp.sum(slots.weights * (best_BxK == targets_BxK)), num_slots),
+            "sampled_accuracy": (jnp.sum(slots.weights * (sampled_BxK == targets_BxK)), num_slots),
+            "replace_rate": (count(replaced_BxL), num_able),
+            "rtd_accuracy": (count(right_BxL), num_able),
+            "rtd_precision": (count(called_BxL & replaced_BxL), count(called_BxL)),
+            "rtd_recall": (count(called_BxL & replaced_BxL), count(replaced_BxL)),
+            "majority_accuracy": (count(able_BxL & ~replaced_BxL), num_able),
+        }
+        losses = {"mlm": jnp.sum(mlm_BxK * slot_weights_BxK), "rtd": jnp.sum(rtd_BxL * real_BxL)}
+        scores = {"rtd": (rtd_logits_BxL, replaced_BxL, able_BxL)}
+        outputs = {"tokens": corrupted.tokens, "replaced": replaced_BxL, "logits": rtd_logits_BxL}
+        return Terms(losses, metrics, scores, outputs)
+
+    def flops(num_rows: int) -> float:
+        return num_rows * config.train_flops(length, masking_config.max_predictions(length))
+
+    return Objective(init, plan, terms, {"mlm": weights.mlm, "rtd": weights.rtd}, flops)
+
+
+def count(mask: Array) -> Array:
+    return jnp.sum(mask.astype(jnp.float32))

@@ -1,0 +1,90 @@
+"""Randomness that does not know how many devices there are.
+
+Row keys are fold_in(fold_in(fold_in(root, stream), step), row): masks and noise are the same bits on one device or on a
+thousand, after a restart, under any executor. Threefry throughout (the only implementation besides philox whose vmap over
+keys is exact); dropout alone takes its bits from a counter hash that the row's threefry key seeds.
+"""
+
+import zlib
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from electra_jax.types import Array
+
+
+def root_key(seed: int) -> Array:
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+class StepRng(flax.struct.PyTreeNode):
+    """The random streams of one step. Evaluation uses a constant step, so that its numbers compare over time."""
+
+    root: Array
+    step: Array
+
+    def row_keys(self, stream: str, row_B: Array) -> Array:
+        """One key a row, [B], for a named stream."""
+        key = jax.random.fold_in(jax.random.fold_in(self.root, zlib.crc32(stream.encode())), self.step)
+        return jax.vmap(partial(jax.random.fold_in, key))(row_B)
+
+    def uniform(self, stream: str, row_B: Array, shape: tuple[int, ...]) -> Array:
+        """float32 in [0, 1), [B, *shape]."""
+        return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(self.row_keys(stream, row_B))
+
+    def seeds(self, stream: str, row_B: Array) -> Array:
+        """uint32 [B, 2]: what the dropout hash of a row starts from."""
+        return jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(self.row_keys(stream, row_B))
+
+
+def mix32(x: Array) -> Array:
+    """A bijection of uint32 with low bias ('lowbias32', nullprogram.com/blog/2018/07/31)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def site_seeds(seeds_Bx2: Array, layer: Array | int, place: int) -> Array:
+    """The rows' seeds for one place of one layer; `layer` may be traced (scan)."""
+    site = jnp.asarray(layer, jnp.uint32) * jnp.uint32(64) + jnp.uint32(place)
+    return mix32(seeds_Bx2 ^ mix32(site * jnp.uint32(0x9E3779B9) + jnp.uint32(0x85EBCA6B)))
+
+
+def keep_mask(seeds_Bx2: Array, shape: tuple[int, ...], rate: float) -> Array:
+    """bool [B, *shape], True with probability 1 - rate: a hash of (the row's seed, the element's index within the row).
+
+    The second seed word enters between the two rounds, so that no two seeds give shifted copies of one stream.
+    """
+    size = 1
+    for n in shape:
+        size *= n
+    x = jax.lax.iota(jnp.uint32, size)[None, :] ^ seeds_Bx2[:, :1]
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15) ^ seeds_Bx2[:, 1:]) * jnp.uint32(0x846CA68B)
+    x = x ^ (x >> 16)
+    return (x >= jnp.uint32(round(rate * 2**32))).reshape(-1, *shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dropout(x: Array, seeds_Bx2: Array, rate: float) -> Array:
+    """Zeroes elements of x [N, ...] with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    N is a multiple of B: the leading axis is the rows' (row-major, so [B x L, H] is welcome). The mask is computed again in
+    the backward pass: it is cheaper to hash than to read back.
+    """
+    shape = (x.shape[0] // seeds_Bx2.shape[0], *x.shape[1:])
+    mask = keep_mask(seeds_Bx2, shape, rate).reshape(x.shape)
+    return jnp.where(mask, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def _dropout_fwd(x, seeds_Bx2, rate):
+    return dropout(x, seeds_Bx2, rate), seeds_Bx2
+
+
+def _dropout_bwd(rate, seeds_Bx2, g):
+    return dropout(g, seeds_Bx2, rate), None
+
+
+dropout.defvjp(_dropout_fwd, _dropout_bwd)

@@ -1,0 +1,102 @@
+"""The one loop. It serves pretraining and fine-tuning alike and knows no objective."""
+
+import collections
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+
+from electra_jax.cli import Preempted
+from electra_jax.train.checkpoints import Checkpoints
+from electra_jax.train.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
+from electra_jax.train.telemetry import Clock, Telemetry
+from electra_jax.types import Batch, TrainState
+
+
+class Intervals(NamedTuple):
+    """In steps; each counts from step 0, so that a resumed run does everything at the same steps."""
+
+    log_steps: int
+    eval_steps: int  # 0 = only at the end
+    checkpoint_steps: int
+
+    def due(self, name: str, step: int, total_steps: int) -> bool:
+        every = getattr(self, name)
+        return step == total_steps or (every > 0 and step % every == 0)
+
+
+class Services(NamedTuple):
+    """What the loop talks to."""
+
+    checkpoints: Checkpoints
+    telemetry: Telemetry
+    clock: Clock
+    watchdog: Watchdog
+    preemption: PreemptionSignal
+    non_finite: NonFinitePolicy
+    profiler: ProfilerWindow
+
+
+def train(
+    state: TrainState,
+    step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict]],
+    batches: Iterator[Batch],
+    *,
+    total_steps: int,
+    tokens_per_step: int,
+    intervals: Intervals,
+    evaluate: Callable[[TrainState, int], dict[str, float]],
+    services: Services,
+) -> TrainState:
+    """Runs steps up to `total_steps`; everything that must survive a death is on disk at each checkpoint.
+
+    Raises Preempted after saving, when the process was told to stop, and UserError where the run diverges.
+    """
+    checkpoints, telemetry, clock, watchdog, preemption, non_finite, profiler = services
+    in_flight: collections.deque[tuple[int, dict]] = collections.deque()
+
+    def settle(max_in_flight: int) -> None:
+        """Reads the metrics of steps that ran, oldest first: one step late, so that the device never waits for the host."""
+        while len(in_flight) > max_in_flight:
+            done, metrics = in_flight.popleft()
+            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            watchdog.tick(done)
+            clock.count(steps=1, tokens=tokens_per_step)
+            non_finite.check(done, metrics["skipped_in_a_row"])
+            if intervals.due("log_steps", done, total_steps):
+                telemetry.write(done, {f"train/{name}": value for name, value in metrics.items()} | clock.summary())
+            telemetry.progress(done, metrics["loss"], clock)
+
+    step = int(state.step)
+    with contextlib.closing(telemetry), watchdog, preemption:
+        while step < total_steps:
+            # THE ORDER MATTERS. 1. The batch of this step number: the step is all the position that the data has.
+            with clock.section("data"):
+                batch = next(batches)
+            # 2. Dispatch, then read the metrics of the step before while this one runs.
+            with clock.section("step"):
+                profiler.step(step)
+                state, metrics = step_fn(state, batch)
+                step += 1
+                in_flight.append((step, metrics))
+                last = step == total_steps or preemption.requested
+                pause = last or any(intervals.due(name, step, total_steps) for name in ("eval_steps", "checkpoint_steps"))
+                settle(0 if pause else 1)
+            # 3. Evaluate the state that a checkpoint of this step will hold.
+            if intervals.due("eval_steps", step, total_steps):
+                with clock.section("eval"):
+                    telemetry.write(step, evaluate(state, step))
+                    watchdog.tick(step)
+            # 4. Every line up to this step is on disk before its checkpoint begins: a resume cuts back to the step, never adds a gap.
+            if last or intervals.due("checkpoint_steps", step, total_steps):
+                with clock.section("checkpoint"):
+                    telemetry.flush()
+                    checkpoints.save(step, state, clock.to_dict())
+                    watchdog.tick(step)
+            # 5. Told to stop: it is saved, so leave.
+            if preemption.requested and step < total_steps:
+                checkpoints.wait()
+                raise Preempted(f"stopped at step {step} of {total_steps} and saved: the same command goes on from there")
+        checkpoints.wait()
+    return state

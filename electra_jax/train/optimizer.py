@@ -1,0 +1,150 @@
+"""Optimizers as optax chains; what differs by parameter is chosen by a regex over its path ("discriminator/layers/ffn/...").
+
+The published optimizer (google-research/electra `model/optimization.py`): AdamW with beta 0.9 and 0.999, epsilon 1e-6, no bias
+correction, decay 0.01 times the rate on all but LayerNorms and biases, one clip of the global norm at 1.0, warm-up times linear decay.
+Muon (arXiv 2502.16982 as in optax.contrib) for the layers' matrices alone is ours: reference for why, docs of the tiny preset.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+
+from electra_jax.cli import UserError
+from electra_jax.config import one_of
+from electra_jax.types import Array, Params
+
+NO_DECAY = r"(^|/)(\w*norm/(scale|bias)|bias)$"
+LAYER_MATRICES = r"(^|/)layers/.*/kernel$"
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    total_steps: int
+    warmup_steps: int = 10_000
+    product: bool = False  # faithful: True
+
+    def __post_init__(self):
+        if self.total_steps < 1:
+            raise UserError(f"train.steps is {self.total_steps}: it must be at least 1")
+        if not 0 <= self.warmup_steps < max(self.total_steps, 1):
+            raise UserError(f"schedule.warmup_steps is {self.warmup_steps}: it must be from 0 to below train.steps={self.total_steps}")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    name: str = "adamw"
+    learning_rate: float = 5e-4
+    muon_learning_rate: float = 0.02
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    bias_correction: bool = True  # faithful: False
+    clip_norm: float = 1.0
+    rates: tuple[tuple[str, float], ...] = ()  # (path regex, factor on the learning rate); the first match counts
+
+    def __post_init__(self):
+        one_of("optimizer.name", self.name, ("adamw", "muon"))
+        for regex, _ in self.rates:
+            try:
+                re.compile(regex)
+            except re.error as error:
+                raise UserError(f"optimizer.rates: {regex!r} is no regular expression ({error})") from error
+
+
+def schedule(config: ScheduleConfig) -> Callable[[Array], Array]:
+    """The factor on the peak rate at a step counted from 0, float32.
+
+    product (as published): min(1, step / warmup) x (1 - step / total): warm-up and decay act together, and step 0 does nothing.
+    Otherwise: linear up to 1 at the last warm-up step, then linear down to 0 just after the last step; no step is wasted.
+    """
+
+    def product(step: Array) -> Array:
+        step = jnp.asarray(step, jnp.float32)
+        decay = 1.0 - jnp.minimum(step, config.total_steps) / config.total_steps
+        return decay * jnp.minimum(1.0, step / config.warmup_steps) if config.warmup_steps else decay
+
+    def linear(step: Array) -> Array:
+        step = jnp.asarray(step, jnp.float32)
+        decay = (config.total_steps - step) / (config.total_steps - config.warmup_steps)
+        rise = (step + 1.0) / config.warmup_steps if config.warmup_steps else 1.0
+        return jnp.clip(jnp.minimum(rise, decay), 0.0, 1.0)
+
+    return product if config.product else linear
+
+
+def paths(params: Params) -> Params:
+    """The tree of each leaf's path, "discriminator/layers/attention/query/kernel"."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: "/".join(key.key for key in path), params)
+
+
+def matching(regex: str) -> Callable[[Params], Params]:
+    """params -> tree of bool: the leaves whose path has a match of `regex`. MaskedNodes of optax have no leaves, and stay."""
+    return lambda params: jax.tree.map(lambda path: re.search(regex, path) is not None, paths(params))
+
+
+class AdamState(NamedTuple):
+    count: Array
+    mu: Params
+    nu: Params
+
+
+def scale_by_adam(beta1: float, beta2: float, epsilon: float, bias_correction: bool) -> optax.GradientTransformation:
+    """Adam's direction m / (sqrt(v) + epsilon). Without bias correction it is TF BERT's and ELECTRA's, which optax has not."""
+
+    def init(params: Params) -> AdamState:
+        return AdamState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads, state: AdamState, params=None):
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: beta2 * v + (1.0 - beta2) * g * g, state.nu, grads)
+        first = second = 1.0
+        if bias_correction:
+            # expm1: 1 - 0.999 ** count in float32 loses five digits of its first values.
+            first, second = (-jnp.expm1(count * math.log(beta)) for beta in (beta1, beta2))
+        direction = jax.tree.map(
+            lambda m, v: ((m / first) / (jnp.sqrt(v / second) + epsilon)).astype(m.dtype), mu, nu
+        )
+        return direction, AdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_by_path(rates: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
+    """Multiplies each update by the factor of the first regex that matches its path; 1 where none does."""
+
+    def factor(path: str) -> float:
+        return next((value for regex, value in rates if re.search(regex, path)), 1.0)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda path, u: u * factor(path), paths(updates), updates))
+
+
+def make_optimizer(config: OptimizerConfig, schedule_config: ScheduleConfig) -> optax.GradientTransformation:
+    """clip -> AdamW, or Muon on the layers' matrices and AdamW elsewhere -> rates by path."""
+    factor = schedule(schedule_config)
+    adamw = optax.chain(
+        scale_by_adam(config.beta1, config.beta2, config.epsilon, config.bias_correction),
+        optax.add_decayed_weights(config.weight_decay, lambda params: jax.tree.map(lambda x: not x, matching(NO_DECAY)(params))),
+        optax.scale_by_learning_rate(lambda step: config.learning_rate * factor(step)),
+    )
+    rule = adamw
+    if config.name == "muon":
+        # [layers, in, out]: each layer's matrix is orthogonalised by itself; query, key and value are matrices of their own.
+        matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+        muon = optax.contrib.muon(
+            lambda step: config.muon_learning_rate * factor(step),
+            muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: matrix, params),
+        )
+        labels = lambda params: jax.tree.map(lambda is_matrix: "muon" if is_matrix else "adamw", matching(LAYER_MATRICES)(params))  # noqa: E731
+        rule = optax.multi_transform({"muon": muon, "adamw": adamw}, labels)
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    rates = [scale_by_path(config.rates)] if config.rates else []
+    return optax.chain(*clip, rule, *rates)

@@ -1,0 +1,88 @@
+"""THE train step: one body for every objective, executor and mesh.
+
+plan -> accumulate sums over micro-batches -> reduce once -> divide by the global denominators -> clip and update, or skip.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from electra_jax.rng import StepRng
+from electra_jax.types import Array, Batch, Objective, TrainState
+
+Reduce = Callable[[object], object]  # a tree of local sums -> the tree of global sums: a psum, or nothing
+
+
+def local_sums(tree):
+    """The reduce of an executor on one device, or of one whose arrays are global."""
+    return tree
+
+
+def init_state(key: Array, objective: Objective, optimizer: optax.GradientTransformation) -> TrainState:
+    params = objective.init(key)
+    # Three arrays, not one thrice: the state is donated, and a buffer can be given away once.
+    step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
+    return TrainState(step, params, optimizer.init(params), skipped, in_a_row)
+
+
+def make_train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, root: Array, accumulation_steps: int = 1, reduce: Reduce = local_sums
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """train_step(state, batch) -> (state, metrics), pure. `batch` holds this device's rows; metrics are float32 scalars.
+
+    Micro-batches are strided ([B] -> [B/A, A], scanned over A), so that a sharded batch never moves. Means of means would be
+    wrong where counts differ; the denominators are planned before the backward pass and reduced over all devices.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        plan, weights = objective.plan(batch, StepRng(root, state.step), True)
+        weights = reduce(weights)
+
+        def loss_sums(params, micro_batch, micro_plan):
+            terms = objective.terms(params, micro_batch, micro_plan)
+            means = {name: value / jnp.maximum(weights[name], 1.0) for name, value in terms.losses.items()}
+            return sum(objective.scales[name] * mean for name, mean in means.items()), (means, terms.metrics)
+
+        gradient = jax.value_and_grad(loss_sums, has_aux=True)
+        if accumulation_steps == 1:
+            sums = gradient(state.params, batch, plan)
+        else:
+            strided = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulation_steps, *x.shape[1:]), 1, 0), (batch, plan))
+
+            def add(sums, micro):
+                return jax.tree.map(jnp.add, sums, gradient(state.params, *micro)), None
+
+            shapes = jax.eval_shape(gradient, state.params, *jax.tree.map(lambda x: x[0], strided))
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            sums, _ = jax.lax.scan(add, zeros, strided)
+        (loss, (losses, metrics)), grads = reduce(sums)
+
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+        )
+        skipped = (~finite).astype(jnp.int32)
+        new_state = TrainState(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            skipped=state.skipped + skipped,
+            skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
+        )
+        out = {
+            "loss": loss,
+            **{f"{name}_loss": value for name, value in losses.items()},
+            **{name: value / jnp.maximum(weight, 1.0) for name, (value, weight) in metrics.items()},
+            "grad_norm": grad_norm,
+            "param_norm": optax.tree.norm(params),
+            "skipped": new_state.skipped,
+            "skipped_in_a_row": new_state.skipped_in_a_row,
+        }
+        return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in out.items()}
+
+    return train_step

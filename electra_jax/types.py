@@ -1,0 +1,58 @@
+"""The three records that every part of the system passes around."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+
+Array = jax.Array
+Params = Mapping[str, Any]
+
+
+class Batch(flax.struct.PyTreeNode):
+    """`B` rows of `L` tokens, all int32. An unpacked row is the case of one document; attention never crosses a segment."""
+
+    tokens: Array  # [B, L]
+    segments: Array  # [B, L] which packed document a token belongs to, 1-based; 0 = padding
+    positions: Array  # [B, L] restart in every document
+    types: Array  # [B, L] 0 or 1: the two segments of the paper's examples
+    row: Array  # [B] the place in the step's global batch; in evaluation, in the held-out set
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that one step reads and writes on the device. Global arrays, without a device axis, whatever the executor."""
+
+    step: Array  # int32 scalar: updates tried so far, and so the number of the next batch
+    params: Params
+    opt_state: Any
+    skipped: Array  # int32 scalar: steps whose loss or gradient was not finite, and which changed nothing else
+    skipped_in_a_row: Array  # int32 scalar
+
+
+class Terms(NamedTuple):
+    """What an objective's forward pass over some rows gives. Sums, never means: they add over micro-batches and devices."""
+
+    losses: dict[str, Array]  # term -> sum over its weights
+    metrics: dict[str, tuple[Array, Array]]  # name -> (sum, weight)
+    # For evaluation alone; in the train step nothing uses them, and the compiler drops them.
+    scores: dict[str, tuple[Array, Array, Array]]  # name -> (score, label, counted), [B, L] each: what an AUC is made of
+    outputs: dict[str, Array]  # what a person may look at, a leading batch axis each
+
+
+class Objective(NamedTuple):
+    """A pretraining or fine-tuning task as pure functions; the train step knows nothing else of it.
+
+    init(key) -> params: the networks and heads that the objective needs, with the shared embeddings.
+    plan(batch, rng, train) -> (plan, weights): everything decided before the forward pass (masked slots, noise,
+      dropout seeds; each leaf with a leading batch axis), and `{term: denominator}`, known before the backward pass.
+    terms(params, batch, plan) -> Terms.
+    scales: `{term: factor}`; the loss is the sum over terms of factor x sum / global denominator.
+    flops(batch_rows) -> floating-point operations of one training step of that many rows, forward and backward.
+    """
+
+    init: Callable[[Array], Params]
+    plan: Callable[..., tuple[Any, dict[str, Array]]]
+    terms: Callable[[Params, Batch, Any], Terms]
+    scales: Mapping[str, float]
+    flops: Callable[[int], float]

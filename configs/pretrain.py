@@ -71,7 +71,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.optimizer.weight_decay = 0.01
     c.optimizer.bias_correction = not faithful
     c.optimizer.clip_norm = 1.0  # of both networks' gradients together; 0 = no clip
-    c.optimizer.rates = (("discriminator/layers/", 0.5),) if tiny else ()  # (path regex, factor on the rate)
+    c.optimizer.rates = ()  # (path regex, factor on the rate), the first match: (("discriminator/layers/", 0.5),)
 
     c.schedule = ConfigDict()
     c.schedule.warmup_steps = 100 if tiny else 10_000

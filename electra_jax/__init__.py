@@ -1,0 +1,21 @@
+"""ELECTRA pretraining in JAX. Names load when they are first used: preparing data must not import jax."""
+
+import importlib
+
+_HOME = {
+    "ElectraConfig": "electra_jax.config",
+    "PRESETS": "electra_jax.config",
+    "init_params": "electra_jax.models.electra",
+    "generator_apply": "electra_jax.models.electra",
+    "discriminator_apply": "electra_jax.models.electra",
+    "prepare": "electra_jax.data.prepare",
+    "PrepareOptions": "electra_jax.data.prepare",
+    "pretrain": "electra_jax.pretrain",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'electra_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -22,3 +22,28 @@ def strict_shapes():
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def real_text(tmp_path_factory) -> pathlib.Path:
+    """English that every Python brings: the language reference's topics, 0.7 MB, a topic a document."""
+    from pydoc_data.topics import topics
+
+    path = tmp_path_factory.mktemp("text") / "topics.txt"
+    documents = ("\n".join(line.strip() for line in text.splitlines() if line.strip()) for _, text in sorted(topics.items()))
+    path.write_text("\n\n".join(documents), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def rows(real_text, tmp_path_factory) -> pathlib.Path:
+    """A prepared folder of that text: rows of 32, a vocabulary of 600, densely packed."""
+    from electra_jax.data.prepare import PrepareOptions, prepare
+
+    output = tmp_path_factory.mktemp("rows") / "topics"
+    prepare(
+        PrepareOptions(
+            inputs=(str(real_text),), output=str(output), tokenizer="wordpiece", vocab_size=600, length=32, packing="dense", heldout=0.1
+        )
+    )
+    return output

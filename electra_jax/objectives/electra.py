@@ -24,6 +24,7 @@ class ElectraWeights:
 
 class Plan(flax.struct.PyTreeNode):
     slots: masking.Slots
+    mlm_weights: Array  # [B, K] float32: the slots whose loss counts
     uniform: Array  # [B, K, 2]: which token is sampled at each slot
     generator_seeds: Array | None  # uint32 [B, 2]; None = dropout off
     discriminator_seeds: Array | None
@@ -46,9 +47,12 @@ def make(
         num_predictions = masking_config.max_predictions(length)
         uniform = rng.uniform("samples", batch.row, (num_predictions, 2))
         uniform = jnp.pad(uniform, ((0, 0), (0, slots.positions.shape[1] - num_predictions), (0, 0)))
+        # In training every chosen slot counts, as published. Held out, only those shown as [MASK]: the 15% that stay visible are easily
+        # copied, which would put a generator that knows nothing but word frequencies 0.9 nats under their entropy.
+        mlm_weights = slots.weights if train else slots.masked.astype(jnp.float32)
         # Dropout stays on while the generator samples, as published.
         seeds = [rng.seeds(name, batch.row) if train else None for name in ("generator", "discriminator")]
-        return Plan(slots, uniform, *seeds), {"mlm": jnp.sum(slots.weights), "rtd": count(batch.segments > 0)}
+        return Plan(slots, mlm_weights, uniform, *seeds), {"mlm": jnp.sum(mlm_weights), "rtd": count(batch.segments > 0)}
 
     def terms(params: Params, batch: Batch, plan: Plan) -> Terms:
         slots = plan.slots
@@ -59,7 +63,6 @@ def make(
             targets_BxK = masking.gather(batch.tokens, slots)
             target_logits_BxK = jnp.take_along_axis(logits_BxKxV, targets_BxK[..., None], axis=2)[..., 0]
             mlm_BxK = jax.nn.logsumexp(logits_BxKxV, axis=2) - target_logits_BxK
-            slot_weights_BxK = slots.weights.astype(mlm_BxK.dtype)
         with jax.named_scope("sample"):
             sampled_BxK = masking.sample(logits_BxKxV, plan.uniform)
             corrupted, replaced_BxL = masking.corrupt(batch, slots, sampled_BxK)
@@ -74,18 +77,18 @@ def make(
         able_BxL = masking.candidates(batch, vocabulary)
         called_BxL = (rtd_logits_BxL > 0) & able_BxL
         right_BxL = (called_BxL == replaced_BxL) & able_BxL
-        num_slots, num_able = jnp.sum(slots.weights), count(able_BxL)
+        num_able = count(able_BxL)
         best_BxK = jnp.argmax(logits_BxKxV, axis=2)
         metrics = {
-            "mlm_accuracy": (jnp.sum(slots.weights * (best_BxK == targets_BxK)), num_slots),
-            "sampled_accuracy": (jnp.sum(slots.weights * (sampled_BxK == targets_BxK)), num_slots),
+            "mlm_accuracy": (jnp.sum(plan.mlm_weights * (best_BxK == targets_BxK)), jnp.sum(plan.mlm_weights)),
+            "sampled_accuracy": (jnp.sum(slots.weights * (sampled_BxK == targets_BxK)), jnp.sum(slots.weights)),
             "replace_rate": (count(replaced_BxL), num_able),
             "rtd_accuracy": (count(right_BxL), num_able),
             "rtd_precision": (count(called_BxL & replaced_BxL), count(called_BxL)),
             "rtd_recall": (count(called_BxL & replaced_BxL), count(replaced_BxL)),
             "majority_accuracy": (count(able_BxL & ~replaced_BxL), num_able),
         }
-        losses = {"mlm": jnp.sum(mlm_BxK * slot_weights_BxK), "rtd": jnp.sum(rtd_BxL * real_BxL)}
+        losses = {"mlm": jnp.sum(mlm_BxK * plan.mlm_weights.astype(mlm_BxK.dtype)), "rtd": jnp.sum(rtd_BxL * real_BxL)}
         scores = {"rtd": (rtd_logits_BxL, replaced_BxL, able_BxL)}
         outputs = {"tokens": corrupted.tokens, "replaced": replaced_BxL, "logits": rtd_logits_BxL}
         return Terms(losses, metrics, scores, outputs)

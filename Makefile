@@ -1,0 +1,45 @@
+# make demo, make test: from nothing but python3 >= 3.11. Each makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Tested versions, where this Python has a list of them.
+PY     := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+PINS   := $(wildcard constraints/$(PY).txt)
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(PINS),--constraint $(PINS))
+export JAX_PLATFORMS ?= cpu
+export PYTHONPATH := $(CURDIR)
+
+DEMO_DIR   ?= runs/demo
+DEMO_FLAGS ?=
+
+.PHONY: demo test parity lint kill bench clean
+
+demo: $(VENV)/.demo  ## A tiny ELECTRA on the King James Bible, within minutes
+	$(BIN)/python launch/demo.py --dir=$(DEMO_DIR) $(DEMO_FLAGS)
+
+test: $(VENV)/.test  ## All tests that need neither PyTorch nor the network
+	$(BIN)/python -m pytest -m "not parity and not slow" $(TEST_FLAGS)
+
+parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
+	$(BIN)/python -m pytest -m parity -s tests/parity $(TEST_FLAGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+
+kill: $(VENV)/.test  ## Twenty kill -9 in preparation and twenty in training, each against an undisturbed run
+	$(BIN)/python -m pytest -m slow -s tests $(TEST_FLAGS)
+
+bench: $(VENV)/.parity  ## The step of `small` beside PyTorch transformers, interleaved
+	$(BIN)/python launch/bench.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("electra_jax needs Python 3.11 or later: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp an extra: installed anew when the project's dependencies change.
+$(VENV)/.%: pyproject.toml $(PINS) | $(VENV)/bin/python
+	$(PIP) --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,324 @@
+"""Pretraining: config -> model, objective, data, optimizer -> train.loop."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from electra_jax import rng
+from electra_jax.cli import Preempted, UserError
+from electra_jax.config import ElectraConfig
+from electra_jax.data import loader, tokenizer
+from electra_jax.objectives import electra, masking
+from electra_jax.parallel import executors, mesh
+from electra_jax.train import clock, evaluation, health, loop, optimizer, report, step
+from electra_jax.train.checkpoints import Checkpoints
+from electra_jax.train.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
+from electra_jax.train.telemetry import Telemetry, format_count, format_secs
+from electra_jax.types import Batch, Objective
+
+# What a resume may change, by regex over "section.field": anything else would be another run under the old one's name.
+MAY_CHANGE = (
+    r"^(log|eval|checkpoint|parallel)\.|^model\.(remat|scan_layers)$|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
+)
+EXPECTED_UTILISATION = 0.5  # of the peak, for the hours that the plan expects; the progress bar shows the measured one
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a finished run found. `metrics` are the last `eval/*`; `examples` as train.report wants them."""
+
+    steps: int
+    metrics: dict[str, float]
+    examples: list[dict]
+    report: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    stream: loader.Stream
+    tokenizer: tokenizer.Tokenizer
+    vocabulary: masking.Vocabulary
+    heldout: list[tuple[Batch, np.ndarray]]
+    unigram_entropy: float
+
+
+def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Result:
+    """Trains in `workdir`, or goes on training there, until `config.train.steps`; `config` is configs/pretrain.py's.
+
+    Raises UserError for what a person must mend, and Preempted after a stop signal, once everything is saved.
+    """
+    config = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
+    workdir = pathlib.Path(workdir)
+    run_clock = clock.Clock()
+    with run_clock.section("init"):
+        devices = mesh.make_mesh()
+        platform = mesh.Platform.of(devices)
+        model = model_config(config, platform)
+        data = open_data(config, model)
+        objective = make_objective(config, model, data.vocabulary, platform)
+        identity = {"data": [manifest["sha256"] for manifest in data.stream.manifests], "tokenizer": data.tokenizer.sha256}
+        claim_workdir(workdir, {**config, "identity": identity})
+
+        train = config["train"]
+        schedule = schedule_config(config)
+        rule = optimizer.make_optimizer(optimizer_config(config), schedule)
+        root = rng.root_key(config["seed"])
+        body = step.make_train_step(objective, rule, root, train["accumulation_steps"])
+        replicated = mesh.replicated(devices)
+        init = jax.jit(lambda key: step.init_state(key, objective, rule), out_shardings=replicated)
+        abstract_state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(init, root)
+        )
+    with run_clock.section("compile"):
+        program = executors.compile_step(
+            body, abstract_state, abstract_batch(train["batch_rows"], data.stream.length), devices, config["parallel"]["executor"]
+        )
+    with run_clock.section("init"):
+        dtype = model.dtype
+        run_clock.flops_per_step = objective.flops(train["batch_rows"])
+        run_clock.peak_flops_per_sec = clock.peak_flops(platform.device_kind, dtype) or clock.measure_matmul_peak(dtype)
+        description = {"config": config, "identity": identity, "parameters": dict(model.num_params())}
+        checkpoints = Checkpoints(
+            workdir / "checkpoints",
+            keep=config["checkpoint"]["keep"],
+            keep_every_steps=config["checkpoint"]["keep_every_steps"],
+            description=description,
+        )
+        restored = checkpoints.restore(abstract_state)
+        start_step = restored.step if restored else 0
+        if start_step > train["steps"]:
+            raise UserError(f"{workdir} is at step {start_step} already, past train.steps={train['steps']}: raise it")
+        telemetry = Telemetry(
+            workdir, total_steps=train["steps"], start_step=start_step, tensorboard=config["log"]["tensorboard"]
+        )
+        if restored:
+            run_clock.from_dict(restored.clock)
+            run_clock.resumed(start_step, telemetry.reached)
+            telemetry.write(start_step, run_clock.summary())
+        state = restored.state if restored else init(root)
+        for line in plan_lines(config, model, data.stream, objective, program, run_clock, platform, start_step):
+            telemetry.note(line)
+
+    eval_step = jax.jit(evaluation.make_eval_step(objective, root))
+    warned: set[str] = set()
+    last: dict[str, float] = {}
+
+    def evaluate(state, at_step: int) -> dict[str, float]:
+        metrics = evaluation.evaluate(eval_step, state.params, data.heldout, objective.scales)
+        metrics["eval/unigram_entropy"] = data.unigram_entropy
+        last.update(metrics)
+        telemetry.note(
+            f"step {at_step}: held-out MLM loss {metrics['eval/mlm_loss']:.3f} (word frequencies alone: {data.unigram_entropy:.3f}), "
+            f"RTD AUC {metrics['eval/rtd_auc']:.3f}, accuracy {metrics['eval/rtd_accuracy']:.3f} "
+            f"(calling nothing replaced: {metrics['eval/majority_accuracy']:.3f})"
+        )
+        found = dict(health.warnings(metrics, step=at_step, warmup_steps=schedule.warmup_steps, total_steps=train["steps"]))
+        for name in found.keys() - warned:
+            telemetry.note(f"warning: {found[name]}")
+        warned.clear()
+        warned.update(found)
+        return metrics
+
+    batches = loader.batches(data.stream, start_step=start_step, global_batch=train["batch_rows"])
+    services = loop.Services(
+        checkpoints=checkpoints,
+        telemetry=telemetry,
+        clock=run_clock,
+        watchdog=Watchdog(train["hang_secs"]),
+        preemption=PreemptionSignal(),
+        non_finite=NonFinitePolicy(train["max_non_finite_steps"]),
+        profiler=ProfilerWindow(workdir / "profile", *config["log"]["profile_steps"]),
+    )
+    intervals = loop.Intervals(
+        log_steps=config["log"]["every_steps"],
+        eval_steps=config["eval"]["every_steps"],
+        checkpoint_steps=config["checkpoint"]["every_steps"],
+    )
+
+    def write_report(examples: list[dict]) -> pathlib.Path:
+        summary = {"preset": config["preset"], "steps": train["steps"], **last}
+        return report.write(workdir, title=f"{config['preset']} in {workdir.name}", summary=summary, examples=examples)
+
+    try:
+        state = loop.train(
+            state,
+            program.run,
+            (mesh.to_devices(batch, devices) for batch in batches),
+            total_steps=train["steps"],
+            tokens_per_step=train["batch_rows"] * data.stream.length,
+            intervals=intervals,
+            evaluate=evaluate,
+            services=services,
+        )
+    except Preempted:
+        write_report([])
+        raise
+    finally:
+        checkpoints.close()
+    if not last:  # the run was complete before this command
+        evaluate(state, train["steps"])
+    examples = marked_examples(eval_step, state.params, data)
+    return Result(train["steps"], dict(last), examples, write_report(examples))
+
+
+def model_config(config: Mapping[str, Any], platform: mesh.Platform) -> ElectraConfig:
+    fields = dict(config["model"])
+    if fields["dtype"] == "auto":
+        fields["dtype"] = platform.dtype
+    return ElectraConfig(**fields)
+
+
+def optimizer_config(config: Mapping[str, Any]) -> optimizer.OptimizerConfig:
+    fields = dict(config["optimizer"])
+    return optimizer.OptimizerConfig(**fields | {"rates": tuple((regex, factor) for regex, factor in fields["rates"])})
+
+
+def schedule_config(config: Mapping[str, Any]) -> optimizer.ScheduleConfig:
+    schedule = config["schedule"]
+    return optimizer.ScheduleConfig(schedule["decay_steps"] or config["train"]["steps"], schedule["warmup_steps"], schedule["product"])
+
+
+def make_objective(
+    config: Mapping[str, Any], model: ElectraConfig, vocabulary: masking.Vocabulary, platform: mesh.Platform
+) -> Objective:
+    weights = electra.ElectraWeights(config["objective"]["mlm_weight"], config["objective"]["rtd_weight"])
+    masks = masking.MaskingConfig(**config["masking"], slots_multiple=platform.slots_multiple)
+    return electra.make(model, masks, vocabulary, config["data"]["length"], weights)
+
+
+def open_data(config: Mapping[str, Any], model: ElectraConfig) -> Data:
+    """The rows, their tokenizer and the held-out set. Raises UserError where they do not fit the config."""
+    section, train = config["data"], config["train"]
+    folders = [folder for folder in section["path"].split(",") if folder]
+    if not folders:
+        raise UserError("no data: --config.data.path=FOLDER, a folder that launch/prepare.py wrote (several: A,B)")
+    if train["batch_rows"] < 1 or train["batch_rows"] % max(train["accumulation_steps"], 1) or train["accumulation_steps"] < 1:
+        raise UserError(
+            f"train.batch_rows={train['batch_rows']} cannot be cut into train.accumulation_steps={train['accumulation_steps']} "
+            "equal parts: choose a divisor"
+        )
+    stream = loader.Stream(folders, section["weights"], config["seed"])
+    manifest = stream.manifests[0]
+    if stream.length != section["length"]:
+        raise UserError(
+            f"the rows in {folders[0]} are {stream.length} tokens long and the config says {section['length']}: "
+            f"--config.data.length={stream.length}, or prepare the data again with --length={section['length']}"
+        )
+    vocab_size = manifest["tokenizer"]["vocab_size"]
+    if vocab_size != model.vocab_size:
+        raise UserError(
+            f"the rows in {folders[0]} were made with a vocabulary of {vocab_size} and the config says {model.vocab_size}: "
+            f"--config.model.vocab_size={vocab_size}, or prepare the data again with the other tokenizer"
+        )
+    if model.positions != "rotary" and stream.length > model.max_length:
+        raise UserError(
+            f"rows of {stream.length} tokens need as many positions and model.max_length is {model.max_length}: "
+            f"--config.model.max_length={stream.length}"
+        )
+    tokens = tokenizer.load(pathlib.Path(folders[0]) / "tokenizer")
+    if tokens.sha256 != manifest["tokenizer"]["sha256"]:
+        raise UserError(f"{folders[0]}/tokenizer is not the tokenizer that made the rows there: prepare the data again")
+    vocabulary = masking.Vocabulary(tokens.cls_id, tokens.sep_id, tokens.mask_id, tokens.word_starts)
+    heldout = list(
+        loader.heldout_batches(folders, batch=config["eval"]["batch_rows"], max_rows=config["eval"]["max_rows"] or None)
+    )
+    counts_V = sum(np.load(pathlib.Path(folder) / "token_counts.npy") for folder in folders)
+    heldout_counts_V = np.zeros_like(counts_V)
+    for batch, valid_B in heldout:
+        heldout_counts_V += np.bincount(batch.tokens[valid_B].ravel(), minlength=vocab_size)
+    special = [tokens.pad_id, tokens.cls_id, tokens.sep_id, tokens.mask_id]
+    counts_V[special], heldout_counts_V[special] = 0, 0
+    return Data(stream, tokens, vocabulary, heldout, evaluation.unigram_entropy(counts_V, heldout_counts_V))
+
+
+def abstract_batch(rows: int, length: int) -> Batch:
+    table = jax.ShapeDtypeStruct((rows, length), np.int32)
+    return Batch(table, table, table, table, jax.ShapeDtypeStruct((rows,), np.int32))
+
+
+def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+    """Writes config.json into a new workdir; in an old one, refuses a silent change of model, data or objective.
+
+    What a resume may change (MAY_CHANGE; train.steps too, where the schedule names its own decay_steps) is written anew.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            before = _flat(json.loads(path.read_text()))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): restore it, or start in another --workdir") from error
+        now = _flat(config)
+        fixed_decay = before.get("schedule.decay_steps") and now["schedule.decay_steps"]
+        may_change = MAY_CHANGE + (r"|^train\.steps$" if fixed_decay else "")
+        changed = [
+            f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and not re.search(may_change, name)
+        ]
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run with another config ({'; '.join(changed[:6])}{'; ...' if len(changed) > 6 else ''}): take these back, "
+                "or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, accumulation, remat and "
+                "scan_layers; train.steps where schedule.decay_steps is set"
+            )
+    elif workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty and holds no run of ours: choose another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(config, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {name: value for key, sub in tree.items() for name, value in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def plan_lines(
+    config, model: ElectraConfig, stream: loader.Stream, objective: Objective, program, run_clock, platform, start_step: int
+) -> list[str]:
+    """What the run will cost, before its first step."""
+    train, counts = config["train"], model.num_params()
+    tokens = train["steps"] * train["batch_rows"] * stream.length
+    flops = train["steps"] * objective.flops(train["batch_rows"])
+    peak = run_clock.peak_flops_per_sec
+    left = (train["steps"] - start_step) / train["steps"]
+    others = len(jax.local_devices()) - 1
+    return [
+        f"plan: {config['preset']}, {format_count(sum(counts.values()))} parameters (discriminator "
+        f"{format_count(counts['embeddings'] + counts['discriminator'])} with embeddings, generator {format_count(counts['generator'])} more)",
+        f"      {train['steps']:,} steps x {train['batch_rows']} rows x {stream.length} tokens = {format_count(tokens)} tokens, "
+        f"{train['steps'] * train['batch_rows'] / stream.num_rows:.2f} epochs over {stream.num_rows:,} rows; {flops:.2e} FLOPs",
+        f"      {platform.device_kind}, {model.dtype}, peak {peak / 1e12:.2f} TFLOP/s: about "
+        f"{format_secs(left * flops / peak / EXPECTED_UTILISATION)} at {EXPECTED_UTILISATION:.0%} of it; "
+        f"{program.peak_bytes / 2**30:.2f} GiB a step; compiled in {program.compile_secs:.0f}s",
+        *([f"      going on from step {start_step}"] if start_step else []),
+        *([f"      one device is used, {others} more are here"] if others else []),
+    ]
+
+
+def marked_examples(eval_step: Callable, params, data: Data, number: int = 6) -> list[dict]:
+    """Some held-out rows as the discriminator saw them, for people: pieces, originals, what was replaced, its probability."""
+    batch, valid_B = data.heldout[0]
+    outputs = jax.device_get(eval_step(params, batch, valid_B)[1].outputs)
+    examples = []
+    for b in np.flatnonzero(valid_B)[:number]:
+        real = batch.segments[b] > 0
+        probability = 1.0 / (1.0 + np.exp(-outputs["logits"][b][real].astype(np.float64)))
+        examples.append(
+            {
+                "tokens": data.tokenizer.pieces(outputs["tokens"][b][real].tolist()),
+                "original": data.tokenizer.pieces(batch.tokens[b][real].tolist()),
+                "replaced": outputs["replaced"][b][real].tolist(),
+                "scores": probability.tolist(),
+            }
+        )
+    return examples

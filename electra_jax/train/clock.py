@@ -1,0 +1,238 @@
+"""The clock of a run: where its seconds went, over all its sessions, and the rates that follow.
+
+MFU (model FLOPs utilisation) = the model's own FLOPs / seconds of training / peak FLOP/s of the devices.
+"""
+
+import collections
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+SECTIONS = ("init", "compile", "data", "step", "eval", "checkpoint", "other")  # other: outside every section
+
+_RATE_WINDOW_SECS = 20.0
+_RATE_WINDOW_MIN_STEPS = 16
+
+# Peak of dense matrix products, FLOP/s in bfloat16, one jax device; the first name found in the device kind
+# counts. TPU: cloud.google.com/tpu/docs, a chip each (v4 and later are one device a chip). NVIDIA: the data
+# sheets' tensor-core figures without sparsity, SXM unless the name says otherwise.
+_PEAK_BFLOAT16_FLOPS = (
+    ("tpu v4 lite", 138e12),
+    ("tpu v4", 275e12),
+    ("tpu v5 lite", 197e12),
+    ("tpu v5e", 197e12),
+    ("tpu v5", 459e12),
+    ("tpu v6 lite", 918e12),
+    ("tpu v6e", 918e12),
+    ("b200", 2250e12),
+    ("h200 nvl", 835e12),
+    ("h200", 989e12),
+    ("gh200", 989e12),
+    ("h100 pcie", 756e12),
+    ("h100 nvl", 835e12),
+    ("h100", 989e12),
+    ("a100", 312e12),
+    ("l40s", 362e12),
+    ("l4", 121e12),
+    ("a10g", 70e12),
+)
+
+
+def peak_flops(device_kind: str, dtype: str) -> float | None:
+    """Peak FLOP/s of one device (a `jax.Device.device_kind`) in matrix products; None if not known.
+
+    float32 is what jax multiplies by default: one bfloat16 pass on a TPU, TF32 (half the rate) on NVIDIA.
+    """
+    words = device_kind.lower().replace("-", " ").split()
+    for name, peak in _PEAK_BFLOAT16_FLOPS:
+        if _contains(words, name.split()):
+            if dtype in ("bfloat16", "float16"):
+                return peak
+            if dtype == "float32":
+                return peak if words[0] == "tpu" else peak / 2
+            return None
+    return None
+
+
+def _contains(words: list[str], name: list[str]) -> bool:
+    """Whole words, so that an L40 is no L4."""
+    return any(words[i : i + len(name)] == name for i in range(len(words)))
+
+
+def measure_matmul_peak(dtype: str = "float32", size: int = 2048, budget_secs: float = 0.6) -> float:
+    """FLOP/s of a `size`-cubed matrix product on the default device: the best of as many as fit.
+
+    It stands in where there is no data sheet: a CPU's figure depends on its cores, clock and neighbours.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    matmul = jax.jit(jnp.matmul)
+    x_NxN = jnp.ones((size, size), dtype)
+    start = time.monotonic()
+    matmul(x_NxN, x_NxN).block_until_ready()
+    best_secs, tries = math.inf, 0
+    while tries < 2 or time.monotonic() - start < budget_secs:
+        began = time.perf_counter()
+        matmul(x_NxN, x_NxN).block_until_ready()
+        best_secs, tries = min(best_secs, time.perf_counter() - began), tries + 1
+    return 2 * size**3 / best_secs
+
+
+class Rates(NamedTuple):
+    steps_per_sec: float
+    tokens_per_sec: float
+    mfu: float | None  # None where the FLOPs of a step or the devices' peak are not known
+
+
+class Reached(NamedTuple):
+    """How far metrics.jsonl went before it was cut back."""
+
+    step: int  # never less than the step that it was cut back to
+    clock: dict[str, float]  # the last `clock/*` values in it
+
+
+class Clock:
+    """Where the seconds of a run went. The checkpoint carries it, so that a resume goes on counting.
+
+    Sections exclude one another: a nested one pauses the outer. Time while no process ran is nobody's, and
+    not counted. `flops_per_step` (analytic: XLA's own count varies with sharding and kernels) and
+    `peak_flops_per_sec` (all devices together) may be set when they become known.
+    """
+
+    def __init__(
+        self,
+        *,
+        flops_per_step: float | None = None,
+        peak_flops_per_sec: float | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ):
+        self.flops_per_step = flops_per_step
+        self.peak_flops_per_sec = peak_flops_per_sec
+        self.steps = 0
+        self.tokens = 0
+        self.lost_steps = 0  # run, then run again because the process died before they were saved
+        self.lost_secs = 0.0
+        self._restored_wall_secs = 0.0
+        self._secs = dict.fromkeys(SECTIONS, 0.0)
+        self._current = "other"
+        self._now = now
+        self._since = now()
+        # (seconds of training, steps, tokens) after each of the last steps
+        self._window: collections.deque[tuple[float, int, int]] = collections.deque()
+
+    @contextlib.contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        if name not in SECTIONS:
+            raise ValueError(f"no section {name!r}: one of {', '.join(SECTIONS)}")
+        outer = self._enter(name)
+        try:
+            yield
+        finally:
+            self._enter(outer)
+
+    def _enter(self, name: str) -> str:
+        now = self._now()
+        self._secs[self._current] += now - self._since
+        self._since = now
+        before, self._current = self._current, name
+        return before
+
+    def secs(self) -> dict[str, float]:
+        """Seconds by section up to now."""
+        self._enter(self._current)
+        return dict(self._secs)
+
+    def wall_secs(self) -> float:
+        """All seconds that the run has had, those included whose work was lost."""
+        return sum(self.secs().values()) + self.lost_secs
+
+    def count(self, *, steps: int, tokens: int) -> None:
+        """Steps that have finished on the device."""
+        self.steps += steps
+        self.tokens += tokens
+        window, training_secs = self._window, self._training_secs()
+        # The first entry is the end of the session's first step: if that one compiled, no rate shows it.
+        window.append((training_secs, self.steps, self.tokens))
+        while len(window) > _RATE_WINDOW_MIN_STEPS and training_secs - window[1][0] > _RATE_WINDOW_SECS:
+            window.popleft()
+
+    def _training_secs(self) -> float:
+        # With the wait for data: the device works on the step before meanwhile, so that the seconds of the
+        # step's section alone would flatter the rate.
+        secs = self.secs()
+        return secs["data"] + secs["step"]
+
+    def rates(self) -> Rates | None:
+        """Over about the last 20 seconds of training, evaluation and checkpoints left out; None at first."""
+        if len(self._window) < 2:
+            return None
+        ends = self._window[0], self._window[-1]
+        secs, steps, tokens = (last - first for first, last in zip(*ends, strict=True))
+        secs = max(secs, 1e-9)
+        mfu = None
+        if self.flops_per_step and self.peak_flops_per_sec:
+            mfu = self.flops_per_step * steps / secs / self.peak_flops_per_sec
+        return Rates(steps / secs, tokens / secs, mfu)
+
+    def eta_secs(self, steps_left: int) -> float | None:
+        """Seconds for `steps_left` at the present rate, with pauses in proportion."""
+        rates = self.rates()
+        if rates is None or not rates.steps_per_sec:
+            return None
+        secs = self.secs()
+        pauses = (secs["eval"] + secs["checkpoint"]) / max(secs["data"] + secs["step"], 1e-9)
+        return steps_left / rates.steps_per_sec * (1 + pauses)
+
+    def summary(self) -> dict[str, float]:
+        """`clock/*` metrics. Goodput is the share of all seconds that went into steps which count."""
+        secs, wall_secs = self.secs(), self.wall_secs()
+        metrics: dict[str, float] = {
+            "clock/tokens": self.tokens,
+            "clock/goodput": secs["step"] / max(wall_secs, 1e-9),
+        }
+        if rates := self.rates():
+            metrics["clock/steps_per_sec"] = rates.steps_per_sec
+            metrics["clock/tokens_per_sec"] = rates.tokens_per_sec
+            if rates.mfu is not None:
+                metrics["clock/mfu"] = rates.mfu
+        metrics |= {f"clock/secs_{name}": value for name, value in secs.items()}
+        return metrics | {
+            "clock/secs_lost": self.lost_secs,
+            "clock/secs_wall": wall_secs,
+            "clock/lost_steps": self.lost_steps,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, for the checkpoint."""
+        return {
+            "secs": self.secs(),
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "lost_steps": self.lost_steps,
+            "lost_secs": self.lost_secs,
+        }
+
+    def from_dict(self, saved: Mapping[str, Any]) -> None:
+        """Adds what earlier sessions spent and counted (their `to_dict`) to this one."""
+        self.secs()
+        for name, value in saved["secs"].items():
+            self._secs[name if name in SECTIONS else "other"] += float(value)
+        self.steps += int(saved["steps"])
+        self.tokens += int(saved["tokens"])
+        self.lost_steps += int(saved["lost_steps"])
+        self.lost_secs += float(saved["lost_secs"])
+        self._restored_wall_secs = sum(saved["secs"].values()) + saved["lost_secs"]
+        self._window.clear()
+
+    def resumed(self, restored_step: int, reached: Reached) -> None:
+        """Counts as lost what the session before did after the restored step. Call it after `from_dict`.
+
+        `reached` comes from cutting back its metrics.jsonl; what it did after its last line is not known.
+        Write `summary()` at the restored step next, so that sessions which die before a checkpoint add up.
+        """
+        self.lost_steps = max(self.lost_steps, int(reached.clock.get("clock/lost_steps", 0)))
+        self.lost_steps += max(reached.step - restored_step, 0)
+        self.lost_secs += max(reached.clock.get("clock/secs_wall", 0.0) - self._restored_wall_secs, 0.0)

@@ -1,0 +1,203 @@
+"""The figures of report.html: which curves stand together, how to read them, and how they are drawn."""
+
+import html
+import io
+import re
+from typing import NamedTuple
+
+Curves = dict[str, tuple[list[int], list[float]]]  # metric -> (steps, values)
+
+# matplotlib draws in these colours, and the page's style sheet, which knows light from dark, takes their
+# place.
+_INK, _GRID = "#010203", "#010204"
+_COLOURS = {
+    "blue": "#010205",
+    "orange": "#010206",
+    "green": "#010207",
+    "purple": "#010208",
+    "grey": "#010209",
+}
+
+
+class Curve(NamedTuple):
+    metric: str
+    label: str
+    colour: str  # one of _COLOURS
+    dashed: bool = False  # a line to compare with
+
+
+class Panel(NamedTuple):
+    title: str
+    reading: str  # what the curves should do
+    curves: tuple[Curve, ...]
+    scale: str = "linear"  # linear | log | share (0 to 1) | rate (from 0)
+
+
+PANELS = (
+    Panel(
+        "Generator: loss",
+        "Cross-entropy of the masked tokens, nats. Held out, it should fall below the dashed line, which is what "
+        "knowing word frequencies alone gives, within the first thousands of steps, and go on falling. Training "
+        "runs lower: it counts the 15% of chosen tokens that stay visible, too. Where held out rises while "
+        "training falls, there is too little text.",
+        (
+            Curve("train/mlm_loss", "training", "blue"),
+            Curve("eval/mlm_loss", "held out", "orange"),
+            Curve("eval/unigram_entropy", "unigram entropy", "grey", dashed=True),
+        ),
+    ),
+    Panel(
+        "Discriminator: loss",
+        "Binary cross-entropy of replaced or original, a token. It falls fast while the generator's samples "
+        "are noise. It may then rise: the samples become harder. So judge the discriminator by its AUC.",
+        (Curve("train/rtd_loss", "training", "blue"), Curve("eval/rtd_loss", "held out", "orange")),
+    ),
+    Panel(
+        "Discriminator: held out",
+        "AUC is the chance that a replaced token scores above an original one; 0.5 knows nothing. Most "
+        "tokens are original, so accuracy means something only above the dashed line, and recall stays near "
+        "0 until the discriminator is sure of single tokens.",
+        (
+            Curve("eval/rtd_auc", "AUC", "orange"),
+            Curve("eval/rtd_accuracy", "accuracy", "blue"),
+            Curve("eval/majority_accuracy", "majority class", "grey", dashed=True),
+            Curve("eval/rtd_precision", "precision", "green"),
+            Curve("eval/rtd_recall", "recall", "purple"),
+        ),
+        scale="share",
+    ),
+    Panel(
+        "Generator: held out",
+        "How often its best guess, and its sample, is the right token; and the share of all tokens that are "
+        "replaced in the end. The better the generator, the fewer and the harder the replaced ones: under "
+        "3% the discriminator has little left to learn from.",
+        (
+            Curve("eval/mlm_accuracy", "best guess right", "orange"),
+            Curve("eval/sampled_accuracy", "sample right", "blue"),
+            Curve("eval/replace_rate", "tokens replaced", "purple"),
+        ),
+        scale="share",
+    ),
+    Panel(
+        "Loss",
+        "What the optimizer minimises. Training and held-out curves should fall together.",
+        (Curve("train/loss", "training", "blue"), Curve("eval/loss", "held out", "orange")),
+    ),
+    Panel(
+        "Learning rate",
+        "Up during warm-up, then down to the end.",
+        (Curve("train/learning_rate", "learning rate", "blue"),),
+        scale="rate",
+    ),
+    Panel(
+        "Gradient norm",
+        "Before clipping. A level that keeps rising, or growing spikes, announce divergence: lower the rate.",
+        (Curve("train/grad_norm", "gradient norm", "blue"),),
+        scale="log",
+    ),
+    Panel(
+        "Speed",
+        "Tokens a second, without the pauses for evaluation and checkpoints. It should be level.",
+        (Curve("clock/tokens_per_sec", "tokens/s", "green"),),
+        scale="rate",
+    ),
+)
+
+
+def draw(panel: Panel, history: Curves) -> str:
+    """Inline SVG, its colours the style sheet's variables."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {"svg.fonttype": "none", "svg.hashsalt": panel.title, "font.size": 11}
+    style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
+    style |= dict.fromkeys(("axes.edgecolor", "grid.color"), _GRID)
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(axis="y", linewidth=0.8)
+        axes.set_xlabel("step")
+        curves = [curve for curve in panel.curves if curve.metric in history]
+        ranges = [_plot(axes, curve, *history[curve.metric]) for curve in curves]
+        _set_range(axes, panel.scale, [extent for extent in ranges if extent is not None])
+        axes.tick_params(which="both", length=0)
+        drawing = io.StringIO()
+        figure.savefig(drawing, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(drawing.getvalue(), panel.title)
+
+
+def _plot(axes, curve: Curve, steps: list[int], values: list[float]) -> tuple[float, ...] | None:
+    """Draws it; returns (lowest, usual low, usual high, highest) of its finite values."""
+    import numpy as np
+
+    values = np.asarray(values, np.float64)
+    values = np.where(np.isfinite(values), values, np.nan)
+    finite = values[np.isfinite(values)]
+    line = dict(color=_COLOURS[curve.colour], linewidth=2.0, markersize=4)
+    if curve.dashed and len(steps) == 1:
+        axes.axhline(values[0], linestyle="--", zorder=3, **line)
+    elif curve.dashed:
+        axes.plot(steps, values, linestyle="--", zorder=3, **line)
+    elif len(steps) <= 20:
+        axes.plot(steps, values, marker="o", **line)
+    elif len(steps) <= 50:
+        axes.plot(steps, values, **line)
+    else:
+        axes.plot(steps, values, **(line | dict(linewidth=1.0, alpha=0.25)))
+        axes.plot(steps, _smooth(values, max(5, len(values) // 40)), **line)
+    if not len(finite):
+        return None
+    usual = np.percentile(finite, [0.5, 99.5] if len(finite) > 50 else [0, 100])
+    return finite.min(), *usual, finite.max()
+
+
+def _smooth(values, width: int):
+    """The mean of each value and its neighbours, `width` in all, as far as they are finite."""
+    import numpy as np
+
+    kernel, finite = np.ones(2 * (width // 2) + 1), np.isfinite(values)
+    sums = np.convolve(np.where(finite, values, 0.0), kernel, "same")
+    counts = np.convolve(finite.astype(np.float64), kernel, "same")
+    return np.where(counts > 0, sums / np.maximum(counts, 1.0), np.nan)
+
+
+def _set_range(axes, scale: str, ranges: list[tuple[float, ...]]) -> None:
+    """The vertical axis. A few values that lie far out leave the picture rather than flatten the others."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    names = FuncFormatter(lambda value, _: short(value))
+    axes.xaxis.set_major_formatter(names)
+    lowest, low, high, highest = zip(*ranges, strict=True) if ranges else [(0.0, 1.0)] * 4
+    if scale == "log" and min(lowest) > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(names)
+    elif scale == "share":
+        axes.set_ylim(-0.02, 1.02)
+    elif scale == "rate":
+        axes.set_ylim(0, max(max(highest) * 1.05, 1e-12))
+        if max(highest) >= 1000:
+            axes.yaxis.set_major_formatter(names)
+    elif max(highest) - min(lowest) > 4 * (max(high) - min(low)) > 0:
+        margin = 0.1 * (max(high) - min(low))
+        axes.set_ylim(min(low) - margin, max(high) + margin)
+
+
+def short(value: float) -> str:
+    """At most four digits: 0.6597, 10.65k."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.4g}"
+
+
+def _inline(svg: str, label: str) -> str:
+    """The drawing as an element of an HTML page, which needs no namespaces."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    head, rest = svg.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', head).group()
+    for name, colour in {"ink": _INK, "grid": _GRID, **_COLOURS}.items():
+        rest = rest.replace(colour, f"var(--{name})")
+    return f'<svg role="img" aria-label="{html.escape(label)}" {view_box}>{rest}'

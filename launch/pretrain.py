@@ -1,0 +1,35 @@
+"""Pretrains ELECTRA on rows that launch/prepare.py made; the same command again goes on from the last checkpoint.
+
+    python launch/pretrain.py --config=configs/pretrain.py:small --workdir=runs/small --config.data.path=data/mine
+
+The config file's own text lists the presets, what they cost and what to expect. Override any field:
+--config.train.batch_rows=64 --config.optimizer.learning_rate=3e-4.
+Exit codes: 0 done, 2 something to mend (one line says what), 42 stopped and saved: run the same command again.
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+
+from absl import flags
+from ml_collections import config_flags
+
+from electra_jax import cli
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:small", "The config file and its preset.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, checkpoints, metrics, report.", required=True)
+
+
+def main(_):
+    from electra_jax.parallel import allocator
+
+    allocator.keep_memory()  # before jax is imported
+    from electra_jax.pretrain import pretrain
+
+    result = pretrain(CONFIG.value, WORKDIR.value)
+    print(f"done: {result.steps:,} steps; {result.report} shows the curves")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,162 @@
+"""launch/pretrain.py as its user runs it: to the end, killed, stopped, and with everything wrong that can be."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.launch import runs
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compilation_cache")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(rows, cache, tmp_path_factory):
+    """(workdir, seconds) of a run that nothing befell."""
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    start = time.monotonic()
+    done = runs.run(workdir, rows, cache)
+    assert done.returncode == 0, done.stderr
+    return workdir, time.monotonic() - start, done
+
+
+def test_a_run_tells_its_plan_and_leaves_everything(undisturbed):
+    workdir, _, done = undisturbed
+    assert "plan: tiny" in done.stderr and "epochs" in done.stderr and "GiB a step" in done.stderr
+    assert "held-out MLM loss" in done.stderr and "word frequencies alone" in done.stderr
+    assert done.stdout.startswith("done: 60 steps")
+    assert {"config.json", "checkpoints", "metrics.jsonl", "report.html"} <= {p.name for p in workdir.iterdir()}
+    lines = runs.learned(workdir)
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 61))
+    evals = [line for line in lines if "eval/mlm_loss" in line]
+    assert [line["step"] for line in evals] == [20, 40, 60]
+    names = "mlm_loss mlm_accuracy sampled_accuracy unigram_entropy rtd_loss rtd_auc rtd_accuracy rtd_precision rtd_recall replace_rate"
+    assert all(f"eval/{name}" in evals[-1] for name in names.split())
+    assert evals[-1]["eval/mlm_loss"] < evals[0]["eval/mlm_loss"]
+
+
+def kill_and_finish(workdir, rows, cache, moments_secs) -> None:
+    """kill -9 at each of the moments after its start, then the same command until it is done."""
+    for moment_secs in moments_secs:
+        process = subprocess.Popen(
+            runs.command(workdir, rows), env=runs.environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moment_secs)
+        process.kill()
+        process.wait()
+    done = runs.run(workdir, rows, cache)
+    assert done.returncode == 0, done.stderr
+
+
+def assert_same_run(workdir, other) -> None:
+    assert runs.learned(workdir) == runs.learned(other)
+    assert runs.state_bytes(workdir) == runs.state_bytes(other)
+
+
+def test_kill_and_resume_is_bit_identical(rows, cache, undisturbed, tmp_path):
+    other, secs, _ = undisturbed
+    again = runs.run(tmp_path / "timed", rows, cache)  # the cache is warm now: so long does a run take
+    assert again.returncode == 0
+    kill_and_finish(tmp_path / "run", rows, cache, [0.5 * secs, 0.7 * secs])
+    assert_same_run(tmp_path / "run", other)
+
+
+@pytest.mark.slow
+def test_twenty_kills(rows, cache, undisturbed, tmp_path):
+    other, _, _ = undisturbed
+    start = time.monotonic()
+    assert runs.run(tmp_path / "timed", rows, cache).returncode == 0
+    secs = time.monotonic() - start
+    moments = random.Random(0)
+    for number in range(4):  # four runs, killed five times each, at moments over a whole run's length
+        workdir = tmp_path / str(number)
+        kill_and_finish(workdir, rows, cache, [moments.uniform(0.2, 1.0) * secs for _ in range(5)])
+        assert_same_run(workdir, other)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_saves_and_exits_42(stop, rows, cache, undisturbed, tmp_path):
+    other, _, _ = undisturbed
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(runs.command(workdir, rows), env=runs.environment(cache), stderr=subprocess.PIPE, text=True)
+    while not (workdir / "metrics.jsonl").exists() or len((workdir / "metrics.jsonl").read_text().splitlines()) < 10:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(stop)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 42, stderr
+    assert "the same command goes on" in stderr.splitlines()[-1]
+    assert runs.learned(workdir)[-1]["step"] < 60
+    assert runs.run(workdir, rows, cache).returncode == 0
+    assert_same_run(workdir, other)
+
+
+def test_a_finished_run_says_so_again(rows, cache, undisturbed):
+    workdir, _, _ = undisturbed
+    before = runs.learned(workdir)
+    again = runs.run(workdir, rows, cache)
+    assert again.returncode == 0 and runs.learned(workdir) == before
+
+
+BAD = {
+    "typo": (dict(more=["--config.train.step=5"]), 'Did you mean "steps"'),
+    "type": (dict(more=["--config.train.batch_rows=1.5"]), "batch_rows"),
+    "preset": (dict(more=["--config=configs/pretrain.py:smal"]), "did you mean 'small'"),
+    "flag": (dict(more=["--workdirr=x"]), "workdirr"),
+    "no data": (dict(fields={"data.path": ""}), "--config.data.path"),
+    "absent data": (dict(fields={"data.path": "/nowhere"}), "/nowhere"),
+    "length": (dict(fields={"data.length": 64}), "--config.data.length=32"),
+    "vocabulary": (dict(fields={"model.vocab_size": 30522}), "--config.model.vocab_size=600"),
+    "batch": (dict(fields={"train.accumulation_steps": 3}), "choose a divisor"),
+    "heads": (dict(fields={"model.head_size": 15}), "do not divide"),
+    "memory": (dict(fields={"train.batch_rows": 4_000_000}), "accumulation_steps"),
+    "warm-up": (dict(fields={"schedule.warmup_steps": 60}), "warmup_steps"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_exit_2(name, rows, cache, tmp_path):
+    spec, message = BAD[name]
+    done = runs.run(tmp_path / "run", rows, cache, *spec.get("more", ()), **spec.get("fields", {}))
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()
+    assert message in last[-1] and "Traceback" not in done.stderr
+    assert len([line for line in last if not line.startswith("WARNING")]) == 1, done.stderr
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_another_config_in_the_same_workdir_is_refused(rows, cache, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], workdir)
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    for fields, named in (({"optimizer.learning_rate": 1e-4}, "optimizer.learning_rate"), ({"train.steps": 90}, "train.steps"), ({"seed": 1}, "seed")):
+        done = runs.run(workdir, rows, cache, **fields)
+        assert done.returncode == 2 and named in done.stderr and "another --workdir" in done.stderr
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    done = runs.run(foreign, rows, cache)
+    assert done.returncode == 2 and "not empty" in done.stderr and (foreign / "thesis.txt").read_text() == "mine"
+
+
+def test_a_resume_may_change_what_it_may(rows, cache, tmp_path):
+    workdir = tmp_path / "run"
+    assert runs.run(workdir, rows, cache, **{"train.steps": 14, "schedule.decay_steps": 60}).returncode == 0
+    changes = {"train.steps": 20, "schedule.decay_steps": 60, "log.every_steps": 2, "train.accumulation_steps": 2, "model.scan_layers": True}
+    done = runs.run(workdir, rows, cache, **changes)
+    assert done.returncode == 0 and "going on from step 14" in done.stderr, done.stderr
+    assert json.loads((workdir / "config.json").read_text())["train"]["accumulation_steps"] == 2
+
+
+def test_help_reads_well(cache):
+    done = runs.run("x", "y", cache, "--help")
+    assert done.returncode == 0
+    assert "--workdir" in done.stdout and "launch/prepare.py" in done.stdout and "Exit codes" in done.stdout

@@ -1,0 +1,81 @@
+"""Every preset resolved, beside a snapshot: no hyper-parameter drifts unseen. UPDATE_GOLDEN=1 writes them anew."""
+
+import importlib.util
+import os
+import pathlib
+
+import pytest
+
+from electra_jax.cli import UserError
+from electra_jax.config import PRESETS, ElectraConfig
+from electra_jax.objectives.masking import MaskingConfig
+from electra_jax.train.optimizer import OptimizerConfig, ScheduleConfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+spec = importlib.util.spec_from_file_location("pretrain_config", ROOT / "configs" / "pretrain.py")
+pretrain_config = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pretrain_config)
+
+ARGS = [*PRESETS, "small,faithful", "base,flash", "large,flash"]
+
+
+def lines(tree, prefix=""):
+    for name, value in sorted(tree.items()):
+        if isinstance(value, dict):
+            yield from lines(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name} = {value!r}"
+
+
+@pytest.mark.parametrize("arg", ARGS)
+def test_golden_snapshot(arg):
+    text = "\n".join(lines(pretrain_config.get_config(arg).to_dict())) + "\n"
+    path = ROOT / "configs" / "golden" / f"pretrain-{arg.replace(',', '-')}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert path.read_text() == text, f"{arg} has drifted; if that is meant: UPDATE_GOLDEN=1 make test"
+
+
+@pytest.mark.parametrize("arg", ARGS)
+def test_presets_are_complete_and_valid(arg):
+    c = pretrain_config.get_config(arg).to_dict()
+    ElectraConfig(**c["model"] | {"dtype": "float32"})
+    MaskingConfig(**c["masking"])
+    OptimizerConfig(**c["optimizer"])
+    ScheduleConfig(c["train"]["steps"], c["schedule"]["warmup_steps"], c["schedule"]["product"])
+    assert c["data"]["length"] <= c["model"]["max_length"]
+
+
+def test_the_published_recipe():
+    """The paper's table 6 and configure_pretraining.py: rows, length, steps, rate, warm-up, masked share; trap 13 and 16."""
+    got = {}
+    for name in ("small", "small_pp", "base", "large"):
+        c = pretrain_config.get_config(name)
+        got[name] = (
+            c.train.batch_rows, c.data.length, c.train.steps, c.optimizer.learning_rate, c.schedule.warmup_steps, c.masking.rate,
+            c.model.generator_hidden_fraction,
+        )  # fmt: skip
+        assert (c.objective.mlm_weight, c.objective.rtd_weight, c.masking.mask_fraction) == (1.0, 50.0, 0.85)
+        assert (c.optimizer.beta1, c.optimizer.beta2, c.optimizer.epsilon, c.optimizer.weight_decay, c.optimizer.clip_norm) == (
+            0.9, 0.999, 1e-6, 0.01, 1.0,
+        )  # fmt: skip
+        assert (c.model.dropout, c.model.attention_dropout, c.model.positions, c.optimizer.name) == (0.1, 0.1, "learned", "adamw")
+    assert got == {
+        "small": (128, 128, 1_000_000, 5e-4, 10_000, 0.15, 0.25),
+        "small_pp": (128, 512, 4_000_000, 5e-4, 10_000, 0.15, 1.0),
+        "base": (256, 512, 766_000, 2e-4, 10_000, 0.15, 0.33333),
+        "large": (2048, 512, 1_750_000, 2e-4, 10_000, 0.25, 0.25),
+    }
+
+
+def test_variants_change_what_they_say_and_nothing_else():
+    base, flash = (dict(line.split(" = ") for line in lines(pretrain_config.get_config(a).to_dict())) for a in ("base", "base,flash"))
+    assert {k for k in base if base[k] != flash[k]} == {"model.attention_dropout"}
+    small, faithful = (dict(line.split(" = ") for line in lines(pretrain_config.get_config(a).to_dict())) for a in ("small", "small,faithful"))
+    assert {k: faithful[k] for k in small if small[k] != faithful[k]} == {
+        "masking.with_replacement": "True",
+        "optimizer.bias_correction": "False",
+        "schedule.product": "True",
+    }
+    with pytest.raises(UserError, match="did you mean 'faithful'"):
+        pretrain_config.get_config("small,faithfull")

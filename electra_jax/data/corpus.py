@@ -68,8 +68,7 @@ class Report:
         """What a person should know of, a line each; none if all was well."""
         notes = {
             "empty_files": f"{self.empty_files} files hold no document",
-            "invalid_utf8_files": f"{self.invalid_utf8_bytes} bytes in {self.invalid_utf8_files} files are not UTF-8 and "
-            "became U+FFFD",
+            "invalid_utf8_files": f"{self.invalid_utf8_bytes} bytes in {self.invalid_utf8_files} files are not UTF-8 and became U+FFFD",
             "ignored_files": f"{self.ignored_files} files of other kinds were passed over",
         }
         lines = []
@@ -306,9 +305,7 @@ def _decode(data: bytes) -> tuple[str, int]:
         return data.decode(errors="replace"), len(invalid)
 
 
-_TFDS = re.compile(
-    r"tfds:(?P<name>[\w/.\-]+(:\d+\.\d+\.\d+)?)(:(?P<split>([^:\[\]]|\[[^\]]*\])+))?(:(?P<feature>\w+))?"
-)
+_TFDS = re.compile(r"tfds:(?P<name>[\w/.\-]+(:\d+\.\d+\.\d+)?)(:(?P<split>([^:\[\]]|\[[^\]]*\])+))?(:(?P<feature>\w+))?")
 
 
 def _tfds(item: str, text_field: str):

@@ -227,17 +227,13 @@ def _read_model(model: bytes, names) -> tuple[bytes, tuple[str, ...], tuple[int,
     return proto.SerializeToString() if changed else model, pieces, tuple(specials), lower_case
 
 
-def train_wordpiece(
-    texts: Iterable[str], vocab_size: int, *, lower_case: bool = True, strip_accents: bool | None = None
-) -> WordPiece:
+def train_wordpiece(texts: Iterable[str], vocab_size: int, *, lower_case: bool = True, strip_accents: bool | None = None) -> WordPiece:
     """Trains on the texts: see vocabulary.train_wordpiece. The vocabulary is smaller than asked for if the text gives less."""
     strip_accents = lower_case if strip_accents is None else strip_accents
     return WordPiece(training.train_wordpiece(texts, vocab_size, lower_case, strip_accents), lower_case, strip_accents)
 
 
-def train_sentencepiece(
-    texts: Iterable[str], vocab_size: int, *, model_type: str = "unigram", lower_case: bool = False
-) -> SentencePiece:
+def train_sentencepiece(texts: Iterable[str], vocab_size: int, *, model_type: str = "unigram", lower_case: bool = False) -> SentencePiece:
     """Trains on the texts: see vocabulary.train_sentencepiece. `model_type` is "unigram" or "bpe"."""
     return SentencePiece(training.train_sentencepiece(texts, vocab_size, model_type, lower_case))
 

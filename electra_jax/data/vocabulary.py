@@ -29,9 +29,7 @@ def split_words(text: str) -> list[str]:
 
 def bert_rules(ids: dict[str, int], lower_case: bool, strip_accents: bool) -> tokenizers.Tokenizer:
     """No special tokens are added: text can then not name one."""
-    rust = tokenizers.Tokenizer(
-        models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARS)
-    )
+    rust = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARS))
     rust.normalizer = normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lower_case
     )
@@ -44,9 +42,7 @@ MAX_DISTINCT_WORDS = 2_000_000  # counted in training, about 0.4 GB; beyond it t
 MIN_ALPHABET_COVERAGE = 0.995
 
 
-def train_wordpiece(
-    texts: Iterable[str], vocab_size: int, lower_case: bool, strip_accents: bool
-) -> list[str]:
+def train_wordpiece(texts: Iterable[str], vocab_size: int, lower_case: bool, strip_accents: bool) -> list[str]:
     """Trains a vocabulary of at most `vocab_size` pieces: fewer where no pair of pieces occurs twice any more.
 
     Returns the pieces in the order of their ids. The alphabet takes at most half of them: the most frequent characters, of
@@ -131,9 +127,7 @@ def _repeated(words: Counter, characters: set[str]) -> Iterator[str]:
 MAX_TRAINING_BYTES = 256 << 20  # SentencePiece holds its training text in memory, some twenty times over
 
 
-def train_sentencepiece(
-    texts: Iterable[str], vocab_size: int, model_type: str, lower_case: bool
-) -> bytes:
+def train_sentencepiece(texts: Iterable[str], vocab_size: int, model_type: str, lower_case: bool) -> bytes:
     """Trains a model of at most `vocab_size` pieces, `model_type` "unigram" or "bpe".
 
     Of more than 256 MiB of text a sample is taken, line by line, by a hash of the line. UserError if `vocab_size` is too
@@ -165,9 +159,7 @@ def train_sentencepiece(
         )
     except RuntimeError as error:
         reason = re.sub(r"^.*\]\s*", "", str(error), flags=re.S).strip()  # without the C++ source line
-        raise UserError(
-            f"SentencePiece cannot train {vocab_size} pieces on this text: {reason} (another vocabulary size may do)"
-        ) from None
+        raise UserError(f"SentencePiece cannot train {vocab_size} pieces on this text: {reason} (another vocabulary size may do)") from None
     return written.getvalue()
 
 

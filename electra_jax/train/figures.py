@@ -36,10 +36,10 @@ class Panel(NamedTuple):
 PANELS = (
     Panel(
         "Generator: loss",
-        "Cross-entropy of the masked tokens, nats. Held out, it should fall below the dashed line, which is what "
-        "knowing word frequencies alone gives, within the first thousands of steps, and go on falling. Training "
-        "runs lower: it counts the 15% of chosen tokens that stay visible, too. Where held out rises while "
-        "training falls, there is too little text.",
+        "Cross-entropy of the masked tokens, nats. Held out, it should fall below the dashed line, which is "
+        "what knowing word frequencies alone gives, within the first thousands of steps, and go on falling. "
+        "Training runs lower: it counts the 15% of chosen tokens that stay visible, too. Where held out "
+        "rises while training falls, there is too little text.",
         (
             Curve("train/mlm_loss", "training", "blue"),
             Curve("eval/mlm_loss", "held out", "orange"),
@@ -119,7 +119,8 @@ def draw(panel: Panel, history: Curves) -> str:
         axes.grid(axis="y", linewidth=0.8)
         axes.set_xlabel("step")
         curves = [curve for curve in panel.curves if curve.metric in history]
-        ranges = [_plot(axes, curve, *history[curve.metric]) for curve in curves]
+        # Rates are smooth by nature, and the corner of a schedule should stay one.
+        ranges = [_plot(axes, curve, *history[curve.metric], noisy=panel.scale != "rate") for curve in curves]
         _set_range(axes, panel.scale, [extent for extent in ranges if extent is not None])
         axes.tick_params(which="both", length=0)
         drawing = io.StringIO()
@@ -127,7 +128,7 @@ def draw(panel: Panel, history: Curves) -> str:
     return _inline(drawing.getvalue(), panel.title)
 
 
-def _plot(axes, curve: Curve, steps: list[int], values: list[float]) -> tuple[float, ...] | None:
+def _plot(axes, curve: Curve, steps: list[int], values: list[float], noisy: bool) -> tuple[float, ...] | None:
     """Draws it; returns (lowest, usual low, usual high, highest) of its finite values."""
     import numpy as np
 
@@ -141,7 +142,7 @@ def _plot(axes, curve: Curve, steps: list[int], values: list[float]) -> tuple[fl
         axes.plot(steps, values, linestyle="--", zorder=3, **line)
     elif len(steps) <= 20:
         axes.plot(steps, values, marker="o", **line)
-    elif len(steps) <= 50:
+    elif len(steps) <= 50 or not noisy:
         axes.plot(steps, values, **line)
     else:
         axes.plot(steps, values, **(line | dict(linewidth=1.0, alpha=0.25)))

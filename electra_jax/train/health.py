@@ -12,10 +12,10 @@ GENERATOR_TOO_STRONG = "generator_too_strong"
 DISCRIMINATOR_AT_CHANCE = "discriminator_at_chance"
 Findings = list[tuple[str, str]]  # (name, one line with the cures)
 
-# A generator that knows word frequencies and nothing else stays within 2% of the unigram entropy on tokens that
-# it cannot see, however long it trains (measured over 1,000 steps: 6.12 to 6.06 beside 6.15); one that reads
-# context was 5% under it after twice its warm-up. Held out, the MLM loss counts just those tokens; with the 15%
-# of chosen tokens that stay visible, the stuck generator too would come 10% under the entropy, by copying.
+# A generator that knows word frequencies and nothing else stays within 2% of the unigram entropy on tokens
+# that it cannot see, however long it trains (measured over 1,000 steps: 6.12 to 6.06 beside 6.15); one that
+# reads context was 5% under it after twice its warm-up. Held out, the MLM loss counts just those tokens; with
+# the 15% of chosen tokens that stay visible, the stuck one too would come 10% under it, by copying.
 _PLATEAU_SHARE = 0.98
 
 # The author calls 6% of tokens replaced "quite imbalanced (~94/6)" (electra #49), and trained well with it.

@@ -183,8 +183,9 @@ def _where_the_time_went(history: Curves) -> str:
         "step: training. data: waiting for rows. lost: work that had to be run again, because the process "
         "died before its next checkpoint. other: between all these."
     )
-    title = f"Where the time went: {telemetry.format_secs(wall_secs)}"
-    return f"<h2>{title}</h2><div class=bar>{''.join(parts)}</div><p class=keys>{''.join(keys)}</p><p class=reading>{reading}</p>"
+    heading = f"Where the time went: {telemetry.format_secs(wall_secs)}"
+    bar = f"<div class=bar>{''.join(parts)}</div><p class=keys>{''.join(keys)}</p>"
+    return f"<h2>{heading}</h2>{bar}<p class=reading>{reading}</p>"
 
 
 _SECTION_COLOURS = ("blue", "orange", "green", "purple", "grey", "red", "teal", "ink")

@@ -43,12 +43,9 @@ def learned(workdir) -> list[dict]:
 
 def state_bytes(workdir) -> dict[str, bytes]:
     """The final state, leaf by leaf, as its bytes."""
-    import jax
     import numpy as np
 
     from electra_jax.train.checkpoints import Checkpoints
 
     with_checkpoints = Checkpoints(pathlib.Path(workdir) / "checkpoints", description={})
-    restored = with_checkpoints.restore_as_saved()
-    with_checkpoints.close()
-    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree_util.tree_leaves_with_path(restored.state)}
+    return {path: np.asarray(leaf).tobytes() for path, leaf in with_checkpoints.restore_as_saved().items()}

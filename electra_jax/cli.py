@@ -31,10 +31,12 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     absl's own flag errors exit 1 and `--help` too; here a wrong flag is the user's (2) and help is success (0).
     """
     argv = list(sys.argv if argv is None else argv)
-    # 'ml_collections' raises plain AttributeError, KeyError or TypeError for a wrong override while flags are parsed.
+    # ml_collections raises plain AttributeError, KeyError or TypeError for a wrong override while flags are parsed.
     app.define_help_flags()
     try:
         positional = flags.FLAGS(argv)
+    except SystemExit:  # --help has printed itself
+        sys.exit(0)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
         _fail(argv[0], f"{one_line(error)} (--help lists the flags)")
     if len(positional) > 1:

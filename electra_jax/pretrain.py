@@ -14,7 +14,7 @@ import numpy as np
 from electra_jax import rng
 from electra_jax.cli import Preempted, UserError
 from electra_jax.config import ElectraConfig
-from electra_jax.data import loader, tokenizer
+from electra_jax.data import loader, records, tokenizer
 from electra_jax.objectives import electra, masking
 from electra_jax.parallel import executors, mesh
 from electra_jax.train import clock, evaluation, health, loop, optimizer, report, step
@@ -100,8 +100,9 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Result:
         )
         if restored:
             run_clock.from_dict(restored.clock)
-            run_clock.resumed(start_step, telemetry.reached)
-            telemetry.write(start_step, run_clock.summary())
+        run_clock.resumed(start_step, telemetry.reached)
+        if restored or telemetry.reached.step > start_step:
+            telemetry.write(start_step, run_clock.summary())  # so that sessions which die before a checkpoint add up
         state = restored.state if restored else init(root)
         for line in plan_lines(config, model, data.stream, objective, program, run_clock, platform, start_step):
             telemetry.note(line)
@@ -229,7 +230,7 @@ def open_data(config: Mapping[str, Any], model: ElectraConfig) -> Data:
     heldout = list(
         loader.heldout_batches(folders, batch=config["eval"]["batch_rows"], max_rows=config["eval"]["max_rows"] or None)
     )
-    counts_V = sum(np.load(pathlib.Path(folder) / "token_counts.npy") for folder in folders)
+    counts_V = sum(records.load_token_counts(folder) for folder in folders)
     heldout_counts_V = np.zeros_like(counts_V)
     for batch, valid_B in heldout:
         heldout_counts_V += np.bincount(batch.tokens[valid_B].ravel(), minlength=vocab_size)
@@ -264,8 +265,8 @@ def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
         ]
         if changed:
             raise UserError(
-                f"{workdir} holds a run with another config ({'; '.join(changed[:6])}{'; ...' if len(changed) > 6 else ''}): take these back, "
-                "or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, accumulation, remat and "
+                f"{workdir} holds a run with another config ({'; '.join(changed[:6])}{'; ...' if len(changed) > 6 else ''}): "
+                "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, accumulation, remat and "
                 "scan_layers; train.steps where schedule.decay_steps is set"
             )
     elif workdir.exists() and any(workdir.iterdir()):
@@ -294,7 +295,8 @@ def plan_lines(
     others = len(jax.local_devices()) - 1
     return [
         f"plan: {config['preset']}, {format_count(sum(counts.values()))} parameters (discriminator "
-        f"{format_count(counts['embeddings'] + counts['discriminator'])} with embeddings, generator {format_count(counts['generator'])} more)",
+        f"{format_count(counts['embeddings'] + counts['discriminator'])} with embeddings, generator "
+        f"{format_count(counts['generator'])} more)",
         f"      {train['steps']:,} steps x {train['batch_rows']} rows x {stream.length} tokens = {format_count(tokens)} tokens, "
         f"{train['steps'] * train['batch_rows'] / stream.num_rows:.2f} epochs over {stream.num_rows:,} rows; {flops:.2e} FLOPs",
         f"      {platform.device_kind}, {model.dtype}, peak {peak / 1e12:.2f} TFLOP/s: about "

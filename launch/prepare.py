@@ -1,10 +1,11 @@
-"""Turns text into shuffled, fixed-length token rows for pretraining. The same command again goes on after any death.
+"""Turns a folder of text into rows of tokens to pretrain on. The same command again goes on where it stopped.
 
     python launch/prepare.py --input=books/ --output=data/books --tokenizer=wordpiece --vocab_size=30522
-    python launch/prepare.py --input='news-*.jsonl.zst' --output=data/news --tokenizer=data/books/tokenizer --packing=dense --length=512
+    python launch/prepare.py --input=wiki.jsonl.zst,books.tar.xz --output=data/both --tokenizer=vocab.txt --packing=dense --length=512
 
-Inputs: files, folders or globs of .txt (a blank line between documents), .jsonl, .parquet, each also .gz, .xz or .zst and in .tar or
-.zip archives, or tfds:NAME[:SPLIT[:FEATURE]]. The result depends on text and options alone, not on the number of workers.
+Text:  --input --documents --text_field --max_document_mib    Tokens: --tokenizer --vocab_size --lower_case --strip_accents
+Rows:  --output --length --packing --heldout --seed           Work:   --workers --buckets --parts
+Exit codes: 0 done, 2 something to mend (one line says what).
 """
 
 import os
@@ -16,36 +17,39 @@ from absl import flags
 
 from electra_jax import cli
 
-flags.DEFINE_multi_string("input", None, "Text: a file, folder, glob or tfds:NAME:SPLIT:FEATURE. May be repeated.", required=True)
-flags.DEFINE_string("output", None, "The folder to write.", required=True)
-flags.DEFINE_string("tokenizer", "wordpiece", "wordpiece, unigram or bpe trains one; else a folder, vocab.txt, tokenizer.json or .model.")
-flags.DEFINE_integer("vocab_size", 30_522, "Of a tokenizer that is trained.")
-flags.DEFINE_bool("lower_case", None, "Lower-case the text. Default: the tokenizer's own; yes for a trained WordPiece.")
-flags.DEFINE_bool("strip_accents", None, "Strip accents. Default: as lower_case.")
-flags.DEFINE_integer("length", 128, "Tokens a row.")
-flags.DEFINE_enum("packing", "pairs", ["pairs", "dense"], "pairs: the paper's two-segment examples. dense: no token dropped.")
-flags.DEFINE_float("heldout", 0.01, "Share of documents held out for evaluation.")
-flags.DEFINE_enum("documents", "auto", ["auto", "blank_lines", "file"], "What is a document in .txt. auto: blank_lines.")
-flags.DEFINE_string("text_field", "text", "The field of .jsonl and .parquet that holds the text.")
-flags.DEFINE_integer("max_document_mib", 256, "A longer document is refused.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Of packing and shuffling.")
-flags.DEFINE_integer("buckets", 0, "Pieces to pack one by one. 0: one for each 64 MiB of corpus.")
-flags.DEFINE_integer("parts", 0, "Shards of the training split. 0: one for each 128 MiB of corpus.")
-flags.DEFINE_integer("workers", 0, "Processes. 0: one a core. Changes no byte of the result.", lower_bound=0)
+INPUT = flags.DEFINE_multi_string("input", None, "Files, folders, globs or tfds:NAME[:SPLIT[:FEATURE]]; repeat or separate by commas.")
+OUTPUT = flags.DEFINE_string("output", None, "The folder to make.", required=True)
+TOKENIZER = flags.DEFINE_string("tokenizer", "wordpiece", "A vocab.txt, .model or tokenizer folder; or wordpiece, unigram or bpe, trained.")
+VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "Pieces of a vocabulary to train (30,522 unless given).")
+LOWER_CASE = flags.DEFINE_bool("lower_case", None, "Lower the text; unless given, as the tokenizer says (trained wordpiece: yes).")
+STRIP_ACCENTS = flags.DEFINE_bool("strip_accents", None, "Drop accents (WordPiece); unless given, as --lower_case.")
+LENGTH = flags.DEFINE_integer("length", 128, "Tokens a row.")
+PACKING = flags.DEFINE_enum("packing", "pairs", ["pairs", "dense"], "The paper's two-segment examples, or rows filled with documents.")
+HELDOUT = flags.DEFINE_float("heldout", 0.01, "The fraction of documents to hold out for evaluation.")
+DOCUMENTS = flags.DEFINE_enum("documents", "auto", ["auto", "blank_lines", "file"], "What ends a document of .txt; auto: blank lines.")
+TEXT_FIELD = flags.DEFINE_string("text_field", "text", "The field of .jsonl, column of .parquet or TFDS feature with the text.")
+MAX_DOCUMENT_MIB = flags.DEFINE_integer("max_document_mib", 256, "A longer document is an error; it must fit in memory.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Decides packing and order.")
+WORKERS = flags.DEFINE_integer("workers", 0, "Processes; 0: all cores. Changes no byte of the rows.")
+BUCKETS = flags.DEFINE_integer("buckets", 0, "Groups of documents packed apart; 0: one for each 8 MiB of input, 4 to 256.")
+PARTS = flags.DEFINE_integer("parts", 0, "Shards of training rows; 0: as many as keep each within 64 MiB.")
 
 
 def main(_):
-    from electra_jax.data import prepare
+    from electra_jax.data.prepare import PrepareOptions, prepare, summary
 
-    f = flags.FLAGS
-    same = (
-        "output tokenizer vocab_size lower_case strip_accents length packing heldout documents text_field seed buckets parts"
-    ).split()
-    options = prepare.PrepareOptions(
-        inputs=tuple(f.input), max_document_bytes=f.max_document_mib << 20, **{name: f[name].value for name in same}
+    options = PrepareOptions(
+        inputs=tuple(item for value in INPUT.value or [] for item in value.split(",") if item), output=OUTPUT.value,
+        tokenizer=TOKENIZER.value, vocab_size=VOCAB_SIZE.value, lower_case=LOWER_CASE.value, strip_accents=STRIP_ACCENTS.value,
+        length=LENGTH.value, packing=PACKING.value, heldout=HELDOUT.value, documents=DOCUMENTS.value, text_field=TEXT_FIELD.value,
+        max_document_bytes=MAX_DOCUMENT_MIB.value << 20, seed=SEED.value, buckets=BUCKETS.value, parts=PARTS.value,
+    )  # fmt: skip
+    manifest = prepare(options, workers=WORKERS.value)
+    print("\n".join(summary(manifest, options.output)))
+    print(
+        "next: python launch/pretrain.py --config=configs/pretrain.py:small --workdir=runs/small "
+        f"--config.data.path={options.output}"
     )
-    manifest = prepare.prepare(options, workers=f.workers)
-    print(prepare.summary(options.output, manifest))
 
 
 if __name__ == "__main__":

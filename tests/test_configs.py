@@ -69,9 +69,12 @@ def test_the_published_recipe():
 
 
 def test_variants_change_what_they_say_and_nothing_else():
-    base, flash = (dict(line.split(" = ") for line in lines(pretrain_config.get_config(a).to_dict())) for a in ("base", "base,flash"))
+    def fields(arg):
+        return dict(line.split(" = ") for line in lines(pretrain_config.get_config(arg).to_dict()))
+
+    base, flash = fields("base"), fields("base,flash")
     assert {k for k in base if base[k] != flash[k]} == {"model.attention_dropout"}
-    small, faithful = (dict(line.split(" = ") for line in lines(pretrain_config.get_config(a).to_dict())) for a in ("small", "small,faithful"))
+    small, faithful = fields("small"), fields("small,faithful")
     assert {k: faithful[k] for k in small if small[k] != faithful[k]} == {
         "masking.with_replacement": "True",
         "optimizer.bias_correction": "False",

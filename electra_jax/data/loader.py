@@ -1,170 +1,229 @@
-"""Which row stands at a global index: a pure function of (seed, index), for one corpus or a mixture.
+"""Which row stands at a global index, and batches of them, read ahead.
 
-Resume is the step number alone, whatever the number of hosts. Chunks (records) are permuted, and rows within each, anew every epoch.
+    stream = Stream(["data/wiki", "data/books"], weights=[3, 1], seed=0)
+    for batch in batches(stream, start_step=1200, global_batch=256): ...
+
+The row at an index is a pure function of (seed, index), so the loader's whole state is the step, for any number of hosts: each
+asks for its rows of the step's global batch. An epoch holds every row once: a permutation of the chunks (the records of 256
+rows), and one of the rows within each. An element that grain handles is a whole batch, so that feeding costs next to nothing.
 """
 
-import collections
-import functools
-import os
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
 from electra_jax.cli import UserError
-from electra_jax.data import records
+from electra_jax.data import order, records
 from electra_jax.types import Batch
 
-MIXTURE_PERIOD = 10_000  # rows in which a mixture keeps its weights exactly
-_CACHED_CHUNKS = 64
-_READ_AHEAD_STEPS = 16
-
-
-def permutation(size: int, *salt: int) -> np.ndarray:
-    """A permutation of range(size), int64, for ever the same: argsort of splitmix64 (numpy's own may change with its version)."""
-    state = np.uint64(0)
-    for word in salt:
-        state = _splitmix(np.array([word & 0xFFFFFFFFFFFFFFFF], np.uint64) ^ state)[0]
-    return np.argsort(_splitmix(np.arange(size, dtype=np.uint64) + state), kind="stable")
-
-
-def _splitmix(x: np.ndarray) -> np.ndarray:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-class _Shuffled:
-    """The training rows of one folder in shuffled order, epoch after epoch."""
-
-    def __init__(self, split: records.Split, seed: int, number: int):
-        self._split, self._seed, self._number = split, seed, number
-        self._chunks: collections.OrderedDict[tuple[int, int], np.ndarray] = collections.OrderedDict()
-        self._lock = threading.Lock()
-        self._epoch = functools.lru_cache(maxsize=3)(self._order_of)
-
-    def _order_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        order = permutation(len(self._split.chunk_rows), self._seed, self._number, epoch)
-        return order, np.concatenate([[0], np.cumsum(self._split.chunk_rows[order])])
-
-    def _chunk(self, epoch: int, chunk: int) -> np.ndarray:
-        with self._lock:
-            if (epoch, chunk) not in self._chunks:
-                tokens = self._split.read_chunk(chunk)
-                self._chunks[epoch, chunk] = tokens[permutation(len(tokens), self._seed, self._number, epoch, chunk)]
-                if len(self._chunks) > _CACHED_CHUNKS:
-                    self._chunks.popitem(last=False)
-            return self._chunks[epoch, chunk]
-
-    def fill(self, out: np.ndarray, places: np.ndarray, indices: np.ndarray) -> None:
-        """out[places] = the rows at `indices` of this corpus's own order."""
-        epochs, within = np.divmod(indices, self._split.num_rows)
-        for epoch in np.unique(epochs):
-            order, starts = self._epoch(int(epoch))
-            now = epochs == epoch
-            which = np.searchsorted(starts, within[now], side="right") - 1
-            offset, at = within[now] - starts[which], places[now]
-            for w in np.unique(which):
-                here = which == w
-                out[at[here]] = self._chunk(int(epoch), int(order[w]))[offset[here]]
+PERIOD = 10_000  # rows of a mixture after which its pattern repeats: any so many in a row keep the weights
+_CHUNKS, _ROWS, _MIX = range(3)  # what a hash is for
 
 
 class Stream:
-    """The endless stream of training rows of one prepared folder, or of several by weights.
+    """The training rows of one or more prepared folders, endless and shuffled.
 
-    `weights` None: by the folders' numbers of rows. Raises UserError where folders do not fit together.
+    Attributes: `length` of a row, `num_rows` of all folders together, `manifests`, one a folder.
     """
 
-    def __init__(self, directories: Sequence[str | os.PathLike], weights: Sequence[float] | None, seed: int):
-        splits = [records.Split(directory, "train") for directory in directories]
+    def __init__(self, directories: Sequence[str], weights: Sequence[float] | None, seed: int):
+        """`weights`: the folders' shares of the rows, any positive numbers; None or empty: in proportion to their rows.
+
+        UserError where the folders do not agree on length and tokenizer, are damaged, or where a weight cannot be kept.
+        """
+        splits = _open(directories, "train")
+        self.length: int = splits[0].length
+        self.num_rows = sum(split.num_rows for split in splits)
         self.manifests = [split.manifest for split in splits]
-        _same_layout(directories, self.manifests)
-        self.length, self.num_rows = splits[0].length, sum(split.num_rows for split in splits)
-        weights = [split.num_rows for split in splits] if weights is None else list(weights)
-        if len(weights) != len(splits) or min(weights) < 0 or not sum(weights):
-            raise UserError(f"data.weights={tuple(weights)} for {len(splits)} folders: give one positive number for each")
-        self._corpora = [_Shuffled(split, seed, number) for number, split in enumerate(splits)]
-        self._pattern = mixture_pattern(weights, seed)
-        # Of each corpus, how many of its rows stand before a place of the pattern.
-        self._before = np.stack([np.cumsum(self._pattern == k) - (self._pattern == k) for k in range(len(splits))])
-        self._quota = np.bincount(self._pattern, minlength=len(splits))
+        self._quotas = _quotas(directories, weights or [split.num_rows for split in splits])
+        self._which, self._rank = _pattern(self._quotas, seed)
+        self._shuffled = [_Shuffled(split, seed, number) for number, split in enumerate(splits)]
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """tokens [n, L] int32 at global indices [n] int64."""
+        """tokens [n, L] int32 of the rows at these global indices [n] int64. UserError names a shard that is damaged."""
         indices = np.asarray(indices, np.int64)
-        out = np.empty((len(indices), self.length), np.int32)
-        period, place = np.divmod(indices, MIXTURE_PERIOD)
-        corpus = self._pattern[place]
-        for k in np.unique(corpus):
-            mine = np.flatnonzero(corpus == k)
-            self._corpora[k].fill(out, mine, period[mine] * self._quota[k] + self._before[k, place[mine]])
-        return out
+        period, place = np.divmod(indices, len(self._which))
+        which = self._which[place]
+        own = period * self._quotas[which] + self._rank[place]
+        tokens = np.empty((len(indices), self.length), np.int32)
+        for number, corpus in enumerate(self._shuffled):
+            at = np.flatnonzero(which == number)
+            if len(at):
+                corpus.read(own[at], tokens, at)
+        return tokens
 
 
-def mixture_pattern(weights: Sequence[float], seed: int) -> np.ndarray:
-    """int64 [MIXTURE_PERIOD]: which corpus each row is from. Exact quotas by largest remainder, each spread evenly.
+class _Shuffled:
+    """One folder's rows at its own indices 0, 1, ...: an epoch after the other."""
 
-    Repeated without end, so any window of MIXTURE_PERIOD rows keeps the weights exactly. Raises UserError for a weight too small for one row.
+    CACHED_CHUNKS = 32  # of at most 256 rows: 8 MiB at rows of 512
+
+    def __init__(self, split: records.Split, seed: int, number: int):
+        self._split, self._key = split, (seed, number)
+        self._lock = threading.Lock()
+        self._epochs: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._chunks: OrderedDict[tuple[int, int], _Chunk] = OrderedDict()
+
+    def read(self, own: np.ndarray, tokens: np.ndarray, at: np.ndarray) -> None:
+        """Writes the rows with indices `own` [n] into tokens[at]."""
+        epochs, places = np.divmod(own, self._split.num_rows)
+        for epoch in np.unique(epochs).tolist():
+            chunks, starts = self._epoch(epoch)
+            here = np.flatnonzero(epochs == epoch)
+            slots = np.searchsorted(starts, places[here], side="right") - 1
+            for slot in np.unique(slots).tolist():
+                some = here[slots == slot]
+                tokens[at[some]] = self._chunk(epoch, int(chunks[slot]))[places[some] - starts[slot]]
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(the chunks in this epoch's order, the place in the epoch where each begins)."""
+        with self._lock:
+            if epoch not in self._epochs:
+                chunks = order.permutation(len(self._split.chunk_rows), *self._key, epoch, _CHUNKS)
+                ends = np.cumsum(self._split.chunk_rows[chunks])
+                self._epochs[epoch] = chunks, ends - self._split.chunk_rows[chunks]
+                if len(self._epochs) > 2:
+                    self._epochs.popitem(last=False)
+            return self._epochs[epoch]
+
+    def _chunk(self, epoch: int, chunk: int) -> np.ndarray:
+        """Its rows in this epoch's order; read by one thread while the others go on with other chunks."""
+        with self._lock:
+            entry = self._chunks.pop((epoch, chunk), None) or _Chunk()
+            self._chunks[epoch, chunk] = entry
+            if len(self._chunks) > self.CACHED_CHUNKS:
+                self._chunks.popitem(last=False)
+        with entry.lock:
+            if entry.rows is None:
+                rows = self._split.read_chunk(chunk)
+                entry.rows = rows[order.permutation(len(rows), *self._key, epoch, _ROWS, chunk)]
+            return entry.rows
+
+
+class _Chunk:
+    def __init__(self):
+        self.lock, self.rows = threading.Lock(), None
+
+
+def batches(
+    stream: Stream, *, start_step: int, global_batch: int, rows: Sequence[int] | None = None, read_ahead: int = 8
+) -> Iterator[Batch]:
+    """Endless: the batch of `start_step`, and so on. Leaves are numpy int32, [b, L], and `row` [b].
+
+    Args:
+      rows: which of the step's rows 0 to global_batch - 1 this host wants, in this order; None: all.
+      read_ahead: how many batches threads prepare in advance; 0: none, and no threads.
+
+    The iterator has a `close()`, which ends its threads.
     """
-    share = np.asarray(weights, np.float64) / np.sum(weights) * MIXTURE_PERIOD
-    quota = np.floor(share).astype(np.int64)
-    quota[np.argsort(-(share - quota), kind="stable")[: MIXTURE_PERIOD - quota.sum()]] += 1
-    if np.any((quota == 0) & (share > 0)):
-        raise UserError(f"data.weights={tuple(weights)}: the smallest gives under one row in {MIXTURE_PERIOD:,}; leave that folder out")
-    # The j-th of q rows wants the place (j + phase) / q of the period; sorting the wishes spreads every corpus evenly.
-    phase = (permutation(len(quota), seed, 7) + 0.5) / len(quota)
-    wishes = np.concatenate([(np.arange(q) + p) / max(q, 1) for q, p in zip(quota, phase, strict=True)])
-    return np.repeat(np.arange(len(quota)), quota)[np.argsort(wishes, kind="stable")]
+    row = np.arange(global_batch, dtype=np.int32) if rows is None else np.asarray(rows, np.int32)
+    if len(row) and not (0 <= row.min() and row.max() < global_batch):
+        raise ValueError(f"rows must lie in 0 to {global_batch - 1}")
+    steps = grain.MapDataset.source(_Steps(stream, start_step, global_batch, row))
+    threads = min(2, read_ahead)  # numpy holds the interpreter's lock for half of the time: more do not help
+    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)))
 
 
-def _same_layout(directories, manifests) -> None:
-    for directory, manifest in zip(directories[1:], manifests[1:], strict=True):
-        for name, of in (("length of rows", lambda m: m["length"]), ("tokenizer", lambda m: m["tokenizer"]["sha256"])):
-            if of(manifest) != of(manifests[0]):
-                raise UserError(f"{directories[0]} and {directory} differ in {name}: prepare them alike to mix them")
+class _Steps:
+    """A source as grain wants it: element i is the batch of step `start_step + i`."""
 
+    def __init__(self, stream: Stream, start_step: int, global_batch: int, row: np.ndarray):
+        self._stream, self._start_step, self._global_batch, self._row = stream, start_step, global_batch, row
 
-def batches(stream: Stream, *, start_step: int, global_batch: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
-    """The batches of steps start_step, start_step + 1, ... without end, numpy int32, read ahead by threads.
+    def __len__(self) -> int:
+        return 1 << 60
 
-    Step s holds the global indices s * global_batch + row; `rows` are those that this host wants (all by default).
-    """
-    rows = np.arange(global_batch, dtype=np.int64) if rows is None else np.asarray(rows, np.int64)
-    special = _special_ids(stream.manifests[0])
-
-    def at(step: int) -> Batch:
-        tokens = stream.rows(step * global_batch + rows)
-        return Batch(**records.expand(tokens, *special), row=rows.astype(np.int32))
-
-    steps = grain.MapDataset.range(start_step, 2**62).map(at)
-    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=_READ_AHEAD_STEPS)))
+    def __getitem__(self, element: int) -> Batch:
+        first = (self._start_step + element) * self._global_batch
+        return _batch(self._stream.rows(first + self._row.astype(np.int64)), self._row, self._stream.manifests[0])
 
 
 def heldout_batches(
-    directories: Sequence[str | os.PathLike], *, batch: int, max_rows: int | None = None
+    directories: Sequence[str], *, batch: int, max_rows: int | None = None
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """(batch, valid [B] bool): the held-out rows in their order; the last batch is filled up with repeats that are not valid.
+    """(Batch, valid [b] bool) over the held-out rows, in order, folder after folder.
 
-    `row` is the index in the held-out set. Of several folders each gives its share of `max_rows`.
+    The last batch repeats its last row, with `valid` False, until it is full. `row` is the row's index in the held-out set.
+    `max_rows`: at most so many, the first ones of each folder in proportion to what it has (they were shuffled when written).
     """
-    splits = [records.Split(directory, "heldout") for directory in directories]
-    special, total = _special_ids(splits[0].manifest), sum(split.num_rows for split in splits)
-    pieces = []
-    for split in splits:
-        wanted = split.num_rows if max_rows is None else min(split.num_rows, -(-max_rows * split.num_rows // total))
-        chunks: list[np.ndarray] = []
-        while sum(map(len, chunks)) < wanted:
-            chunks.append(split.read_chunk(len(chunks)))
-        pieces.append(np.concatenate(chunks)[:wanted])
-    tokens = np.concatenate(pieces)
-    for start in range(0, len(tokens), batch):
-        row = np.arange(start, start + batch)
-        valid = row < len(tokens)
-        yield Batch(**records.expand(tokens[row % len(tokens)], *special), row=row.astype(np.int32)), valid
+    splits = _open(directories, "heldout")
+    total = sum(split.num_rows for split in splits)
+    taken = [split.num_rows for split in splits]
+    if max_rows is not None and max_rows < total:
+        ends = np.cumsum([0, *taken]) * max_rows // total
+        taken = np.diff(ends).tolist()
+    tokens = _first_rows(splits, taken)
+    index, count, left = 0, sum(taken), np.empty((0, splits[0].length), np.int32)
+    while index < count:
+        while len(left) < min(batch, count - index):
+            left = np.concatenate([left, next(tokens)])
+        block, left = left[:batch], left[batch:]
+        kept = np.minimum(np.arange(batch), len(block) - 1)
+        row = (index + kept).astype(np.int32)
+        yield _batch(block[kept], row, splits[0].manifest), np.arange(batch) < len(block)
+        index += len(block)
 
 
-def _special_ids(manifest) -> tuple[int, int, int]:
+def _first_rows(splits: Sequence[records.Split], taken: Sequence[int]) -> Iterator[np.ndarray]:
+    for split, rows in zip(splits, taken, strict=True):
+        for chunk in range(len(split.chunk_rows)):
+            if rows > 0:
+                yield split.read_chunk(chunk)[:rows].astype(np.int32)
+            rows -= int(split.chunk_rows[chunk])
+
+
+def _batch(tokens_BxL: np.ndarray, row_B: np.ndarray, manifest: dict) -> Batch:
     ids = manifest["tokenizer"]
-    return ids["cls_id"], ids["sep_id"], ids["pad_id"]
+    return Batch(**records.expand(tokens_BxL, ids["cls_id"], ids["sep_id"], ids["pad_id"]), row=row_B)
+
+
+def _open(directories: Sequence[str], split: str) -> list[records.Split]:
+    if not directories:
+        raise UserError("no data: name a folder that launch/prepare.py wrote")
+    splits = [records.Split(directory, split) for directory in directories]
+    first = splits[0]
+    for directory, other in zip(directories, splits, strict=True):
+        if other.length != first.length:
+            raise UserError(
+                f"rows of {first.length} tokens in {directories[0]}, of {other.length} in {directory}: prepare one of them again"
+            )
+        if other.manifest["tokenizer"]["sha256"] != first.manifest["tokenizer"]["sha256"]:
+            raise UserError(
+                f"{directories[0]} and {directory} were made with different tokenizers: prepare one with --tokenizer={directories[0]}"
+                "/tokenizer, or the other way round"
+            )
+    return splits
+
+
+def _quotas(directories: Sequence[str], weights: Sequence[float]) -> np.ndarray:
+    """int64 [folders], of sum PERIOD: rows of each in a period, by the method of the largest remainder."""
+    if len(weights) != len(directories):
+        raise UserError(f"{len(weights)} weights for {len(directories)} folders: give one each, or none")
+    shares = np.asarray(weights, np.float64)
+    if not (np.isfinite(shares).all() and (shares > 0).all()):
+        raise UserError(f"weights {list(weights)}: each must be a number above 0; leave out a folder that is not wanted")
+    shares = shares / shares.sum() * PERIOD
+    quotas = np.floor(shares).astype(np.int64)
+    largest = np.argsort(quotas - shares, kind="stable")
+    quotas[largest[: PERIOD - quotas.sum()]] += 1
+    if not quotas.all():
+        raise UserError(
+            f"{directories[int(np.argmin(quotas))]} would give less than one row in {PERIOD:,}: raise its weight or leave it out"
+        )
+    return quotas
+
+
+def _pattern(quotas: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(which folder, its how-manieth row of the period), each int64 [PERIOD]: every folder's rows evenly spread.
+
+    The k-th of a folder's q rows stands near (k + u) / q of the period, u in [0, 1) drawn once. A period is repeated, so that
+    any PERIOD rows in a row, wherever they begin, hold exactly the quotas.
+    """
+    which = np.repeat(np.arange(len(quotas)), quotas)
+    rank = np.concatenate([np.arange(quota) for quota in quotas])
+    offset = np.array([order.uniform(seed, number, _MIX) for number in range(len(quotas))])
+    by_place = np.argsort((rank + offset[which]) / quotas[which], kind="stable")
+    return which[by_place], rank[by_place]

@@ -1,429 +1,350 @@
-"""Corpus -> rows: documents are hashed into buckets, packed bucket by bucket, shuffled part by part, written as ArrayRecord shards.
+"""A corpus of text -> shuffled shards of token rows: a pure function of the corpus and the options.
 
-A pure function of corpus and options: how many workers, a restart or another machine change no byte. Each stage leaves files of
-its own in `<output>/.work`, whole or not at all, and the same command again goes on where they end. The manifest comes last.
+How many workers there are, a `kill -9` at any moment and the same command again change no byte. Four stages; each writes files
+that appear whole or not at all under OUTPUT/.work, and a restart does what is missing:
+
+1. Documents are cut into chunks and tokenized. A hash of a document's text decides its split and its bucket.
+2. Each (split, bucket) has its own packer and seed: its documents, in the corpus's order, become rows. A row's part is a hash.
+3. Each part is gathered, shuffled whole with its own seed, and written as a shard.
+4. token_counts.npy; manifest.json, the mark that all is done; .work is removed.
+
+Memory is bounded whatever the corpus's size: a worker holds one chunk, one block of a bucket's rows, or one part.
 """
 
-import concurrent.futures
 import dataclasses
 import errno
-import hashlib
 import json
-import math
-import multiprocessing
 import os
-import pathlib
-import random
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import tqdm
 
 from electra_jax.cli import UserError
-from electra_jax.data import corpus as corpora
-from electra_jax.data import records, tokenizer
-from electra_jax.data.packing import DensePacker, PairPacker
+from electra_jax.data import records, stages
+from electra_jax.data import tokenizer as tokenizers
+from electra_jax.data.claim import claimed
+from electra_jax.data.corpus import MAX_DOCUMENT_BYTES, Corpus, Report, open_corpus
+from electra_jax.data.stages import SPLITS, Job
+from electra_jax.data.workers import Meter, Workers
 
-SPLITS = ("train", "heldout")
 TRAINED = ("wordpiece", "unigram", "bpe")
-PACKERS = {"pairs": PairPacker, "dense": DensePacker}
-CHUNKS, MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 500, 4 << 20, 64 << 20  # text tokenized at a time; no byte of the result depends on it
-BUCKET_BYTES = 64 << 20  # of corpus a bucket, by default: what a worker holds while it packs
-PART_BYTES = 128 << 20  # of corpus a shard, by default: held whole while it is shuffled
+VOCABULARY_TEXT_BYTES = 1 << 30  # the vocabulary is trained on so much of the training documents
+CHUNK_CHARS = 1 << 20  # at least, and 16 times as much at most: what is done between two kills
+PART_BYTES = 64 << 20
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class PrepareOptions:
-    """What to prepare, and how. All but `inputs` and `output` decide the bytes, with the corpus."""
+    """All that decides the rows; `launch/prepare.py --help` says what each means."""
 
-    inputs: tuple[str, ...]  # files, folders, globs, tfds:NAME[:SPLIT[:FEATURE]]
+    inputs: tuple[str, ...]
     output: str
-    tokenizer: str = "wordpiece"  # "wordpiece", "unigram" or "bpe" trains one; else the path of one
-    vocab_size: int = 30522  # of a trained one
-    lower_case: bool | None = None  # None: as the tokenizer's folder says; a trained WordPiece lower-cases
-    strip_accents: bool | None = None
+    tokenizer: str = "wordpiece"  # a path, or one of TRAINED
+    vocab_size: int | None = None  # of a vocabulary to train; None: 30,522
+    lower_case: bool | None = None  # None: what the tokenizer says; trained: WordPiece True, SentencePiece False
+    strip_accents: bool | None = None  # None: as lower_case
     length: int = 128
     packing: str = "pairs"
-    heldout: float = 0.01  # share of documents
+    heldout: float = 0.01
     documents: str = "auto"
     text_field: str = "text"
-    max_document_bytes: int = corpora.MAX_DOCUMENT_BYTES
+    max_document_bytes: int = MAX_DOCUMENT_BYTES
     seed: int = 0
-    buckets: int = 0  # 0: one for each 64 MiB of corpus
-    parts: int = 0  # shards of the training split; 0: one for each 128 MiB of corpus
+    buckets: int = 0
+    parts: int = 0
 
-    def __post_init__(self):
-        if self.packing not in PACKERS:
-            raise UserError(f"packing is {self.packing!r}: it must be one of {', '.join(PACKERS)}")
-        if not 8 <= self.length <= 65_536:
-            raise UserError(f"length is {self.length}: it must be from 8 to 65,536")
-        if not 0.0 < self.heldout < 1.0:
-            raise UserError(f"heldout is {self.heldout}: it must be between 0 and 1 (0.01 holds out one document in a hundred)")
-        if min(self.buckets, self.parts) < 0:
-            raise UserError("buckets and parts must not be negative (0 chooses by the corpus's bytes)")
+    def check(self) -> None:
+        """UserError for a value that cannot be."""
+        if self.packing not in stages.PACKERS:
+            raise UserError(f"packing={self.packing!r}: choose {' or '.join(stages.PACKERS)}")
+        if not 8 <= self.length <= 1 << 15:
+            raise UserError(f"length={self.length}: rows hold 8 to {1 << 15:,} tokens")
+        if not 0 < self.heldout < 1:
+            raise UserError(f"heldout={self.heldout}: the held-out fraction lies between 0 and 1, such as 0.01")
+        if self.seed < 0 or not 0 <= self.buckets <= 4096 or not 0 <= self.parts <= 99_999:
+            raise UserError(
+                f"seed={self.seed}, buckets={self.buckets}, parts={self.parts}: they are 0 or more; buckets at most 4,096"
+            )
+        if not self.output:
+            raise UserError("no output: name the folder that is to hold the rows")
 
 
-def prepare(options: PrepareOptions, *, workers: int = 0, progress: bool = True) -> dict[str, Any]:
-    """Prepares `options.output`, or goes on there; returns the manifest. `workers` 0: one a core.
+def prepare(options: PrepareOptions, *, workers: int = 0, progress: bool = True) -> dict:
+    """Prepares the rows, or goes on where the same command stopped; returns the manifest.
 
-    Raises UserError for what a person must mend. A finished folder of the same corpus and options is left as it is.
+    Args:
+      workers: processes that tokenize, pack and write; 0: all cores, but no more than a small corpus keeps busy.
+      progress: a progress bar on stderr; lines now and then where stderr is no terminal.
+
+    UserError: bad options or input; a folder that holds something else; a full disk; a split without a row.
     """
-    try:
-        return _prepare(options, workers or os.cpu_count() or 1, progress)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"the disk of {options.output} is full: free some space, then run the same command again") from error
-        raise
-
-
-def _prepare(options: PrepareOptions, workers: int, progress: bool) -> dict[str, Any]:
-    output = pathlib.Path(options.output)
-    work = output / ".work"
-    corpus = corpora.open_corpus(
-        options.inputs, documents=options.documents, text_field=options.text_field, max_document_bytes=options.max_document_bytes
+    options.check()
+    if workers < 0:
+        raise UserError(f"workers={workers}: give a number of processes, or 0 for all cores")
+    corpus = open_corpus(
+        options.inputs,
+        documents=options.documents,
+        text_field=options.text_field,
+        max_document_bytes=options.max_document_bytes,
     )
-    settings = _settings(options, corpus.num_bytes)
-    identity = {"settings": settings, "sources": [[source.name, source.num_bytes] for source in corpus.sources]}
-    done = _claim(output, identity)
-    if done:
-        _say(f"{output} is prepared already, from the same corpus with the same options")
-        return done
-
-    tokens = _tokenizer(options, corpus, work, progress)
-    layout = Layout(settings["buckets"], settings["parts"], options, records.row_dtype(tokens.vocab_size).str)
-    with _pool(workers, work / "tokenizer", layout) as run:
-        digest = _tokenize(run, corpus, work / "chunks", progress)
-        chunks = sorted((work / "chunks").glob("*.npz"))
-        packs = [(split, bucket) for split in SPLITS for bucket in range(layout.buckets)]
-        stats = _each(run, _pack, [(str(work), *pack, len(chunks)) for pack in packs], "packing", progress)
-        parts = [(split, part) for split in SPLITS for part in range(layout.num_parts(split))]
-        shards = _each(run, _shard, [(str(work), str(output), *part) for part in parts], "writing", progress)
-
-    manifest = _manifest(options, identity, tokens, layout, corpus.report, digest, packs, stats, parts, shards)
-    counts = sum(np.load(work / "parts" / f"train-{part:05d}.npy") for part in range(layout.num_parts("train")))
-    _write(output / "token_counts.npy", lambda file: np.save(file, counts))
-    tokens.save(output / "tokenizer")
-    _write(output / records.MANIFEST, lambda file: file.write(json.dumps(manifest, indent=1).encode() + b"\n"))
-    shutil.rmtree(work)
-    for line in corpus.report.lines():
-        _say(f"note: {line}")
+    given = None
+    if options.tokenizer not in TRAINED:
+        given = tokenizers.load(options.tokenizer, lower_case=options.lower_case, strip_accents=options.strip_accents)
+        if options.vocab_size not in (None, given.vocab_size):
+            raise UserError(
+                f"vocab_size={options.vocab_size}, but {options.tokenizer} has {given.vocab_size:,}: leave vocab_size out"
+            )
+    output, start = Path(options.output), time.monotonic()
+    try:
+        with claimed(output, options, corpus, given) as finished:
+            manifest = records.load_manifest(output) if finished else _run(options, corpus, given, workers, progress)
+            shutil.rmtree(output / ".work", ignore_errors=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{output}: the disk is full: free some space, then run the same command again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise UserError(f"{output} cannot be written: {error.strerror}: choose another --output") from error
+        raise
+    secs = time.monotonic() - start
+    done = f"done in {secs:,.1f} s, {manifest['corpus']['bytes'] / 1e6 / secs:.1f} MB/s"
+    if progress:
+        print("already made by the same command: nothing to do" if finished else done, file=sys.stderr)
     return manifest
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where a document and a row go: hashes alone decide."""
-
-    buckets: int
-    parts: int
-    options: PrepareOptions
-    dtype: str
-
-    def num_parts(self, split: str) -> int:
-        return self.parts if split == "train" else max(1, round(self.parts * self.options.heldout))
-
-    def of_document(self, text: str) -> tuple[str, int]:
-        """(split, bucket) by the text's hash: the same document twice lands in the same place, and never in both splits."""
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        return SPLITS[share < self.options.heldout], int.from_bytes(digest[8:], "big") % self.buckets
-
-    def of_row(self, split: str, bucket: int, number: int) -> int:
-        return self.seed("part", split, bucket, number) % self.num_parts(split)
-
-    def seed(self, *what: str | int) -> int:
-        text = json.dumps([self.options.seed, *what]).encode()
-        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-
-
-def _settings(options: PrepareOptions, num_bytes: int) -> dict[str, Any]:
-    """All that decides the bytes beside the corpus, for the manifest and for telling a restart from another job."""
-    settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("inputs", "output")}
-    settings["buckets"] = options.buckets or min(4096, math.ceil(num_bytes / BUCKET_BYTES) or 1)
-    settings["parts"] = options.parts or math.ceil(num_bytes / PART_BYTES) or 1
-    if options.tokenizer not in TRAINED:
-        given = tokenizer.load(options.tokenizer, lower_case=options.lower_case, strip_accents=options.strip_accents)
-        settings["tokenizer"] = given.sha256
-    return settings
-
-
-def _claim(output: pathlib.Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """Makes the folder ours, or returns the manifest of the finished job. Raises UserError where it holds anything else."""
-    mark = output / ".work" / "job.json"
-    mend = "choose another --output, or delete the folder"
-    if (output / records.MANIFEST).exists():
-        manifest = records.load_manifest(output)
-        if manifest["identity"] != identity:
-            raise UserError(f"{output} is prepared from another corpus or with other options ({_differences(manifest['identity'], identity)}): {mend}")
-        shutil.rmtree(output / ".work", ignore_errors=True)  # a death between the manifest and this
-        return manifest
-    if mark.exists():
-        before = json.loads(mark.read_text())
-        if before != identity:
-            raise UserError(f"{output} holds unfinished work on another corpus or with other options ({_differences(before, identity)}): {mend}")
-        return None
-    if output.exists() and any(path.name != ".work" for path in output.iterdir()):
-        raise UserError(f"{output} is not empty and holds no preparation: {mend}")
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    _write(mark, lambda file: file.write(json.dumps(identity).encode()))
-    return None
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    names = [name for name in now["settings"] if before["settings"].get(name) != now["settings"][name]]
-    changed = [f"{name}: {before['settings'].get(name)} -> {now['settings'][name]}" for name in names]
-    return "; ".join(changed) or "other input files"
-
-
-def _tokenizer(options: PrepareOptions, corpus: corpora.Corpus, work: pathlib.Path, progress: bool) -> tokenizer.Tokenizer:
-    """The given tokenizer, or one trained on the documents that are not held out; written once, before any row."""
-    folder = work / "tokenizer"
-    if folder.exists():
-        return tokenizer.load(folder)
-    if options.tokenizer in TRAINED:
-        layout = Layout(1, 1, options, "")
-        texts = (document.text for document in corpus.documents() if layout.of_document(document.text)[0] == "train")
-        texts = tqdm.tqdm(texts, "counting words", unit=" documents", disable=not progress, mininterval=_interval_secs())
-        lower_case = options.lower_case
-        if options.tokenizer == "wordpiece":
-            lower_case = True if lower_case is None else lower_case
-            tokens = tokenizer.train_wordpiece(texts, options.vocab_size, lower_case=lower_case, strip_accents=options.strip_accents)
-        else:
-            tokens = tokenizer.train_sentencepiece(texts, options.vocab_size, model_type=options.tokenizer, lower_case=bool(lower_case))
-    else:
-        tokens = tokenizer.load(options.tokenizer, lower_case=options.lower_case, strip_accents=options.strip_accents)
-    temporary = work / "tokenizer.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    tokens.save(temporary)
-    os.replace(temporary, folder)
-    return tokens
-
-
-# Workers ------------------------------------------------------------------------------------------
-
-_worker: tuple[tokenizer.Tokenizer, Layout]
-
-
-def _start_worker(folder: str, layout: Layout) -> None:
-    global _worker
-    _worker = tokenizer.load(folder), layout
-
-
-class _pool:
-    """`with _pool(...) as run: run(function, arguments) -> Future`; one worker runs in a process of its own too."""
-
-    def __init__(self, workers: int, folder: pathlib.Path, layout: Layout):
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core is parallel enough
-        self._executor = concurrent.futures.ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(str(folder), layout)
+def summary(manifest: dict, output: str) -> list[str]:
+    """What was made, in lines for a person."""
+    corpus, parts = manifest["corpus"], manifest["splits"]
+    lines = [f"{corpus['documents']:,} documents, {corpus['bytes'] / 1e6:,.1f} MB of text in {output}"]
+    for split, title in (("train", "training"), ("heldout", "held out")):
+        s = parts[split]
+        filled = s["tokens"] / max(1, s["rows"] * manifest["length"])
+        dropped = f", {s['dropped_tokens']:,} tokens did not fit" if s["dropped_tokens"] else ""
+        lines.append(
+            f"  {title}: {s['documents']:,} documents, {s['rows']:,} rows of {manifest['length']}, {s['tokens']:,} tokens, "
+            f"{filled:.1%} full{dropped}, {len(s['shards'])} shards"
         )
-        self.workers = workers
-
-    def __enter__(self):
-        return self
-
-    def __call__(self, function: Callable, arguments: tuple) -> concurrent.futures.Future:
-        return self._executor.submit(function, *arguments)
-
-    def __exit__(self, kind, *_):
-        self._executor.shutdown(wait=True, cancel_futures=kind is not None)
+    tokenizer = manifest["tokenizer"]
+    lines.append(f"  tokenizer: {tokenizer['kind']}, {tokenizer['vocab_size']:,} pieces")
+    return lines
 
 
-def _tokenize(run: _pool, corpus: corpora.Corpus, folder: pathlib.Path, progress: bool) -> str:
-    """Stage 1: documents in order -> chunk files. Returns the digest of the whole corpus."""
-    folder.mkdir(exist_ok=True)
-    chunk_bytes = min(max(corpus.num_bytes // CHUNKS, MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
-    digest, in_flight = hashlib.blake2b(digest_size=16), set()
-    bar = tqdm.tqdm(
-        desc="tokenizing", unit="B", unit_scale=True, total=_text_bytes(corpus), disable=not progress, mininterval=_interval_secs()
+def _run(options: PrepareOptions, corpus: Corpus, given, workers: int, progress: bool) -> dict:
+    output = Path(options.output)
+    for path in output.glob(".*.tmp"):
+        path.unlink()
+    tokenizer = _tokenizer(options, corpus, given, progress)
+    buckets = options.buckets or min(256, max(4, -(-corpus.num_bytes // (8 << 20))))
+    job = Job(
+        output=str(output),
+        tokenizer_sha256=tokenizer.sha256,
+        vocab_size=tokenizer.vocab_size,
+        cls_id=tokenizer.cls_id,
+        sep_id=tokenizer.sep_id,
+        pad_id=tokenizer.pad_id,
+        length=options.length,
+        packing=options.packing,
+        heldout=options.heldout,
+        seed=options.seed,
+        chunk_chars=min(16 << 20, max(CHUNK_CHARS, corpus.num_bytes // 256)),
+        buckets=(buckets, _share(buckets, options.heldout)),
     )
-    with bar:
-        for number, texts in enumerate(_chunks(corpus.documents(), chunk_bytes)):
-            for text in texts:
-                digest.update(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest())
-            path = folder / f"{number:07d}.npz"
-            if not path.exists():
-                in_flight.add(run(_tokenize_chunk, (str(path), texts)))
-                if len(in_flight) > 2 * run.workers:  # bounds what is held of the corpus
-                    finished, in_flight = concurrent.futures.wait(in_flight, return_when=concurrent.futures.FIRST_COMPLETED)
-                    for future in finished:
-                        future.result()
-            bar.update(sum(map(len, texts)))
-        for future in in_flight:
-            future.result()
-    return digest.hexdigest()
+    for folder in ("chunks", "rows", "parts"):
+        (job.work / folder).mkdir(parents=True, exist_ok=True)
+    with Workers(workers, corpus.num_bytes) as pool:
+        documents = _tokenize(job, options, corpus, pool, progress)
+        job = dataclasses.replace(job, parts=tuple(documents["parts"]))
+        packed = _pack(job, documents, pool, progress)
+        for split in range(2):
+            if not packed[split]["rows"]:
+                raise _empty_split(options, documents, split)
+        tasks = [(job, split, part) for split in range(2) for part in range(job.parts[split])]
+        with Meter("writing", len(tasks), "shards", progress) as meter:
+            for _ in pool.each(stages.write_part, tasks):
+                meter.add(1)
+    return _finish(job, options, corpus, tokenizer, documents, packed)
 
 
-def _text_bytes(corpus: corpora.Corpus) -> float:
-    """What is to be read, for the ETA: compressed text is about a quarter of itself."""
-    packed = (".gz", ".xz", ".zst", ".zip", ".parquet")
-    return sum(source.num_bytes * (4 if source.path.endswith(packed) else 1) for source in corpus.sources)
+def _share(buckets: int, fraction: float) -> int:
+    return max(1, round(buckets * fraction))
 
 
-def _chunks(documents: Iterable[corpora.Document], chunk_bytes: int) -> Iterator[list[str]]:
-    texts, size = [], 0
-    for document in documents:
-        texts.append(document.text)
-        size += len(document.text)
-        if size >= chunk_bytes:
-            yield texts
-            texts, size = [], 0
-    if texts:
-        yield texts
+def _tokenizer(options: PrepareOptions, corpus: Corpus, given, progress: bool) -> tokenizers.Tokenizer:
+    """The tokenizer that lies beside the rows; at first, the one given, or one trained on the training documents."""
+    folder = Path(options.output) / "tokenizer"
+    if (folder / tokenizers.CONFIG).exists():  # written last
+        return tokenizers.load(folder)
+    if given is None:
+        size = options.vocab_size or 30_522
+        with Meter("vocabulary", min(_text_bytes(corpus), VOCABULARY_TEXT_BYTES), "B", progress) as meter:
+            texts = _training_texts(options, corpus, meter)
+            if options.tokenizer == "wordpiece":
+                lower_case = options.lower_case is not False
+                given = tokenizers.train_wordpiece(texts, size, lower_case=lower_case, strip_accents=options.strip_accents)
+            else:
+                lower_case = bool(options.lower_case)
+                given = tokenizers.train_sentencepiece(texts, size, model_type=options.tokenizer, lower_case=lower_case)
+    given.save(folder)
+    return given
 
 
-def _tokenize_chunk(path: str, texts: list[str]) -> None:
-    """One chunk's documents, sorted by destination: for each its ids (flat), its lines' lengths and its documents' numbers of lines."""
-    tokens, layout = _worker
-    by_place: dict[tuple[str, int], list[str]] = {}
-    for text in texts:
-        by_place.setdefault(layout.of_document(text), []).append(text)
-    arrays = {}
-    for (split, bucket), documents in by_place.items():
-        lines = [text.splitlines() for text in documents]
-        ids = tokens.encode_batch([line for document in lines for line in document])
-        name = f"{split}-{bucket}"
-        arrays[f"{name}-ids"] = np.concatenate([*ids, np.zeros(0, np.int32)]).astype(layout.dtype)
-        arrays[f"{name}-lines"] = np.array([len(line) for line in ids], np.int32)
-        arrays[f"{name}-documents"] = np.array([len(document) for document in lines], np.int32)
-    _write(pathlib.Path(path), lambda file: np.savez(file, **arrays))
+def _training_texts(options: PrepareOptions, corpus: Corpus, meter: Meter) -> Iterator[str]:
+    """Documents of the training split, sources in the order of a hash, until there is text enough."""
+    left = VOCABULARY_TEXT_BYTES
+    for source in sorted(corpus.sources, key=lambda source: stages.text_hash(source.name.encode())):
+        for document in corpus.read(source):
+            data = document.text.encode()
+            if not stages.is_heldout(stages.text_hash(data), options.heldout):
+                yield document.text
+                left -= len(data)
+                meter.add(len(data))
+                if left <= 0:
+                    return
 
 
-def _pack(work: str, split: str, bucket: int, num_chunks: int) -> dict[str, int]:
-    """Stage 2: one bucket's documents in order through a packer of its own -> its rows, sorted by part."""
-    tokens, layout = _worker
-    path = pathlib.Path(work) / "buckets" / f"{split}-{bucket:05d}.npz"
-    path.parent.mkdir(exist_ok=True)
-    if not path.exists():
-        options = layout.options
-        random_draws = random.Random(layout.seed("pack", split, bucket))
-        packer = PACKERS[options.packing](options.length, tokens.cls_id, tokens.sep_id, tokens.pad_id, random_draws)
-        rows, num_documents = [], 0
-        for number in range(num_chunks):
-            for lines in _documents_of(pathlib.Path(work) / "chunks" / f"{number:07d}.npz", f"{split}-{bucket}"):
-                rows.extend(row.astype(layout.dtype) for row in packer.add(lines))
-                num_documents += 1
-        rows.extend(row.astype(layout.dtype) for row in packer.flush())
-        rows_NxL = np.stack(rows) if rows else np.zeros((0, options.length), layout.dtype)
-        parts_N = np.array([layout.of_row(split, bucket, number) for number in range(len(rows))], np.int64)
-        arrays = {f"part-{part}": rows_NxL[parts_N == part] for part in range(layout.num_parts(split))}
-        stats = np.array([num_documents, len(rows), np.count_nonzero(rows_NxL != tokens.pad_id)], np.int64)
-        _write(path, lambda file: np.savez(file, stats=stats, **arrays))
-    with np.load(path) as saved:
-        return dict(zip(("documents", "rows", "tokens"), map(int, saved["stats"]), strict=True))
+def _text_bytes(corpus: Corpus) -> int:
+    """A guess, for the progress bar: compressed text grows about 3.5 times."""
+    packed = (".gz", ".xz", ".zst", ".tgz", ".txz", ".zip", ".parquet")
+    return sum(int(source.num_bytes * (3.5 if source.path.endswith(packed) else 1)) for source in corpus.sources)
 
 
-def _documents_of(path: pathlib.Path, name: str) -> Iterator[list[np.ndarray]]:
-    """The lines' token arrays of each document of one bucket in one chunk."""
-    with np.load(path) as chunk:
-        if f"{name}-ids" not in chunk:
-            return
-        ids, lines, documents = (chunk[f"{name}-{what}"] for what in ("ids", "lines", "documents"))
-    ends = np.cumsum(lines)
-    cut, at = np.split(ids, ends[:-1]) if len(lines) else [], 0
-    for num_lines in documents:
-        yield cut[at : at + num_lines]
-        at += num_lines
+def _units(corpus: Corpus, chunk_chars: int) -> list[Corpus]:
+    """Sources that are read together: one large one, or neighbours that make a chunk."""
+    units, size = [[]], 0
+    for source in corpus.sources:
+        if units[-1] and size + source.num_bytes > chunk_chars:
+            units.append([])
+            size = 0
+        units[-1].append(source)
+        size += source.num_bytes
+    return [dataclasses.replace(corpus, sources=sources, ignored=[]) for sources in units]
 
 
-def _shard(work: str, output: str, split: str, part: int) -> dict[str, Any]:
-    """Stage 3: the rows of one part from all buckets, shuffled whole -> one shard."""
-    tokens, layout = _worker
-    done = pathlib.Path(work) / "parts" / f"{split}-{part:05d}.json"
-    done.parent.mkdir(exist_ok=True)
+def _tokenize(job: Job, options: PrepareOptions, corpus: Corpus, pool: Workers, progress: bool) -> dict:
+    """Stage 1; what it found: documents and tokens of each split, numbers of chunks and parts, the reading's report."""
+    done = job.work / "documents.json"
+    if done.exists():
+        return json.loads(done.read_bytes())
+    units = _units(corpus, job.chunk_chars)
+    missing = [number for number in range(len(units)) if not job.unit_path(number).exists()]
+    with Meter("tokenizing", _text_bytes(corpus), "B", progress) as meter:
+        if len(units) >= 4 * min(pool.workers, 8):  # enough for each worker to read for itself
+            for size in pool.each(stages.tokenize_unit, ((job, number, units[number]) for number in missing)):
+                meter.add(size)
+        else:
+            for number in missing:
+                report, count = Report(), [0]
+                for size in pool.each(stages.tokenize_chunk, _chunk_tasks(job, number, units[number], report, count)):
+                    meter.add(size)
+                stages.finish_unit(job, number, count[0], report)
+    report, chunks, documents, tokens = corpus.report, [], [0, 0], [0, 0]
+    for number in range(len(units)):
+        unit = json.loads(job.unit_path(number).read_bytes())
+        report.merge(Report(**unit["report"]))
+        chunks.append(unit["chunks"])
+        for chunk in range(unit["chunks"]):
+            found = stages.meta(job.chunk_path(number, chunk))
+            documents = [a + b for a, b in zip(documents, found["documents"], strict=True)]
+            tokens = [a + b for a, b in zip(tokens, found["tokens"], strict=True)]
+    report.require_documents()
+    if progress:
+        for line in report.lines():
+            print(f"note: {line}", file=sys.stderr)
+    parts = [_parts(job, documents[split], tokens[split]) for split in range(2)]
+    parts[0] = options.parts or parts[0]
+    found = {"documents": documents, "tokens": tokens, "chunks": chunks, "parts": parts, "report": vars(report)}
+    for split in range(2):
+        if not documents[split]:
+            raise _empty_split(options, found, split)
+    stages.write_json(done, found)
+    return found
+
+
+def _chunk_tasks(job: Job, unit: int, corpus: Corpus, report: Report, count: list[int]) -> Iterator[tuple]:
+    for texts in stages.chunks_of(job, corpus, report):
+        yield job, job.chunk_path(unit, count[0]), texts
+        count[0] += 1
+
+
+def _parts(job: Job, documents: int, tokens: int) -> int:
+    """As many as keep a part's rows within 64 MiB: a row a document, with pairs, and one for each `length - 2` tokens."""
+    rows = tokens // (job.length - 2) + (documents if job.packing == "pairs" else 0)
+    return min(99_999, max(1, -(-rows * job.length * job.dtype.itemsize // PART_BYTES)))
+
+
+def _pack(job: Job, documents: dict, pool: Workers, progress: bool) -> list[dict]:
+    """Stage 2; the rows and dropped tokens of each split. The chunks are no longer needed then."""
+    done = job.work / "rows.json"
     if not done.exists():
-        buckets = (pathlib.Path(work) / "buckets" / f"{split}-{bucket:05d}.npz" for bucket in range(layout.buckets))
-        pieces = []
-        for path in buckets:
-            with np.load(path) as saved:
-                pieces.append(saved[f"part-{part}"])
-        rows_NxL = np.concatenate(pieces)
-        order = list(range(len(rows_NxL)))
-        random.Random(layout.seed("shuffle", split, part)).shuffle(order)
-        name = f"{split}-{part:05d}-of-{layout.num_parts(split):05d}.array_record"
-        shard = {"rows": 0}
-        if order:
-            shard = records.write_shard(pathlib.Path(output) / name, rows_NxL[order])
-        counts = np.bincount(rows_NxL.ravel(), minlength=tokens.vocab_size).astype(np.int64)
-        _write(done.with_suffix(".npy"), lambda file: np.save(file, counts))
-        _write(done, lambda file: file.write(json.dumps(shard).encode()))
-    return json.loads(done.read_text())
+        chunks = [job.chunk_path(unit, chunk) for unit, count in enumerate(documents["chunks"]) for chunk in range(count)]
+        tasks = [(job, split, bucket, chunks) for split in range(2) for bucket in range(job.buckets[split])]
+        with Meter("packing", len(tasks), "buckets", progress) as meter:
+            for _ in pool.each(stages.pack_bucket, tasks):
+                meter.add(1)
+        found = []
+        for split in range(2):
+            buckets = [stages.meta(job.rows_path(split, bucket)) for bucket in range(job.buckets[split])]
+            found.append({name: sum(bucket[name] for bucket in buckets) for name in ("rows", "dropped_tokens")})
+        stages.write_json(done, found)
+    shutil.rmtree(job.work / "chunks", ignore_errors=True)
+    return json.loads(done.read_bytes())
 
 
-def _each(run: _pool, function: Callable, arguments: list[tuple], what: str, progress: bool) -> list[Any]:
-    """The results in order."""
-    futures = [run(function, args) for args in arguments]
-    bar = tqdm.tqdm(concurrent.futures.as_completed(futures), what, len(futures), disable=not progress, mininterval=_interval_secs())
-    for future in bar:
-        future.result()  # the first failure ends it
-    return [future.result() for future in futures]
-
-
-def _manifest(options, identity, tokens, layout, report, digest, packs, stats, parts, shards) -> dict[str, Any]:
-    splits = {}
-    for split in SPLITS:
-        mine = [stat for (of, _), stat in zip(packs, stats, strict=True) if of == split]
-        splits[split] = {name: sum(stat[name] for stat in mine) for name in ("documents", "rows", "tokens")}
-        splits[split]["shards"] = [shard for (of, _), shard in zip(parts, shards, strict=True) if of == split and shard["rows"]]
-        if not splits[split]["rows"]:
-            raise UserError(
-                f"the {split} split is empty: {report.documents} documents and heldout={options.heldout}. Cut the text into more documents "
-                "(blank lines in .txt, or --documents=file for a file each), or change --heldout"
-            )
-    return records.seal(
-        {
-            "format": records.FORMAT,
-            "length": options.length,
-            "packing": options.packing,
-            "dtype": layout.dtype,
-            "tokenizer": {
-                name: getattr(tokens, name) for name in ("kind", "sha256", "vocab_size", "pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
-            },
-            "splits": splits,
-            "corpus": {
-                "digest": digest, "documents": report.documents, "text_bytes": report.text_bytes,
-                "invalid_utf8_bytes": report.invalid_utf8_bytes, "empty_documents": report.empty_documents,
-            },
-            "identity": identity,
-        }
-    )  # fmt: skip
-
-
-def _write(path: pathlib.Path, write: Callable) -> None:
-    """Whole or not at all, also after a power cut."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _interval_secs() -> float:
-    return 0.1 if sys.stderr.isatty() else 10.0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def summary(output: str, manifest: dict[str, Any]) -> str:
-    """What was made, and the command that trains on it."""
-    train, heldout, corpus = manifest["splits"]["train"], manifest["splits"]["heldout"], manifest["corpus"]
-    length, vocab_size = manifest["length"], manifest["tokenizer"]["vocab_size"]
-    preset = "small" if length <= 128 else "base"
-    return (
-        f"{corpus['documents']:,} documents, {corpus['text_bytes'] / 1e6:.1f} MB of text, {corpus['invalid_utf8_bytes']:,} bytes not UTF-8\n"
-        f"{train['rows']:,} training rows of {length}, {train['tokens']:,} tokens ({train['tokens'] / (train['rows'] * length):.1%} full); "
-        f"{heldout['rows']:,} rows held out ({heldout['documents']:,} documents)\n"
-        f"{output}: {len(train['shards'])} training shards, vocabulary of {vocab_size:,}\n"
-        f"next: python launch/pretrain.py --config=configs/pretrain.py:{preset} --workdir=runs/{preset} --config.data.path={output} "
-        f"--config.data.length={length} --config.model.vocab_size={vocab_size}"
+def _empty_split(options: PrepareOptions, documents: dict, split: int) -> UserError:
+    shutil.rmtree(Path(options.output) / ".work", ignore_errors=True)  # it would end here again, and is in the way of the mended command
+    total = sum(documents["documents"])
+    whole = options.documents == "file"
+    how = "each .txt is one" if whole else "a .txt is cut at blank lines"
+    return UserError(
+        f"the {'held-out' if split else 'training'} split is empty: --heldout={options.heldout} of {total:,} documents ({how}): "
+        f"{'lower' if split == 0 else 'raise'} --heldout, give more text{', or use --documents=blank_lines' if whole else ''}"
     )
+
+
+def _finish(job: Job, options: PrepareOptions, corpus: Corpus, tokenizer, documents: dict, packed: list[dict]) -> dict:
+    """Stage 4."""
+    output = Path(options.output)
+    counts_V = sum(stages.part_counts(job, 0, part) for part in range(job.parts[0]))
+    with records.whole_file(output / records.TOKEN_COUNTS) as temporary, open(temporary, "wb") as file:
+        np.save(file, counts_V)
+    splits = {}
+    for split, name in enumerate(SPLITS):
+        shards = [stages.meta(job.shard_info_path(split, part)) for part in range(job.parts[split])]
+        splits[name] = {
+            "rows": packed[split]["rows"],
+            "tokens": sum(shard.pop("tokens") for shard in shards),
+            "dropped_tokens": packed[split]["dropped_tokens"],
+            "documents": documents["documents"][split],
+            "shards": shards,
+        }
+    report = documents["report"]
+    decides = dataclasses.asdict(options)
+    for name in ("inputs", "output", "tokenizer", "vocab_size", "lower_case", "strip_accents", "length", "packing"):
+        decides.pop(name)
+    decides |= {"buckets": list(job.buckets), "parts": list(job.parts)}
+    ids = ("kind", "sha256", "vocab_size", "pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
+    manifest = {
+        "format": records.FORMAT,
+        "length": job.length,
+        "packing": job.packing,
+        "dtype": job.dtype.name,
+        "tokenizer": {name: getattr(tokenizer, name) for name in ids} | {"options": tokenizer.options},
+        "splits": splits,
+        "token_counts_crc32": zlib.crc32((output / records.TOKEN_COUNTS).read_bytes()),
+        "options": decides,
+        "corpus": {
+            "inputs": [os.path.basename(os.path.normpath(item)) for item in options.inputs],
+            "sources": len(corpus.sources),
+            "documents": report["documents"],
+            "bytes": report["text_bytes"],
+            **{name: report[name] for name in ("invalid_utf8_bytes", "invalid_utf8_files", "empty_documents", "empty_files")},
+        },
+    }
+    records.save_manifest(output, manifest)
+    return records.load_manifest(output)

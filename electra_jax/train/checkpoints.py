@@ -1,58 +1,133 @@
-"""Checkpoints through Orbax: state, clock, step, the run's description of itself, and one checksum a leaf.
+"""Checkpoints: everything that a run needs to go on after its death. The only file that imports Orbax.
 
-Orbax does not notice a flipped byte in array data: it restores silently wrong values. So each leaf has a checksum, computed on the
-devices, the same on any mesh, and verified after a restore; a damaged step is named, set aside as `<step>.damaged`, and the newest
-good one is taken.
+`<directory>/<step>/` holds two Orbax items: `state`, a flat dict {path: array} (ocdbt and zarr3, readable by any Orbax), and
+`metadata`, one JSON object that describes it, with a checksum of every array and a SHA-256 of itself.
+
+Orbax notices a file that is missing or cut short, but a flipped byte in the data of an array restores as another
+number. So each array has a checksum, computed on the devices before a save and again after a restore.
 """
 
+import contextlib
 import errno
+import gc
 import hashlib
 import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from electra_jax.cli import UserError
+from electra_jax.cli import UserError, one_line
 from electra_jax.types import Array
 
 FORMAT = 1
+LISTED = 6  # names in one message
+
+# Orbax writes `<step>.orbax-checkpoint-tmp` and renames it when it is whole. What we delete takes the same ending first,
+# so that a death in the middle of either leaves one kind of litter.
+_PARTIAL = ".orbax-checkpoint-tmp"
+_DAMAGED = ".damaged"
+
+# What stops a read although the bytes may be well: not to be taken for damage.
+_NOT_DAMAGE = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
+)
+
+# Orbax logs each step of its work, and failures with a trace; the failures reach us as exceptions too, and we say them in a line.
+logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Where one array cannot be read, Orbax closes its event loop under the reads of the others, and each of them complains:
+    to asyncio's log, as an unraisable exception or as a coroutine never awaited, dozens of lines about what we say in one."""
+    log, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    disabled, log.disabled = log.disabled, True
+    sys.unraisablehook = lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
+            gc.collect()  # what still wants to complain
+    finally:
+        log.disabled, sys.unraisablehook = disabled, hook
 
 
 class Restored(NamedTuple):
     step: int
-    state: Any
+    state: Any  # a tree like the abstract state, placed as it says
     clock: dict[str, Any]
     description: dict[str, Any]
 
 
-def checksum(x: Array) -> Array:
-    """uint32: the sum of (2i + 1) x bits_i mod 2**32 over the flattened array; 64-bit elements are two words each.
+class _Damaged(Exception):
+    """The step cannot be used; the message says why, in a few words."""
 
-    The weights are odd, so that every flipped bit changes the sum; it wraps by design, and adds up in any order, on any mesh.
+
+def checksum(x: Array) -> Array:
+    """uint32 scalar: the sum of (2i + 1) x bits_i mod 2**32 over the flattened global array; traceable.
+
+    bits_i are an element's bits, narrow ones widened; an element of 64 bits is two words, the low one first. The sum has no
+    order, so it is the same on any mesh; the weights are odd, or a flipped high bit would fall out of the product.
     """
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
-    width = x.dtype.itemsize
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[width]
-    words = jax.lax.bitcast_convert_type(x, unsigned).reshape(-1).astype(jnp.uint32)
-    return jnp.sum(words * (2 * jax.lax.iota(jnp.uint32, words.size) + 1), dtype=jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(x, _WORDS[x.dtype.itemsize]).astype(jnp.uint32)
+    # An index from the iotas of the axes, because flattening would move a sharded array. uint32 wraps, as it should.
+    index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    for axis in reversed(range(bits.ndim)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    return jnp.sum((2 * index + 1) * bits, dtype=jnp.uint32)
 
 
-checksums = jax.jit(lambda leaves: [checksum(leaf) for leaf in leaves])
+def host_checksum(x: np.ndarray) -> int:
+    """The same number from a host array, in cache-sized blocks."""
+    words = np.ascontiguousarray(x).reshape(-1).view(_WORDS[x.dtype.itemsize])
+    total, weights = 0, 2 * np.arange(2**16, dtype=np.uint32) + 1
+    for start in range(0, words.size, weights.size):
+        bits = words[start : start + weights.size].astype(np.uint32, copy=False)
+        total += int(np.dot(weights[: bits.size], bits)) + 2 * start * int(bits.sum(dtype=np.uint64))
+    return total % 2**32
+
+
+_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
+
+
+@jax.jit
+def _device_checksums(arrays: list[Array]) -> Array:
+    return jnp.stack([checksum(x) for x in arrays])
+
+
+def checksums(arrays: Mapping[str, Array]) -> dict[str, int]:
+    """The checksum of each array, by name, without moving them.
+
+    On a CPU numpy reads the arrays where they lie: compiling the program for 200 of them takes 10 s there, more than a
+    small run's whole time for checkpoints. Elsewhere it is one program on the devices, and only the sums come to the host.
+    """
+    arrays = _plain(arrays)
+    if all(x.is_fully_addressable and next(iter(x.devices())).platform == "cpu" for x in arrays.values()):
+        return {name: host_checksum(np.asarray(x)) for name, x in arrays.items()}
+    return dict(zip(arrays, _device_checksums(list(arrays.values())).tolist(), strict=True))
 
 
 class Checkpoints:
-    """The folder `<directory>/<step>/` of a run. `keep` newest steps stay, and each multiple of `keep_every_steps` (0 = none).
+    """The steps saved in one directory. Use it from one thread.
 
-    `description` goes into every checkpoint. `warn` is told, in one line, of a step that is damaged.
+    keep: the newest so many steps stay, and each multiple of `keep_every_steps` (0 = none) for good. Older ones go when the
+      next save begins, or at `wait`, so that `keep` whole steps stand at any time, and at most one more.
+    description: what the state is of (config, tokenizer, manifest hash ...): JSON values, stored with every step.
+    warn: gets one line about each damaged step.
     """
 
     def __init__(
@@ -65,166 +140,263 @@ class Checkpoints:
         warn: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ):
         if keep < 1:
-            raise UserError(f"checkpoint.keep is {keep}: at least one must be kept")
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells its every step
+            raise UserError(f"checkpoint.keep={keep} would keep nothing to go on from: 1 or more")
         self._directory = pathlib.Path(directory).absolute()
-        self._directory.mkdir(parents=True, exist_ok=True)
         self._keep, self._keep_every_steps = keep, keep_every_steps
         self._description, self._warn = dict(description), warn
-        self._saving: Any = None
+        self._saving: tuple[int, ocp.AsyncResponse] | None = None
+        self._swept = False
+        registry = ocp.handlers.local_registry(include_global_registry=True)
+        registry.add(ocp.handlers.JsonHandler, checkpointable_name="metadata")
+        self._context = ocp.Context()
+        self._context.checkpointables.registry = registry
 
-    @property
-    def steps(self) -> list[int]:
-        """Finished ones, oldest first. A save that died left `<step>.orbax-checkpoint-tmp...`, which is none."""
-        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
-
-    @property
-    def latest_step(self) -> int | None:
-        return max(self.steps, default=None)
+    # --- Saving
 
     def save(self, step: int, state: Any, clock: Mapping[str, Any]) -> None:
-        """Returns when the state is copied from the devices, which may then be donated; the writing goes on behind.
+        """Starts to write `state` (a tree of jax arrays) as `step`, and returns as soon as its values are safe from the caller.
 
-        A step that is there already is left as it is. Raises UserError where this or the save before finds the disk full.
+        The caller may donate or delete the arrays at once. Writing goes on in the background, one save at a time; what
+        goes wrong there is raised by the next `save`, `wait` or `close`. Does nothing where the step is there already:
+        the same run saves the same values. Raises UserError where it cannot be written (a full disk, no permission);
+        earlier steps are never touched before a new one is whole.
         """
         self.wait()
-        if step in self.steps:
+        path = self._directory / str(step)
+        if path.exists():
             return
-        leaves = flatten(state)
+        arrays, _ = _flatten(state)
         metadata = {
             "format": FORMAT,
             "step": step,
             "clock": dict(clock),
             "description": self._description,
-            "leaves": {
-                path: [str(leaf.dtype), list(leaf.shape), int(value)]
-                for (path, leaf), value in zip(leaves.items(), jax.device_get(checksums(list(leaves.values()))), strict=True)
-            },
+            "checksums": checksums(arrays),
+            "shapes": {name: [str(x.dtype), list(x.shape)] for name, x in arrays.items()},
         }
-        for path in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(path, ignore_errors=True)
-        with _disk(self._directory):
-            self._saving = ocp.save_checkpointables_async(
-                self._directory / str(step), {"state": leaves, "metadata": {"json": json.dumps(metadata), "sha256": _sha256(metadata)}}
-            )
+        metadata = json.loads(json.dumps(metadata))  # as it will be read: tuples become lists, keys strings
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if not self._swept:  # by the writer alone: who only reads must not sweep away the save of a living run
+                for litter in self._directory.glob(f"*{_PARTIAL}*"):
+                    shutil.rmtree(litter)
+                self._swept = True
+            with self._context:
+                items = {"state": _plain(arrays), "metadata": {**metadata, "sha256": _sha256(metadata)}}
+                self._saving = step, ocp.save_checkpointables_async(path, items)
+        except Exception as error:
+            raise self._explained(step, error) from error
 
     def wait(self) -> None:
-        """Until the last save is on the disk and what is too old is gone. Raises UserError where it failed."""
-        saving, self._saving = self._saving, None
-        if saving is None:
+        """Returns when nothing is being written. Raises UserError where the last save failed."""
+        if self._saving is None:
             return
-        with _disk(self._directory):
-            saving.result()
-        kept = set(self.steps[-self._keep :])
-        for step in self.steps:
-            if step not in kept and not (self._keep_every_steps and step % self._keep_every_steps == 0):
-                shutil.rmtree(self._directory / str(step), ignore_errors=True)
+        (step, response), self._saving = self._saving, None
+        try:
+            response.result()
+            self._prune()
+        except Exception as error:
+            raise self._explained(step, error) from error
 
-    def close(self) -> None:
-        self.wait()
+    close = wait
 
-    def restore(self, abstract_state: Any) -> Restored | None:
-        """The newest good checkpoint, on the shardings of `abstract_state` (ShapeDtypeStructs); None if there was never one.
+    def _explained(self, step: int, error: Exception) -> Exception:
+        """The partial save is removed, because it may be what fills the disk; a person's business becomes a UserError."""
+        for litter in self._directory.glob(f"{step}{_PARTIAL}*"):
+            shutil.rmtree(litter, ignore_errors=True)
+        number = _errno(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            return UserError(
+                f"the disk is full: step {step} could not be saved in {self._directory}; the steps before it are whole: "
+                "free some space and run the same command again"
+            )
+        if number is not None:
+            return UserError(
+                f"step {step} could not be saved in {self._directory} ({os.strerror(number)}); the steps before it are whole: "
+                "mend this and run the same command again"
+            )
+        return error
 
-        Raises UserError where leaves are missing, extra or of another shape (all is left as it is), and where every step is damaged.
-        """
-        found = self.steps
-        for step in reversed(found):
+    def _prune(self) -> None:
+        for step in self._steps()[: -self._keep]:
+            if not self._keep_every_steps or step % self._keep_every_steps:
+                doomed = self._directory / f"{step}{_PARTIAL}"
+                os.rename(self._directory / str(step), doomed)
+                shutil.rmtree(doomed)
+
+    # --- Restoring
+
+    def _steps(self) -> list[int]:
+        """Saved steps, ascending, damaged or not."""
+        if not self._directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._directory.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name))
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest step on disk, not looked into."""
+        steps = self._steps()
+        return steps[-1] if steps else None
+
+    def description(self) -> dict[str, Any] | None:
+        """The newest step's description whose metadata is whole, without its arrays; None where there is none."""
+        for step in reversed(self._steps()):
             try:
-                metadata = self._metadata(step)
-                wanted = flatten(abstract_state)
-                _check_fit(self._directory / str(step), metadata["leaves"], wanted)
-                leaves = ocp.load_checkpointables(self._directory / str(step), {"state": wanted})["state"]
-                sums = jax.device_get(checksums([leaves[path] for path in wanted]))
-                wrong = [path for path, value in zip(wanted, sums, strict=True) if int(value) != metadata["leaves"][path][2]]
-                if wrong:
-                    raise ValueError(f"the checksum of {wrong[0]} does not fit")
-            except (UserError, MemoryError):
-                raise
-            except PermissionError as error:
-                raise UserError(f"{error.filename or self._directory} may not be read: mend its permissions") from error
-            except Exception as error:  # whatever a damaged file makes Orbax and its readers raise
-                aside = self._set_aside(step)
-                self._warn(f"checkpoint {step} is damaged ({_short(error)}): set aside as {aside}, the one before is taken")
+                return self._read_metadata(step)["description"]
+            except _Damaged:
                 continue
-            state = jax.tree.unflatten(jax.tree.structure(abstract_state), list(leaves[path] for path in wanted))
-            return Restored(step, state, metadata["clock"], metadata["description"])
-        if found:
-            raise UserError(f"every checkpoint in {self._directory} is damaged: bring one back, or start in another --workdir")
         return None
 
-    def _metadata(self, step: int) -> dict[str, Any]:
-        stored = ocp.load_checkpointables(self._directory / str(step), {"metadata": None})["metadata"]
-        metadata = json.loads(stored["json"])
-        if _sha256(metadata) != stored["sha256"] or metadata["step"] != step:
-            raise ValueError("its description does not fit its own checksum")
+    def restore(self, abstract_state: Any) -> Restored | None:
+        """The newest step whose every byte is what was saved; None where nothing was saved yet.
+
+        abstract_state: a tree of `jax.ShapeDtypeStruct`; their shardings decide where everything goes (none: the default
+          device), whatever mesh and number of processes it was saved from.
+
+        A damaged step is reported in one line and renamed `<step>.damaged`, so that the step can be saved again. Raises
+        UserError, and renames nothing, where a checkpoint does not fit the abstract state, cannot be read for want of
+        permission and the like, or where every one is damaged: never a silent start from scratch.
+        """
+        self.wait()
+        with _hushed():
+            return self._newest_whole(abstract_state)
+
+    def _newest_whole(self, abstract_state: Any) -> Restored | None:
+        damaged: list[tuple[int, str]] = []
+        for step in reversed(self._steps()):
+            try:
+                metadata = self._read_metadata(step)
+                self._refuse_misfit(step, metadata["shapes"], abstract_state)
+                state = self._read_state(step, abstract_state, metadata["checksums"])
+            except _Damaged as error:
+                damaged.append((step, str(error)))
+                continue
+            for bad_step, why in damaged:
+                name = self._set_aside(bad_step)
+                self._warn(f"checkpoint {bad_step} is damaged ({why}): renamed to {name}, going on from step {step}")
+            return Restored(step, state, metadata["clock"], metadata["description"])
+        if damaged or list(self._directory.glob(f"*{_DAMAGED}*")):
+            names = [f"{step} ({why})" for step, why in damaged]
+            names += sorted(path.name for path in self._directory.glob(f"*{_DAMAGED}*"))
+            raise UserError(
+                f"no checkpoint in {self._directory} is whole: {_listed(names)}: put a good copy there, "
+                "or remove them to start from scratch"
+            )
+        return None
+
+    def _read(self, step: int, load: Callable[[pathlib.Path], Any]) -> Any:
+        """One of Orbax's loads. Raises _Damaged for any failure that can come from the files' bytes."""
+        path = self._directory / str(step)
+        try:
+            with self._context:
+                return load(path)
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise  # the machine's fault, not the file's
+        except Exception as error:
+            number = _errno(error)
+            if number in _NOT_DAMAGE:
+                raise UserError(f"cannot read {path} ({os.strerror(number)}): mend this and run the same command again") from error
+            root: BaseException = error
+            while root.__cause__ is not None:
+                root = root.__cause__
+            words = f"{type(root).__name__}: {one_line(root)}"
+            raise _Damaged(f"cannot be read: {words if len(words) <= 100 else words[:97] + '...'}") from error
+
+    def _read_metadata(self, step: int) -> dict[str, Any]:
+        metadata = self._read(step, lambda path: ocp.load_checkpointables(path, {"metadata": None}))["metadata"]
+        if not isinstance(metadata, dict) or metadata.pop("sha256", None) != _sha256(metadata):
+            raise _Damaged("its metadata differ from their SHA-256")
         if metadata["format"] != FORMAT:
-            raise UserError(f"{self._directory / str(step)} is of format {metadata['format']}; this version reads {FORMAT}")
+            raise UserError(
+                f"{self._directory / str(step)} has format {metadata['format']} and this program reads {FORMAT}: use the version that wrote it"
+            )
+        if metadata["step"] != step:
+            raise UserError(f"{self._directory / str(step)} holds step {metadata['step']}: give the folder its own name back")
         return metadata
 
-    def _set_aside(self, step: int) -> str:
-        number = 1
-        while True:
-            name = f"{step}.damaged" + (f".{number}" if number > 1 else "")
-            if not (self._directory / name).exists():
-                os.rename(self._directory / str(step), self._directory / name)
-                return name
-            number += 1
+    def _refuse_misfit(self, step: int, stored: dict[str, list], abstract_state: Any) -> None:
+        wanted = {name: [str(x.dtype), list(x.shape)] for name, x in _flatten(abstract_state)[0].items()}
+        misfits = [f"{name} is missing" for name in wanted if name not in stored]
+        misfits += [f"{name} is not expected" for name in stored if name not in wanted]
+        misfits += [
+            f"{name} is {_shape(stored[name])} there and {_shape(wanted[name])} here"
+            for name in wanted
+            if name in stored and stored[name] != wanted[name]
+        ]
+        if misfits:
+            raise UserError(
+                f"{self._directory / str(step)} holds another model or optimizer: {_listed(misfits)}: "
+                "run it with the config that wrote it, or start in another directory"
+            )
 
-    def restore_as_saved(self) -> dict[str, Array]:
-        """The newest step's leaves by path, on this process's first device, whatever model they are of."""
-        metadata = self._metadata(self.steps[-1])
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = {
-            path: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype), sharding=device)
-            for path, (dtype, shape, _) in metadata["leaves"].items()
+    def _read_state(self, step: int, abstract_state: Any, stored: dict[str, int]) -> Any:
+        wanted, treedef = _flatten(abstract_state)
+        loaded = self._read(step, lambda path: ocp.load_checkpointables(path, {"state": _plain(wanted)}))["state"]
+        arrays = {
+            name: jax.random.wrap_key_data(loaded[name], impl=jax.random.key_impl(x)) if _is_key(x) else loaded[name]
+            for name, x in wanted.items()
         }
-        return ocp.load_checkpointables(self._directory / str(self.steps[-1]), {"state": wanted})["state"]
+        found = checksums(arrays)
+        if wrong := [name for name in arrays if found[name] != stored[name]]:
+            raise _Damaged(f"other values than were saved in {_listed(wrong)}")
+        return jax.tree.unflatten(treedef, list(arrays.values()))
+
+    def _set_aside(self, step: int) -> str:
+        name, number = f"{step}{_DAMAGED}", 1
+        while (self._directory / name).exists():
+            number += 1
+            name = f"{step}{_DAMAGED}.{number}"
+        os.rename(self._directory / str(step), self._directory / name)
+        return name
 
 
-def flatten(tree: Any) -> dict[str, Any]:
-    """{"params/discriminator/...": leaf}: what is stored is flat, so that a message can name a leaf by its path."""
+def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:
+    """{path: leaf} in the tree's order, and its structure."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    if len(named) < len(leaves):
+        raise ValueError("two leaves of the state have one path name")
+    return named, treedef
 
-    def name(key: Any) -> str:
-        return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
 
-    return {"/".join(map(name, path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _check_fit(where: pathlib.Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    odd = [f"{path} is missing" for path in wanted if path not in stored]
-    odd += [f"{path} is not in the model" for path in stored if path not in wanted]
-    for path in stored.keys() & wanted.keys():
-        dtype, shape, _ = stored[path]
-        if (dtype, tuple(shape)) != (str(wanted[path].dtype), wanted[path].shape):
-            odd.append(f"{path} is {dtype}{shape}, the model's {wanted[path].dtype}{list(wanted[path].shape)}")
-    if odd:
-        more = f" and {len(odd) - 6} more" if len(odd) > 6 else ""
-        raise UserError(f"{where} does not fit the model: {'; '.join(sorted(odd)[:6])}{more}: use the config that it was made with")
+def _plain(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """As Orbax gets them: typed keys as their words, and every abstract leaf with a sharding, so that it reads none from a file."""
+    plain = {}
+    for name, x in leaves.items():
+        if isinstance(x, jax.ShapeDtypeStruct):
+            sharding = x.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            words = jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
+            plain[name] = jax.ShapeDtypeStruct(words.shape, words.dtype, sharding=sharding)
+        else:
+            plain[name] = jax.random.key_data(x) if _is_key(x) else x
+    return plain
 
 
 def _sha256(metadata: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+def _errno(error: BaseException | None) -> int | None:
+    """The system's error number behind an exception: an OSError in its chain, or one that tensorstore put into words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        for number in errno.errorcode:
+            if os.strerror(number) in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
-class _disk:
-    """A full disk is a person's business, and harms no earlier step."""
+def _shape(stored: list) -> str:
+    dtype, shape = stored
+    return f"{dtype}[{','.join(map(str, shape))}]"
 
-    def __init__(self, directory: pathlib.Path):
-        self._directory = directory
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if error is None or isinstance(error, UserError):
-            return
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or shutil.disk_usage(self._directory).free < 2**20
-        if full:
-            raise UserError(
-                f"the disk of {self._directory} is full; the checkpoints before this one are whole: free some space, then run the same command again"
-            ) from error
+def _listed(names: list[str]) -> str:
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")

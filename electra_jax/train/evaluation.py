@@ -1,6 +1,6 @@
 """Held-out evaluation with constant keys: the same masks and samples every time, so that its numbers compare over a run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,9 @@ def make_eval_step(objective: Objective, root: Array) -> Callable:
     return eval_step
 
 
-def evaluate(eval_step: Callable, params: Params, batches: Iterable[tuple[Batch, np.ndarray]], scales: dict[str, float]) -> dict[str, float]:
+def evaluate(
+    eval_step: Callable, params: Params, batches: Iterable[tuple[Batch, np.ndarray]], scales: Mapping[str, float]
+) -> dict[str, float]:
     """`eval/*` metrics over all batches: sums divided once, in float64; the AUC of every score is exact, over all its tokens."""
     losses: dict[str, float] = {}
     weights: dict[str, float] = {}

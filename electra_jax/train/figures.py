@@ -133,7 +133,6 @@ def _plot(axes, curve: Curve, steps: list[int], values: list[float], noisy: bool
     import numpy as np
 
     values = np.asarray(values, np.float64)
-    values = np.where(np.isfinite(values), values, np.nan)
     finite = values[np.isfinite(values)]
     line = dict(color=_COLOURS[curve.colour], linewidth=2.0, markersize=4)
     if curve.dashed and len(steps) == 1:
@@ -172,6 +171,7 @@ def _set_range(axes, scale: str, ranges: list[tuple[float, ...]]) -> None:
     lowest, low, high, highest = zip(*ranges, strict=True) if ranges else [(0.0, 1.0)] * 4
     if scale == "log" and min(lowest) > 0:
         axes.set_yscale("log")
+        axes.set_ylim(min(lowest) / 1.25, max(highest) * 1.25)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(names)

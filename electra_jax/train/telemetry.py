@@ -34,7 +34,9 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     """`{"step": s, name: number, ...}`, NaN and infinities as floats again; None where the line is torn."""
     try:
         values = json.loads(line)
-        values = {name: float(value) if isinstance(value, str) else value for name, value in values.items()}
+        for name, value in values.items():
+            if type(value) is str:
+                values[name] = float(value)
         return values if values["step"] >= 0 else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
@@ -63,10 +65,10 @@ def cut_back(workdir: str | os.PathLike, step: int) -> Reached:
     Atomic: after a death in here, the file is the old one or the new one.
     """
     path = pathlib.Path(workdir) / METRICS_FILE
-    reached, clock, kept_bytes = step, {}, 0
+    reached, with_clock, kept_bytes = step, {}, 0
     for line, values in read_lines(path):
         reached = max(reached, values["step"])
-        clock |= {name: value for name, value in values.items() if name.startswith("clock/")}
+        with_clock = values if b'"clock/' in line else with_clock
         kept_bytes += len(line) if values["step"] <= step and line.endswith(b"\n") else 0
     if path.exists() and kept_bytes != path.stat().st_size:
         rewritten = path.with_name(METRICS_FILE + ".tmp")
@@ -80,7 +82,7 @@ def cut_back(workdir: str | os.PathLike, step: int) -> Reached:
         finally:
             rewritten.unlink(missing_ok=True)
         _sync_folder(path.parent)
-    return Reached(reached, clock)
+    return Reached(reached, {name: value for name, value in with_clock.items() if name.startswith("clock/")})
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

@@ -42,10 +42,11 @@ def learned(workdir) -> list[dict]:
 
 
 def state_bytes(workdir) -> dict[str, bytes]:
-    """The final state, leaf by leaf, as its bytes."""
+    """The newest checkpoint's state, leaf by leaf, as its bytes; read by Orbax alone."""
     import numpy as np
+    from orbax.checkpoint import v1 as ocp
 
-    from electra_jax.train.checkpoints import Checkpoints
-
-    with_checkpoints = Checkpoints(pathlib.Path(workdir) / "checkpoints", description={})
-    return {path: np.asarray(leaf).tobytes() for path, leaf in with_checkpoints.restore_as_saved().items()}
+    steps = [path for path in (pathlib.Path(workdir) / "checkpoints").iterdir() if path.name.isdigit()]
+    newest = max(steps, key=lambda path: int(path.name))
+    state = ocp.load_checkpointables(newest.absolute(), {"state": None})["state"]
+    return {"step": newest.name.encode(), **{name: np.asarray(leaf).tobytes() for name, leaf in state.items()}}

@@ -115,7 +115,7 @@ BAD = {
     "length": (dict(fields={"data.length": 64}), "--config.data.length=32"),
     "vocabulary": (dict(fields={"model.vocab_size": 30522}), "--config.model.vocab_size=600"),
     "batch": (dict(fields={"train.accumulation_steps": 3}), "choose a divisor"),
-    "heads": (dict(fields={"model.head_size": 15}), "do not divide"),
+    "heads": (dict(fields={"model.head_size": 10}), "do not divide"),
     "memory": (dict(fields={"train.batch_rows": 4_000_000}), "accumulation_steps"),
     "warm-up": (dict(fields={"schedule.warmup_steps": 60}), "warmup_steps"),
 }
@@ -136,7 +136,8 @@ def test_another_config_in_the_same_workdir_is_refused(rows, cache, undisturbed,
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed[0], workdir)
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-    for fields, named in (({"optimizer.learning_rate": 1e-4}, "optimizer.learning_rate"), ({"train.steps": 90}, "train.steps"), ({"seed": 1}, "seed")):
+    for named, value in (("optimizer.learning_rate", 1e-4), ("train.steps", 90), ("seed", 1)):
+        fields = {named: value}
         done = runs.run(workdir, rows, cache, **fields)
         assert done.returncode == 2 and named in done.stderr and "another --workdir" in done.stderr
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
@@ -150,7 +151,8 @@ def test_another_config_in_the_same_workdir_is_refused(rows, cache, undisturbed,
 def test_a_resume_may_change_what_it_may(rows, cache, tmp_path):
     workdir = tmp_path / "run"
     assert runs.run(workdir, rows, cache, **{"train.steps": 14, "schedule.decay_steps": 60}).returncode == 0
-    changes = {"train.steps": 20, "schedule.decay_steps": 60, "log.every_steps": 2, "train.accumulation_steps": 2, "model.scan_layers": True}
+    changes = {"train.steps": 20, "schedule.decay_steps": 60, "log.every_steps": 2, "train.accumulation_steps": 2}
+    changes["model.scan_layers"] = True
     done = runs.run(workdir, rows, cache, **changes)
     assert done.returncode == 0 and "going on from step 14" in done.stderr, done.stderr
     assert json.loads((workdir / "config.json").read_text())["train"]["accumulation_steps"] == 2

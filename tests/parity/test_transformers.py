@@ -171,7 +171,7 @@ def test_one_combined_step(preset, packed, dtype):
         params = random_params(config, seed=1)
         vocabulary = masking.Vocabulary(CLS, SEP, MASK, np.ones(config.vocab_size, bool))
         goal = electra.make(config, masking.MaskingConfig(slots_multiple=8), vocabulary, batch.tokens.shape[1])
-        plan, weights = jax.jit(lambda b: goal.plan(b, rng.StepRng(rng.root_key(0), jnp.int32(3)), False))(batch)
+        plan, weights = jax.jit(lambda b: goal.plan(b, rng.StepRng(rng.root_key(0), jnp.int32(3)), True))(batch)
 
         def loss(params):
             terms = goal.terms(params, batch, plan)
@@ -183,7 +183,8 @@ def test_one_combined_step(preset, packed, dtype):
         corrupted = batch.replace(tokens=np.asarray(outputs["tokens"]))
         slots = np.asarray(plan.slots.positions)
         hidden = {
-            name: np.asarray(jax.jit(lambda p, n=name, b=b: models.hidden_states(p, config, n, b))(params)).reshape(*slots.shape[:1], batch.tokens.shape[1], -1)
+            name: np.asarray(jax.jit(lambda p, n=name, b=b: models.hidden_states(p, config, n, b))(params))
+            .reshape(*batch.tokens.shape, -1)
             for name, b in (("generator", masked), ("discriminator", corrupted))
         }
         mlm_logits = np.asarray(jax.jit(lambda p: models.generator_apply(p, config, masked, slots))(params))
@@ -237,7 +238,9 @@ def test_one_combined_step(preset, packed, dtype):
         generator_names, discriminator_names = all_names(config)
         compared = set()
         for network, model, names in (
-            ("embeddings", generator, EMBEDDINGS), ("generator", generator, generator_names), ("discriminator", discriminator, discriminator_names)
+            ("embeddings", generator, EMBEDDINGS),
+            ("generator", generator, generator_names),
+            ("discriminator", discriminator, discriminator_names),
         ):
             theirs = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
             largest = max(np.abs(theirs[name]).max() for name, _ in names.values())
@@ -247,7 +250,7 @@ def test_one_combined_step(preset, packed, dtype):
                 errors[f"{network} gradients"] = max(errors.get(f"{network} gradients", 0.0), error)
                 compared.add(key[0])
         assert compared == set(flat_grads)  # every parameter
-        print(preset, "packed" if packed else "padded", dtype, {name: f"{error:.1e}" for name, error in errors.items()})
+        print(preset, "packed" if packed else "padded", dtype, *(f"{name} {error:.0e}," for name, error in errors.items()))
         assert {name: error for name, error in errors.items() if not error <= TOLERANCE[dtype]} == {}
 
 

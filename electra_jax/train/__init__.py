@@ -1,0 +1,1 @@
+"""What trains a model, for pretraining and fine-tuning alike; nothing here knows an objective."""

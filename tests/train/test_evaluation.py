@@ -1,0 +1,91 @@
+"""Held-out numbers against scikit-learn and sums by hand."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from electra_jax import rng
+from electra_jax.config import PRESETS
+from electra_jax.objectives import electra, masking
+from electra_jax.train import evaluation
+from electra_jax.types import Batch
+
+
+def test_auc_equals_sklearn_with_ties():
+    r = np.random.default_rng(0)
+    for _ in range(20):
+        score, label = np.round(r.normal(size=500), r.integers(0, 4)), r.random(500) < r.uniform(0.02, 0.9)
+        assert evaluation.roc_auc(score, label) == pytest.approx(sklearn_metrics.roc_auc_score(label, score), abs=1e-12)
+    assert evaluation.roc_auc(np.ones(4), np.ones(4, bool)) == 0.5
+
+
+def test_unigram_entropy_is_cross_entropy():
+    train, held = np.array([6, 3, 0, 1]), np.array([1, 2, 1, 0])
+    p = np.array([7, 4, 1, 2]) / 14
+    assert evaluation.unigram_entropy(train, held) == pytest.approx(-(np.log(p[0]) + 2 * np.log(p[1]) + np.log(p[2])) / 4)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    config = dataclasses.replace(
+        PRESETS["tiny"], vocab_size=60, max_length=16, embedding_size=8, hidden_size=16, num_layers=1, head_size=8, dropout=0.2
+    )
+    vocabulary = masking.Vocabulary(2, 3, 4, np.ones(60, bool))
+    objective = electra.make(config, masking.MaskingConfig(rate=0.3), vocabulary, 16)
+    root = rng.root_key(0)
+    params = jax.jit(objective.init)(root)
+    tokens = np.random.default_rng(0).integers(5, 60, (10, 16)).astype(np.int32)
+    tokens[:, 0], tokens[:, -1] = 2, 3
+    return objective, jax.jit(evaluation.make_eval_step(objective, root)), params, tokens
+
+
+def batches(tokens, size):
+    for start in range(0, len(tokens), size):
+        row = np.arange(start, start + size)
+        t = tokens[row % len(tokens)]
+        positions = np.broadcast_to(np.arange(16, dtype=np.int32), t.shape)
+        yield Batch(t, np.ones_like(t), positions, np.zeros_like(t), row.astype(np.int32)), row < len(tokens)
+
+
+def test_batches_and_fillers_do_not_change_the_numbers(setting):
+    objective, eval_step, params, tokens = setting
+    whole = evaluation.evaluate(eval_step, params, batches(tokens, 10), objective.scales)
+    for size in (4, 3):
+        cut = evaluation.evaluate(eval_step, params, batches(tokens, size), objective.scales)
+        assert cut == pytest.approx(whole, rel=1e-5)
+    assert evaluation.evaluate(eval_step, params, batches(tokens, 10), objective.scales) == whole  # constant keys, no dropout
+
+
+def test_numbers_are_those_of_sklearn(setting):
+    objective, eval_step, params, tokens = setting
+    got = evaluation.evaluate(eval_step, params, batches(tokens, 10), objective.scales)
+    batch, valid = next(batches(tokens, 10))
+    _, terms = jax.device_get(eval_step(params, batch, valid))
+    logits, replaced = terms.outputs["logits"], terms.outputs["replaced"]
+    could_be = (tokens != 2) & (tokens != 3)
+    called = (logits > 0)[could_be]
+    truth = replaced[could_be]
+    assert got["eval/rtd_auc"] == pytest.approx(sklearn_metrics.roc_auc_score(truth, logits[could_be]))
+    assert got["eval/rtd_accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(truth, called), rel=1e-6)
+    assert got["eval/rtd_precision"] == pytest.approx(sklearn_metrics.precision_score(truth, called, zero_division=0), rel=1e-6)
+    assert got["eval/rtd_recall"] == pytest.approx(sklearn_metrics.recall_score(truth, called), rel=1e-6)
+    assert got["eval/replace_rate"] == pytest.approx(truth.mean(), rel=1e-6)
+    assert got["eval/majority_accuracy"] == pytest.approx(1 - truth.mean(), rel=1e-6)
+    probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    assert got["eval/rtd_loss"] == pytest.approx(sklearn_metrics.log_loss(replaced.ravel(), probability.ravel()), rel=1e-5)
+    assert got["eval/loss"] == pytest.approx(got["eval/mlm_loss"] + 50 * got["eval/rtd_loss"])
+
+
+def test_held_out_mlm_counts_hidden_tokens_alone(setting):
+    """The 15% of chosen tokens that stay visible can be copied; in training they count, held out they would flatter."""
+    objective, _, _, tokens = setting
+    batch, _ = next(batches(tokens, 10))
+    step_rng = rng.StepRng(rng.root_key(0), np.int32(0))
+    held, train = (jax.device_get(objective.plan(batch, step_rng, train)) for train in (False, True))
+    np.testing.assert_array_equal(held[0].mlm_weights, held[0].slots.masked)
+    np.testing.assert_array_equal(train[0].mlm_weights, train[0].slots.weights)
+    assert 0 < float(held[1]["mlm"]) < float(train[1]["mlm"])
+    assert held[0].generator_seeds is None and train[0].generator_seeds is not None

@@ -46,10 +46,6 @@ def main(_):
     )  # fmt: skip
     manifest = prepare(options, workers=WORKERS.value)
     print("\n".join(summary(manifest, options.output)))
-    print(
-        "next: python launch/pretrain.py --config=configs/pretrain.py:small --workdir=runs/small "
-        f"--config.data.path={options.output}"
-    )
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def prepare(options: PrepareOptions, *, workers: int = 0, progress: bool = True)
 
 
 def summary(manifest: dict, output: str) -> list[str]:
-    """What was made, in lines for a person."""
+    """What was made and what to run next, in lines for a person."""
     corpus, parts = manifest["corpus"], manifest["splits"]
     lines = [f"{corpus['documents']:,} documents, {corpus['bytes'] / 1e6:,.1f} MB of text in {output}"]
     for split, title in (("train", "training"), ("heldout", "held out")):
@@ -132,13 +132,18 @@ def summary(manifest: dict, output: str) -> list[str]:
         )
     tokenizer = manifest["tokenizer"]
     lines.append(f"  tokenizer: {tokenizer['kind']}, {tokenizer['vocab_size']:,} pieces")
-    return lines
+    preset, length = ("small", 128) if manifest["length"] <= 128 else ("base", 512)
+    command = f"next: python launch/pretrain.py --config=configs/pretrain.py:{preset} --workdir=runs/{preset} --config.data.path={output}"
+    if manifest["length"] != length:
+        command += f" --config.data.length={manifest['length']}"
+    if tokenizer["vocab_size"] != 30_522:
+        command += f" --config.model.vocab_size={tokenizer['vocab_size']}"
+    return [*lines, command]
 
 
 def _run(options: PrepareOptions, corpus: Corpus, given, workers: int, progress: bool) -> dict:
     output = Path(options.output)
-    for path in output.glob(".*.tmp"):
-        path.unlink()
+    _remove_torn_files(output)
     tokenizer = _tokenizer(options, corpus, given, progress)
     buckets = options.buckets or min(256, max(4, -(-corpus.num_bytes // (8 << 20))))
     job = Job(
@@ -169,6 +174,12 @@ def _run(options: PrepareOptions, corpus: Corpus, given, workers: int, progress:
             for _ in pool.each(stages.write_part, tasks):
                 meter.add(1)
     return _finish(job, options, corpus, tokenizer, documents, packed)
+
+
+def _remove_torn_files(output: Path) -> None:
+    """What a process that was killed while it wrote has left; those in .work go with it."""
+    for path in [*output.glob(".*.tmp"), *(output / "tokenizer").glob(".*.tmp")]:
+        path.unlink(missing_ok=True)
 
 
 def _share(buckets: int, fraction: float) -> int:
@@ -346,5 +357,6 @@ def _finish(job: Job, options: PrepareOptions, corpus: Corpus, tokenizer, docume
             **{name: report[name] for name in ("invalid_utf8_bytes", "invalid_utf8_files", "empty_documents", "empty_files")},
         },
     }
+    _remove_torn_files(output)
     records.save_manifest(output, manifest)
     return records.load_manifest(output)

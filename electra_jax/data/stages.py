@@ -179,7 +179,7 @@ def _encode(tokenizer: tokenizers.Tokenizer, lines: Sequence[str]) -> list[np.nd
 
 def _pieces(line: str) -> Iterable[str]:
     """The line, cut at spaces where there are some."""
-    for match in re.finditer(r"[^ ].{0,%d}(?= |\Z)|[^ ]{1,%d}" % (LINE_CHARS, LINE_CHARS), line, re.DOTALL):
+    for match in re.finditer(rf"[^ ].{{0,{LINE_CHARS}}}(?= |\Z)|[^ ]{{1,{LINE_CHARS}}}", line, re.DOTALL):
         yield match[0]
 
 

@@ -7,7 +7,6 @@ Orbax notices a file that is missing or cut short, but a flipped byte in the dat
 number. So each array has a checksum, computed on the devices before a save and again after a restore.
 """
 
-import contextlib
 import errno
 import gc
 import hashlib
@@ -19,7 +18,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -43,24 +42,7 @@ _NOT_DAMAGE = frozenset(
     (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 )
 
-# Orbax logs each step of its work, and failures with a trace; the failures reach us as exceptions too, and we say them in a line.
-logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Where one array cannot be read, Orbax closes its event loop under the reads of the others, and each of them complains:
-    to asyncio's log, as an unraisable exception or as a coroutine never awaited, dozens of lines about what we say in one."""
-    log, hook = logging.getLogger("asyncio"), sys.unraisablehook
-    disabled, log.disabled = log.disabled, True
-    sys.unraisablehook = lambda _: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            yield
-            gc.collect()  # what still wants to complain
-    finally:
-        log.disabled, sys.unraisablehook = disabled, hook
+_ORBAX = f"{os.sep}orbax{os.sep}"
 
 
 class Restored(NamedTuple):
@@ -145,7 +127,6 @@ class Checkpoints:
         self._keep, self._keep_every_steps = keep, keep_every_steps
         self._description, self._warn = dict(description), warn
         self._saving: tuple[int, ocp.AsyncResponse] | None = None
-        self._swept = False
         registry = ocp.handlers.local_registry(include_global_registry=True)
         registry.add(ocp.handlers.JsonHandler, checkpointable_name="metadata")
         self._context = ocp.Context()
@@ -177,10 +158,7 @@ class Checkpoints:
         metadata = json.loads(json.dumps(metadata))  # as it will be read: tuples become lists, keys strings
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            if not self._swept:  # by the writer alone: who only reads must not sweep away the save of a living run
-                for litter in self._directory.glob(f"*{_PARTIAL}*"):
-                    shutil.rmtree(litter)
-                self._swept = True
+            self._sweep("*")  # here, not when opened: who only reads must not sweep away the save of a living run
             with self._context:
                 items = {"state": _plain(arrays), "metadata": {**metadata, "sha256": _sha256(metadata)}}
                 self._saving = step, ocp.save_checkpointables_async(path, items)
@@ -202,8 +180,7 @@ class Checkpoints:
 
     def _explained(self, step: int, error: Exception) -> Exception:
         """The partial save is removed, because it may be what fills the disk; a person's business becomes a UserError."""
-        for litter in self._directory.glob(f"{step}{_PARTIAL}*"):
-            shutil.rmtree(litter, ignore_errors=True)
+        self._sweep(str(step))
         number = _errno(error)
         if number in (errno.ENOSPC, errno.EDQUOT):
             return UserError(
@@ -216,6 +193,10 @@ class Checkpoints:
                 "mend this and run the same command again"
             )
         return error
+
+    def _sweep(self, step: str) -> None:
+        for litter in self._directory.glob(f"{step}{_PARTIAL}*"):
+            shutil.rmtree(litter, ignore_errors=True)
 
     def _prune(self) -> None:
         for step in self._steps()[: -self._keep]:
@@ -258,7 +239,8 @@ class Checkpoints:
         permission and the like, or where every one is damaged: never a silent start from scratch.
         """
         self.wait()
-        with _hushed():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that a failed read left unawaited
             return self._newest_whole(abstract_state)
 
     def _newest_whole(self, abstract_state: Any) -> Restored | None:
@@ -271,6 +253,8 @@ class Checkpoints:
             except _Damaged as error:
                 damaged.append((step, str(error)))
                 continue
+            if damaged:
+                gc.collect()  # what the failed reads left
             for bad_step, why in damaged:
                 name = self._set_aside(bad_step)
                 self._warn(f"checkpoint {bad_step} is damaged ({why}): renamed to {name}, going on from step {step}")
@@ -308,7 +292,8 @@ class Checkpoints:
             raise _Damaged("its metadata differ from their SHA-256")
         if metadata["format"] != FORMAT:
             raise UserError(
-                f"{self._directory / str(step)} has format {metadata['format']} and this program reads {FORMAT}: use the version that wrote it"
+                f"{self._directory / str(step)} has format {metadata['format']} and this program reads {FORMAT}: "
+                "use the version that wrote it"
             )
         if metadata["step"] != step:
             raise UserError(f"{self._directory / str(step)} holds step {metadata['step']}: give the folder its own name back")
@@ -357,6 +342,26 @@ def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:
     if len(named) < len(leaves):
         raise ValueError("two leaves of the state have one path name")
     return named, treedef
+
+
+def _keep_console_clean() -> None:
+    """Orbax logs each step of its work, and each failure with its trace, which reaches us as an exception too. Where one read or
+    write fails, it leaves the others to complain: to asyncio's log, or as unraisable exceptions. All that we say in one line."""
+
+    logging.getLogger("absl").addFilter(lambda record: _ORBAX not in record.pathname)
+    logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
+    next_hook = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        orphan = isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)
+        code = getattr(unraisable.object, "cr_code", None)
+        if not (orphan or code and _ORBAX in code.co_filename):
+            next_hook(unraisable)
+
+    sys.unraisablehook = hook
+
+
+_keep_console_clean()
 
 
 def _is_key(x: Any) -> bool:

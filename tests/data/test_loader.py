@@ -84,7 +84,10 @@ def test_resume_is_the_step_alone(folder, read_ahead):
     np.testing.assert_array_equal(np.sort(seen[:1001]), np.arange(1001))
 
 
-@pytest.mark.parametrize("hosts", [[range(0, 12), range(12, 24)], [range(h, 24, 3) for h in range(3)], [[5, 0, 23], [*range(1, 5), *range(6, 23)]]])
+@pytest.mark.parametrize(
+    "hosts",
+    [[range(0, 12), range(12, 24)], [range(h, 24, 3) for h in range(3)], [[5, 0, 23], [*range(1, 5), *range(6, 23)]]],
+)
 def test_hosts_share_the_rows_of_one(folder, hosts):
     def run(rows):
         stream = loader.Stream([folder], None, seed=3)

@@ -216,6 +216,18 @@ def test_twenty_kills(real_text, tmp_path):
     assert hit >= 20
 
 
+def test_what_a_killed_writer_left_goes(text, pieces, tmp_path, monkeypatch):
+    make(tmp_path / "whole", text, tokenizer=pieces)
+    monkeypatch.setattr(stages, "write_part", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(UserError):
+        make(tmp_path / "o", text, tokenizer=pieces)
+    monkeypatch.undo()
+    for name in (".train-00000-of-00001.array_record.1.tmp", ".manifest.json.1.tmp", "tokenizer/.vocab.txt.1.tmp", ".work/rows/.x.1.tmp"):
+        (tmp_path / "o" / name).write_bytes(b"torn")
+    make(tmp_path / "o", text, tokenizer=pieces)
+    assert tree(tmp_path / "o") == tree(tmp_path / "whole")
+
+
 class Stopped(BaseException):
     pass
 

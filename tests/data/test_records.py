@@ -1,7 +1,10 @@
-"""Shards and manifests: what is written is read, and no damage passes for rows."""
+"""Shards and manifest: what is read is what was written, or one line that names the file."""
 
 import json
 import random
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,108 +12,219 @@ import pytest
 from electra_jax.cli import UserError
 from electra_jax.data import records
 
-CLS, SEP, PAD = 2, 3, 0
+CLS, SEP, PAD, LENGTH = 2, 3, 0, 16
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Two shards of 300 and 40 rows of 16."""
-    r = np.random.default_rng(0)
-    rows = r.integers(4, 60_000, (340, 16)).astype("<u2")
-    shards = [records.write_shard(tmp_path / f"train-{i}.array_record", part) for i, part in enumerate((rows[:300], rows[300:]))]
-    manifest = {"format": 1, "length": 16, "dtype": "<u2", "splits": {"train": {"rows": 340, "shards": shards}}}
-    (tmp_path / "manifest.json").write_text(json.dumps(records.seal(manifest)))
-    return tmp_path, rows
+def make_folder(folder, rows_of_shards, *, vocab_size=30_000, length=LENGTH):
+    """The rows of a prepared folder, without a corpus; returns them all."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    shards, rows = [], []
+    for number, count in enumerate(rows_of_shards):
+        tokens = rng.integers(0, vocab_size, (count, length)).astype(records.row_dtype(vocab_size))
+        shards.append(records.write_shard(folder / f"train-{number:05d}-of-{len(rows_of_shards):05d}.array_record", tokens))
+        rows.append(tokens)
+    split = {"rows": sum(rows_of_shards), "shards": shards}
+    dtype = records.row_dtype(vocab_size).name
+    records.save_manifest(folder, {"format": 1, "length": length, "dtype": dtype, "splits": {"train": split}})
+    return np.concatenate(rows)
 
 
 def read_all(folder):
     split = records.Split(folder, "train")
-    return np.concatenate([split.read_chunk(i) for i in range(len(split.chunk_rows))])
+    return np.concatenate([split.read_chunk(chunk) for chunk in range(len(split.chunk_rows))])
 
 
-def test_what_is_written_is_read(folder):
-    path, rows = folder
-    split = records.Split(path, "train")
-    assert split.chunk_rows.tolist() == [256, 44, 40] and split.num_rows == 340
-    np.testing.assert_array_equal(read_all(path), rows)
-    assert records.row_dtype(65_536) == np.uint16 and records.row_dtype(65_537) == np.uint32
-
-
-def test_a_flipped_byte_or_a_cut_is_named_and_never_read_as_rows(folder):
-    path, rows = folder
-    shard = path / "train-0.array_record"
-    whole, draws, caught = shard.read_bytes(), random.Random(0), 0
-    for _ in range(300):
-        at = draws.randrange(len(whole)) if draws.random() < 0.5 else draws.randrange(12_000)
-        damaged = bytearray(whole)
-        damaged[at] ^= 1 << draws.randrange(8)
-        shard.write_bytes(damaged)
-        try:
-            np.testing.assert_array_equal(read_all(path), rows)
-        except UserError as error:
-            assert str(shard) in str(error) and "prepare the data again" in str(error) and "\n" not in str(error)
-            caught += 1
-    assert caught > 100  # most of those within the rows
-    for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
-        shard.write_bytes(whole[:size])
-        with pytest.raises(UserError, match=f"has {size} bytes instead of {len(whole)}"):
-            read_all(path)
-    shard.write_bytes(whole[:-100] + bytes(100))
-    try:
-        np.testing.assert_array_equal(read_all(path), rows)
-    except UserError:
-        pass
-    shard.unlink()
-    with pytest.raises(UserError, match="is missing"):
-        read_all(path)
-
-
-def test_manifest_is_sealed(folder, tmp_path):
-    path, _ = folder
-    manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps({**manifest, "length": 32}))
-    with pytest.raises(UserError, match="was changed"):
-        records.load_manifest(path)
-    (path / "manifest.json").write_text(json.dumps(records.seal({**manifest, "format": 2})))
-    with pytest.raises(UserError, match="format 1"):
-        records.load_manifest(path)
-    (path / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        records.load_manifest(path)
-    with pytest.raises(UserError, match="no finished preparation"):
-        records.load_manifest(tmp_path.parent)
-    with pytest.raises(UserError, match="is not there"):
-        records.load_manifest(tmp_path / "nowhere")
-
-
-def by_hand(row):
-    """One row, token by token."""
-    segments, positions, types, segment, position, seen = [], [], [], 0, 0, 0
-    for token in row:
-        if token == PAD:
-            out = (0, 0, 0)
-        else:
-            if token == CLS:
-                segment, position, seen = segment + 1, 0, 0
-            out = (segment, position, int(seen > 0))
-            position += 1
-            seen += token == SEP
-        for column, value in zip((segments, positions, types), out, strict=True):
-            column.append(value)
+def by_the_rule(row):
+    """The rule of a row's structure, token by token."""
+    segments, positions, types = [], [], []
+    segment = start = kind = 0
+    for index, token in enumerate(row):
+        if token == CLS:
+            segment, start, kind = segment + 1, index, 0
+        real = token != PAD
+        segments.append(segment * real)
+        positions.append((index - start) * real)
+        types.append(kind * real)
+        if token == SEP:
+            kind = 1
     return segments, positions, types
 
 
-def test_expand_recovers_both_layouts():
-    rows = np.array(
-        [
-            [CLS, 9, 9, SEP, 8, SEP, 0, 0, 0],  # the paper's two segments
-            [CLS, 9, SEP, 0, 0, 0, 0, 0, 0],  # one
-            [CLS, 9, SEP, CLS, 8, 8, SEP, 0, 0],  # packed
-            [CLS, 9, SEP, CLS, 8, SEP, CLS, 7, SEP],  # full
-        ]
-    )
-    out = records.expand(rows, CLS, SEP, PAD)
-    for b, row in enumerate(rows):
-        for name, expected in zip(("segments", "positions", "types"), by_hand(row), strict=True):
-            assert out[name][b].tolist() == expected
-    assert all(value.dtype == np.int32 for value in out.values())
+def test_expand_of_rows_written_out():
+    rows = np.array([[CLS, 9, 9, SEP, 8, SEP, 0, 0], [CLS, 9, SEP, 0, 0, 0, 0, 0], [CLS, 9, SEP, CLS, 8, SEP, CLS, SEP]])
+    found = records.expand(rows, CLS, SEP, PAD)
+    assert found["segments"].tolist() == [[1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 2, 2, 2, 3, 3]]
+    assert found["positions"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 0], [0, 1, 2, 0, 0, 0, 0, 0], [0, 1, 2, 0, 1, 2, 0, 1]]
+    assert found["types"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [0] * 8, [0] * 8]
+
+
+def test_expand_follows_the_rule_in_both_layouts():
+    rng = random.Random(0)
+    rows = []
+    for _ in range(300):
+        row = []
+        while len(row) < LENGTH and (not row or rng.random() < 0.7):  # dense, with a second part now and then
+            for part in range(1 + (rng.random() < 0.4)):
+                row += ([] if part else [CLS]) + [rng.randrange(4, 90) for _ in range(rng.randrange(0, 9))] + [SEP]
+        rows.append((row + [PAD] * LENGTH)[:LENGTH])
+    rows.append([CLS, SEP] + [PAD] * (LENGTH - 2))
+    rows.append([PAD] * LENGTH)
+    tokens = np.array(rows, np.uint16)
+    found = records.expand(tokens, CLS, SEP, PAD)
+    expected = [np.array(column) for column in zip(*map(by_the_rule, rows), strict=True)]
+    assert all(array.dtype == np.int32 and array.shape == tokens.shape for array in found.values())
+    np.testing.assert_array_equal(found["tokens"], tokens)
+    for name, column in zip(("segments", "positions", "types"), expected, strict=True):
+        np.testing.assert_array_equal(found[name], column, err_msg=name)
+
+
+@pytest.mark.parametrize("vocab_size, dtype", [(65_536, np.uint16), (65_537, np.uint32)])
+def test_rows_come_back_over_shards_short_records_and_empty_shards(tmp_path, vocab_size, dtype):
+    counts = [256 * 2, 0, 256 + 1, 17]
+    rows = make_folder(tmp_path, counts, vocab_size=vocab_size)
+    split = records.Split(tmp_path, "train")
+    assert (split.num_rows, split.length) == (sum(counts), LENGTH)
+    assert split.chunk_rows.tolist() == [256, 256, 256, 1, 17]
+    found = read_all(tmp_path)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, rows)
+
+
+def test_a_shard_is_the_same_bytes_every_time(tmp_path):
+    make_folder(tmp_path / "a", [300])
+    code = f"import sys; sys.path[:0] = {sys.path!r}\nimport pathlib\nfrom tests.data.test_records import make_folder\n"
+    subprocess.run([sys.executable, "-c", code + f"make_folder(pathlib.Path({str(tmp_path / 'b')!r}), [300])"], check=True)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def outcome(folder, rows, path):
+    """ "rows" or "refused"; fails on wrong rows, and on any exception but a UserError that names the file in one line."""
+    try:
+        found = read_all(folder)
+    except UserError as error:
+        assert path.name in str(error) and "\n" not in str(error) and "again" in str(error)
+        return "refused"
+    np.testing.assert_array_equal(found, rows)
+    return "rows"
+
+
+def test_damaged_shard_is_refused_or_read_exactly(tmp_path):
+    """Flipped bits, changed bytes and cuts, at random places: also where only padding stands, which changes nothing."""
+    rows = make_folder(tmp_path, [256 * 3 + 40])
+    path = next(tmp_path.glob("*.array_record"))
+    good = path.read_bytes()
+    used = [index for index, byte in enumerate(good) if byte]
+    rng, outcomes = random.Random(0), []
+    for trial in range(1_500):
+        data = bytearray(good)
+        index = rng.choice(used) if trial % 2 else rng.randrange(len(data))
+        data[index] ^= 1 << rng.randrange(8) if trial % 3 else rng.randrange(1, 256)
+        path.write_bytes(data)
+        outcomes.append(outcome(tmp_path, rows, path))
+    assert outcomes.count("refused") > 700 and outcomes.count("rows") > 0
+    for _ in range(150):
+        path.write_bytes(good[: rng.randrange(len(good))])
+        assert outcome(tmp_path, rows, path) == "refused"
+    path.unlink()
+    assert outcome(tmp_path, rows, path) == "refused"
+    path.write_bytes(good)
+    assert outcome(tmp_path, rows, path) == "rows"
+
+
+def test_our_own_checksum_finds_what_the_format_does_not(tmp_path, monkeypatch):
+    """A record with a flipped bit, written as such: ArrayRecord's own hash is right, ours is not."""
+    rows = make_folder(tmp_path, [300])
+    path = next(tmp_path.glob("*.array_record"))
+    real, written = records.ArrayRecordWriter, []
+
+    class Flipping:
+        def __init__(self, *args):
+            self.inner = real(*args)
+
+        def write(self, data):
+            data = bytearray(data)
+            if not written:
+                data[-5] ^= 4
+            written.append(self.inner.write(bytes(data)))
+
+        def close(self):
+            self.inner.close()
+
+    monkeypatch.setattr(records, "ArrayRecordWriter", Flipping)
+    records.write_shard(path, rows)
+    with pytest.raises(UserError, match="checksum of record 0 is wrong"):
+        read_all(tmp_path)
+
+
+def test_a_shard_of_another_preparation_is_refused(tmp_path):
+    """Same name, same size, sound in itself: half an old folder and half a new one is no folder."""
+    rows = make_folder(tmp_path, [300])
+    path = next(tmp_path.glob("*.array_record"))
+    records.write_shard(path, rows[::-1])
+    with pytest.raises(UserError, match="record 0 is not the one"):
+        read_all(tmp_path)
+
+
+def test_manifest_every_flipped_byte_is_found(tmp_path):
+    make_folder(tmp_path, [300])
+    path = tmp_path / "manifest.json"
+    good, before = path.read_bytes(), records.load_manifest(tmp_path)
+    rng = random.Random(0)
+    for index in range(len(good)):
+        data = bytearray(good)
+        data[index] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        try:
+            assert records.load_manifest(tmp_path) == before  # white space between tokens may change
+        except UserError as error:
+            assert "manifest.json" in str(error)
+    for end in range(0, len(good) - 2, 7):
+        path.write_bytes(good[:end])
+        with pytest.raises(UserError, match="damaged"):
+            records.load_manifest(tmp_path)
+
+
+def test_manifest_absent_changed_or_of_another_format(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        records.load_manifest(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="launch/prepare.py"):
+        records.load_manifest(tmp_path)
+    records.save_manifest(tmp_path, {"format": 2})
+    with pytest.raises(UserError, match="format 2"):
+        records.load_manifest(tmp_path)
+    path = tmp_path / "manifest.json"
+    for changed in ({**json.loads(path.read_text()), "length": 32}, [1]):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="damaged"):
+            records.load_manifest(tmp_path)
+
+
+def test_token_counts_are_checked(tmp_path):
+    counts = np.arange(600)
+    np.save(tmp_path / "token_counts.npy", counts)
+    good = (tmp_path / "token_counts.npy").read_bytes()
+    records.save_manifest(tmp_path, {"format": 1, "token_counts_crc32": records.zlib.crc32(good)})
+    np.testing.assert_array_equal(records.load_token_counts(tmp_path), counts)
+    for damaged in (good[:-1], good[:1000] + bytes([good[1000] ^ 1]) + good[1001:]):
+        (tmp_path / "token_counts.npy").write_bytes(damaged)
+        with pytest.raises(UserError, match="token_counts.npy is damaged"):
+            records.load_token_counts(tmp_path)
+    (tmp_path / "token_counts.npy").unlink()
+    with pytest.raises(UserError, match="it is missing"):
+        records.load_token_counts(tmp_path)
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path):
+    room = tmp_path / "room"
+    room.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(room)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            records.write_shard(room / "train-00000-of-00001.array_record", np.zeros((70_000, 16), np.uint16))
+        assert list(room.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(room)], check=True)

@@ -27,13 +27,13 @@ def vocabulary(tmp_path_factory):
 
 def test_from_text_to_the_next_command(real_text, vocabulary, tmp_path):
     inputs = [f"--input={real_text},{vocabulary}", f"--input={real_text.parent}"]  # commas, and again
-    arguments = [*inputs, f"--output={tmp_path / 'o'}", f"--tokenizer={vocabulary}", "--length=64", "--packing=dense"]
+    arguments = [*inputs, f"--output={tmp_path / 'o'}", f"--tokenizer={vocabulary}", "--length=64", "--packing=dense", "--heldout=0.1"]
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
     assert "documents" in done.stdout and "rows of 64" in done.stdout and "% full" in done.stdout and "1 shards" in done.stdout
     next_line = done.stdout.splitlines()[-1]
     assert "python launch/pretrain.py --config=configs/pretrain.py:small --workdir=" in next_line
-    assert next_line.endswith(f"--config.data.path={tmp_path / 'o'}")
+    assert next_line.endswith(f"--config.data.path={tmp_path / 'o'} --config.data.length=64 --config.model.vocab_size=59")
     assert re.search(r"tokenizing: [\d.]+ MB of text, [\d.]+ MB/s", done.stderr) and "\r" not in done.stderr
     again = run(*arguments)
     assert (again.returncode, again.stdout) == (0, done.stdout) and "nothing to do" in again.stderr

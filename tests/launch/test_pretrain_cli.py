@@ -162,3 +162,70 @@ def test_help_reads_well(cache):
     done = runs.run("x", "y", cache, "--help")
     assert done.returncode == 0
     assert "--workdir" in done.stdout and "launch/prepare.py" in done.stdout and "Exit codes" in done.stdout
+
+
+def test_a_full_disk_stops_cleanly_and_resumes(rows, cache, undisturbed, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no permission to mount a small disk")
+    try:
+        done = runs.run(disk / "run", rows, cache)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        assert "disk" in done.stderr.splitlines()[-1] and "free some space" in done.stderr.splitlines()[-1]
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        done = runs.run(disk / "run", rows, cache)
+        assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
+        assert_same_run(disk / "run", undisturbed[0])
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(rows, cache, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], workdir)
+    (data,) = (p for p in (workdir / "checkpoints" / "60" / "state").rglob("*") if p.is_file() and p.stat().st_size > 50_000)
+    damaged = bytearray(data.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    data.write_bytes(damaged)
+    done = runs.run(workdir, rows, cache)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint 60 is damaged" in done.stderr and "going on from step 56" in done.stderr
+    assert (workdir / "checkpoints" / "60.damaged").is_dir()
+    assert_same_run(workdir, undisturbed[0])
+
+
+def test_a_checkpoint_of_another_shape_is_refused_by_name(rows, cache, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["hidden_size"] = 64
+    (workdir / "config.json").write_text(json.dumps(config))
+    done = runs.run(workdir, rows, cache, **{"model.hidden_size": 64})
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "holds another model" in done.stderr and "params/generator/project/kernel is missing" in done.stderr
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["49", "56", "60"]
+
+
+def test_damaged_rows_are_named(rows, cache, tmp_path):
+    folder = tmp_path / "rows"
+    shutil.copytree(rows, folder)
+    shard = next(folder.glob("train-*"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    done = runs.run(tmp_path / "run", folder, cache)
+    assert done.returncode == 2 and str(shard) in done.stderr.splitlines()[-1], done.stderr
+    damaged = bytearray(whole)
+    for at in range(1000, 250_000, 4000):  # in every record
+        damaged[at] ^= 1
+    shard.write_bytes(damaged)
+    done = runs.run(tmp_path / "run", folder, cache)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert str(shard) in done.stderr.splitlines()[-1] and "prepare the data again" in done.stderr
+
+
+def test_a_diverging_run_stops_with_a_line(rows, cache, tmp_path):
+    fields = {"optimizer.name": "adamw", "optimizer.learning_rate": 1e30, "optimizer.clip_norm": 0.0, "train.max_non_finite_steps": 3}
+    done = runs.run(tmp_path / "run", rows, cache, **fields)
+    assert done.returncode == 2 and "not finite" in done.stderr.splitlines()[-1], done.stderr
+    assert "learning" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr

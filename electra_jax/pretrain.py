@@ -134,7 +134,9 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Result:
         clock=run_clock,
         watchdog=Watchdog(train["hang_secs"]),
         preemption=PreemptionSignal(),
-        non_finite=NonFinitePolicy(train["max_non_finite_steps"]),
+        non_finite=NonFinitePolicy(
+            train["max_non_finite_steps"], batch_rows=train["batch_rows"], latest_step=lambda: checkpoints.latest_step
+        ),
         profiler=ProfilerWindow(workdir / "profile", *config["log"]["profile_steps"]),
     )
     intervals = loop.Intervals(
@@ -266,8 +268,8 @@ def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
         if changed:
             raise UserError(
                 f"{workdir} holds a run with another config ({'; '.join(changed[:6])}{'; ...' if len(changed) > 6 else ''}): "
-                "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, accumulation, remat and "
-                "scan_layers; train.steps where schedule.decay_steps is set"
+                "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, "
+                "accumulation, remat and scan_layers; train.steps where schedule.decay_steps is set"
             )
     elif workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run of ours: choose another --workdir")

@@ -57,7 +57,9 @@ def expand(tokens_NxL: np.ndarray, cls_id: int, sep_id: int, pad_id: int) -> dic
     changes[1:] |= tokens[:-1] == sep_id
     changes[::length] = True
     at = np.flatnonzero(changes).astype(np.int32)
-    counts = np.diff(at, append=np.int32(tokens.size))
+    counts = np.empty_like(at)
+    np.subtract(at[1:], at[:-1], out=counts[:-1])
+    counts[-1:] = tokens.size - at[-1:]
     opens, row_start = is_cls[at], at % length == 0
     seen = np.cumsum(opens, dtype=np.int32)
     before_row = np.maximum.accumulate(np.where(row_start, seen - opens, 0))

@@ -8,8 +8,8 @@ number. So each array has a checksum, computed on the devices before a save and 
 """
 
 import errno
-import gc
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -125,7 +125,7 @@ class Checkpoints:
             raise UserError(f"checkpoint.keep={keep} would keep nothing to go on from: 1 or more")
         self._directory = pathlib.Path(directory).absolute()
         self._keep, self._keep_every_steps = keep, keep_every_steps
-        self._description, self._warn = dict(description), warn
+        self._description, self._warn = json.loads(json.dumps(description)), warn
         self._saving: tuple[int, ocp.AsyncResponse] | None = None
         registry = ocp.handlers.local_registry(include_global_registry=True)
         registry.add(ocp.handlers.JsonHandler, checkpointable_name="metadata")
@@ -172,9 +172,9 @@ class Checkpoints:
         (step, response), self._saving = self._saving, None
         try:
             response.result()
-            self._prune()
         except Exception as error:
             raise self._explained(step, error) from error
+        self._prune()
 
     close = wait
 
@@ -182,17 +182,13 @@ class Checkpoints:
         """The partial save is removed, because it may be what fills the disk; a person's business becomes a UserError."""
         self._sweep(str(step))
         number = _errno(error)
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            return UserError(
-                f"the disk is full: step {step} could not be saved in {self._directory}; the steps before it are whole: "
-                "free some space and run the same command again"
-            )
-        if number is not None:
-            return UserError(
-                f"step {step} could not be saved in {self._directory} ({os.strerror(number)}); the steps before it are whole: "
-                "mend this and run the same command again"
-            )
-        return error
+        if number is None:
+            return error
+        full = number in (errno.ENOSPC, errno.EDQUOT)
+        return UserError(
+            f"{'the disk is full' if full else os.strerror(number)}: step {step} could not be saved in {self._directory}; the steps "
+            f"before it are whole: {'free some space' if full else 'mend this'} and run the same command again"
+        )
 
     def _sweep(self, step: str) -> None:
         for litter in self._directory.glob(f"{step}{_PARTIAL}*"):
@@ -201,17 +197,20 @@ class Checkpoints:
     def _prune(self) -> None:
         for step in self._steps()[: -self._keep]:
             if not self._keep_every_steps or step % self._keep_every_steps:
-                doomed = self._directory / f"{step}{_PARTIAL}"
-                os.rename(self._directory / str(step), doomed)
-                shutil.rmtree(doomed)
+                os.rename(self._directory / str(step), self._directory / f"{step}{_PARTIAL}")
+                self._sweep(str(step))
 
     # --- Restoring
 
     def _steps(self) -> list[int]:
         """Saved steps, ascending, damaged or not."""
-        if not self._directory.is_dir():
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
             return []
-        return sorted(int(path.name) for path in self._directory.iterdir() if re.fullmatch(r"0|[1-9][0-9]*", path.name))
+        except OSError as error:
+            raise UserError(f"cannot read {self._directory} ({error.strerror}): mend this and run the same command again") from error
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
     @property
     def latest_step(self) -> int | None:
@@ -239,29 +238,22 @@ class Checkpoints:
         permission and the like, or where every one is damaged: never a silent start from scratch.
         """
         self.wait()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that a failed read left unawaited
-            return self._newest_whole(abstract_state)
-
-    def _newest_whole(self, abstract_state: Any) -> Restored | None:
-        damaged: list[tuple[int, str]] = []
+        damaged: dict[int, str] = {}
         for step in reversed(self._steps()):
             try:
                 metadata = self._read_metadata(step)
                 self._refuse_misfit(step, metadata["shapes"], abstract_state)
                 state = self._read_state(step, abstract_state, metadata["checksums"])
             except _Damaged as error:
-                damaged.append((step, str(error)))
+                damaged[step] = str(error)
                 continue
-            if damaged:
-                gc.collect()  # what the failed reads left
-            for bad_step, why in damaged:
+            for bad_step, why in damaged.items():
                 name = self._set_aside(bad_step)
                 self._warn(f"checkpoint {bad_step} is damaged ({why}): renamed to {name}, going on from step {step}")
             return Restored(step, state, metadata["clock"], metadata["description"])
-        if damaged or list(self._directory.glob(f"*{_DAMAGED}*")):
-            names = [f"{step} ({why})" for step, why in damaged]
-            names += sorted(path.name for path in self._directory.glob(f"*{_DAMAGED}*"))
+        names = [f"{step} ({why})" for step, why in damaged.items()]
+        names += sorted(path.name for path in self._directory.glob(f"*{_DAMAGED}*"))
+        if names:
             raise UserError(
                 f"no checkpoint in {self._directory} is whole: {_listed(names)}: put a good copy there, "
                 "or remove them to start from scratch"
@@ -304,7 +296,7 @@ class Checkpoints:
         misfits = [f"{name} is missing" for name in wanted if name not in stored]
         misfits += [f"{name} is not expected" for name in stored if name not in wanted]
         misfits += [
-            f"{name} is {_shape(stored[name])} there and {_shape(wanted[name])} here"
+            f"{name} is {''.join(map(str, stored[name]))} there and {''.join(map(str, wanted[name]))} here"
             for name in wanted
             if name in stored and stored[name] != wanted[name]
         ]
@@ -318,8 +310,7 @@ class Checkpoints:
         wanted, treedef = _flatten(abstract_state)
         loaded = self._read(step, lambda path: ocp.load_checkpointables(path, {"state": _plain(wanted)}))["state"]
         arrays = {
-            name: jax.random.wrap_key_data(loaded[name], impl=jax.random.key_impl(x)) if _is_key(x) else loaded[name]
-            for name, x in wanted.items()
+            name: jax.random.wrap_key_data(loaded[name], impl=_key_impl(x)) if _is_key(x) else loaded[name] for name, x in wanted.items()
         }
         found = checksums(arrays)
         if wrong := [name for name in arrays if found[name] != stored[name]]:
@@ -327,10 +318,8 @@ class Checkpoints:
         return jax.tree.unflatten(treedef, list(arrays.values()))
 
     def _set_aside(self, step: int) -> str:
-        name, number = f"{step}{_DAMAGED}", 1
-        while (self._directory / name).exists():
-            number += 1
-            name = f"{step}{_DAMAGED}.{number}"
+        names = (f"{step}{_DAMAGED}" + (f".{number}" if number > 1 else "") for number in itertools.count(1))
+        name = next(name for name in names if not (self._directory / name).exists())
         os.rename(self._directory / str(step), self._directory / name)
         return name
 
@@ -346,10 +335,11 @@ def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:
 
 def _keep_console_clean() -> None:
     """Orbax logs each step of its work, and each failure with its trace, which reaches us as an exception too. Where one read or
-    write fails, it leaves the others to complain: to asyncio's log, or as unraisable exceptions. All that we say in one line."""
-
+    write fails, it leaves the others to complain: to asyncio's log, as unraisable exceptions, as coroutines that nobody awaited.
+    All that we say in one line."""
     logging.getLogger("absl").addFilter(lambda record: _ORBAX not in record.pathname)
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     next_hook = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -368,12 +358,18 @@ def _is_key(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
+def _key_impl(x: jax.ShapeDtypeStruct) -> Any:
+    impls: list[Any] = []
+    jax.eval_shape(lambda key: impls.append(jax.random.key_impl(key)), x)
+    return impls[0]
+
+
 def _plain(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """As Orbax gets them: typed keys as their words, and every abstract leaf with a sharding, so that it reads none from a file."""
     plain = {}
     for name, x in leaves.items():
         if isinstance(x, jax.ShapeDtypeStruct):
-            sharding = x.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            sharding = x.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             words = jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
             plain[name] = jax.ShapeDtypeStruct(words.shape, words.dtype, sharding=sharding)
         else:
@@ -393,13 +389,8 @@ def _errno(error: BaseException | None) -> int | None:
         for number in errno.errorcode:
             if os.strerror(number) in str(error):
                 return number
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
-
-
-def _shape(stored: list) -> str:
-    dtype, shape = stored
-    return f"{dtype}[{','.join(map(str, shape))}]"
 
 
 def _listed(names: list[str]) -> str:

@@ -13,6 +13,8 @@ from electra_jax.train.guard import NonFinitePolicy, PreemptionSignal, ProfilerW
 from electra_jax.train.telemetry import Clock, Telemetry
 from electra_jax.types import Batch, TrainState
 
+EVAL_SECS, SAVE_SECS = 7200.0, 3600.0  # so long may an evaluation or the wait for a save take before it counts as a hang
+
 
 class Intervals(NamedTuple):
     """In steps; each counts from step 0, so that a resumed run does everything at the same steps."""
@@ -69,7 +71,7 @@ def train(
             telemetry.progress(done, metrics["loss"], clock)
 
     step = int(state.step)
-    with contextlib.closing(telemetry), watchdog, preemption:
+    with contextlib.closing(telemetry), watchdog, preemption, profiler:
         while step < total_steps:
             # THE ORDER MATTERS. 1. The batch of this step number: the step is all the position that the data has.
             with clock.section("data"):
@@ -85,15 +87,13 @@ def train(
                 settle(0 if pause else 1)
             # 3. Evaluate the state that a checkpoint of this step will hold.
             if intervals.due("eval_steps", step, total_steps):
-                with clock.section("eval"):
+                with clock.section("eval"), watchdog.allow(EVAL_SECS):
                     telemetry.write(step, evaluate(state, step))
-                    watchdog.tick(step)
             # 4. Every line up to this step is on disk before its checkpoint begins: a resume cuts back to the step, never adds a gap.
             if last or intervals.due("checkpoint_steps", step, total_steps):
-                with clock.section("checkpoint"):
+                with clock.section("checkpoint"), watchdog.allow(SAVE_SECS):
                     telemetry.flush()
                     checkpoints.save(step, state, clock.to_dict())
-                    watchdog.tick(step)
             # 5. Told to stop: it is saved, so leave.
             if preemption.requested and step < total_steps:
                 checkpoints.wait()

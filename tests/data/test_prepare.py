@@ -129,15 +129,16 @@ def test_same_bytes_whatever_the_workers_chunks_and_blocks(real_text, pieces, tm
     """One large file, which the parent reads, and many, which the workers read."""
     many = folder_of_files(real_text, tmp_path / "many", 30)
     for name, item in (("one", real_text), ("many", many)):
-        make(tmp_path / f"{name}1", item, tokenizer=pieces, packing="pairs")
-        make(tmp_path / f"{name}2", item, tokenizer=pieces, packing="pairs", workers=2)
+        options = {"tokenizer": pieces, "packing": "pairs", "parts": 3}
+        make(tmp_path / f"{name}1", item, **options)
+        make(tmp_path / f"{name}2", item, **options, workers=2)
         monkeypatch.setattr(prepare, "CHUNK_CHARS", 150_000)
         monkeypatch.setattr(stages, "BLOCK_BYTES", 4 * LENGTH * 100)
-        make(tmp_path / f"{name}3", item, tokenizer=pieces, packing="pairs")
+        make(tmp_path / f"{name}3", item, **options)
         monkeypatch.undo()
         monkeypatch.setattr(prepare, "CHUNK_CHARS", 20_000)
         first = tree(tmp_path / f"{name}1")
-        assert len(first) == 8 and tree(tmp_path / f"{name}2") == first and tree(tmp_path / f"{name}3") == first
+        assert len(first) == 10 and tree(tmp_path / f"{name}2") == first and tree(tmp_path / f"{name}3") == first
 
 
 def test_same_bytes_with_two_workers_on_books(shared_data, tmp_path, monkeypatch):
@@ -226,6 +227,10 @@ def test_what_a_killed_writer_left_goes(text, pieces, tmp_path, monkeypatch):
         (tmp_path / "o" / name).write_bytes(b"torn")
     make(tmp_path / "o", text, tokenizer=pieces)
     assert tree(tmp_path / "o") == tree(tmp_path / "whole")
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / f".{claim.MARK}.1.tmp").write_bytes(b"torn")  # killed in its very first write
+    make(tmp_path / "p", text, tokenizer=pieces)
+    assert tree(tmp_path / "p") == tree(tmp_path / "whole")
 
 
 class Stopped(BaseException):

@@ -4,6 +4,7 @@ Importing this module costs nothing but absl: a typo in a flag should answer at 
 """
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -11,6 +12,8 @@ from absl import app, flags
 
 EXIT_USER = 2
 EXIT_AGAIN = 42
+# A path given by a person that cannot be used, wherever it was noticed.
+_PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EISDIR, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class UserError(Exception):
@@ -35,6 +38,8 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     app.define_help_flags()
     try:
         positional = flags.FLAGS(argv)
+        for name in flags.FLAGS:
+            _ = flags.FLAGS[name].value  # a config file that cannot be read says so only here
     except SystemExit:  # --help has printed itself
         sys.exit(0)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
@@ -53,6 +58,8 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             _fail(argv[0], f"the disk is full ({one_line(error)}): free some space, then run the same command again")
+        if error.filename and error.errno in _PLACES:
+            _fail(argv[0], f"{error.filename}: {os.strerror(error.errno)}: choose another place, or mend this one")
         raise
 
 

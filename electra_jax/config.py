@@ -93,6 +93,9 @@ class ElectraConfig:
         one_of("model.positions", self.positions, POSITIONS)
         one_of("model.remat", self.remat, REMAT)
         one_of("model.dtype", self.dtype, ("float32", "bfloat16", "float64"))
+        one_of("model.param_dtype", self.param_dtype, ("float32", "float64"))
+        if self.type_vocab_size < 2:
+            raise UserError(f"model.type_vocab_size is {self.type_vocab_size}: rows have two types of segment")
         for name in ("vocab_size", "max_length", "embedding_size", "hidden_size", "num_layers", "head_size", "ffn_factor"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,16 +17,12 @@ from electra_jax.config import ElectraConfig
 from electra_jax.data import loader, records, tokenizer
 from electra_jax.objectives import electra, masking
 from electra_jax.parallel import executors, mesh
-from electra_jax.train import clock, evaluation, health, loop, optimizer, report, step
+from electra_jax.train import clock, evaluation, health, loop, optimizer, report, step, workdirs
 from electra_jax.train.checkpoints import Checkpoints
 from electra_jax.train.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
 from electra_jax.train.telemetry import Telemetry, format_count, format_secs
 from electra_jax.types import Batch, Objective
 
-# What a resume may change, by regex over "section.field": anything else would be another run under the old one's name.
-MAY_CHANGE = (
-    r"^(log|eval|checkpoint|parallel)\.|^model\.(remat|scan_layers)$|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
-)
 EXPECTED_UTILISATION = 0.5  # of the peak, for the hours that the plan expects; the progress bar shows the measured one
 
 
@@ -55,7 +51,11 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Result:
     Raises UserError for what a person must mend, and Preempted after a stop signal, once everything is saved.
     """
     config = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
-    workdir = pathlib.Path(workdir)
+    with PreemptionSignal() as preemption, workdirs.claimed(pathlib.Path(workdir)) as folder:
+        return _pretrain(config, folder, preemption)
+
+
+def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: PreemptionSignal) -> Result:
     run_clock = clock.Clock()
     with run_clock.section("init"):
         devices = mesh.make_mesh()
@@ -64,18 +64,23 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Result:
         data = open_data(config, model)
         objective = make_objective(config, model, data.vocabulary, platform)
         identity = {"data": [manifest["sha256"] for manifest in data.stream.manifests], "tokenizer": data.tokenizer.sha256}
-        claim_workdir(workdir, {**config, "identity": identity})
+        whole_config = {**config, "identity": identity}
+        workdirs.check_config(workdir, whole_config)
 
         train = config["train"]
         schedule = schedule_config(config)
         rule = optimizer.make_optimizer(optimizer_config(config), schedule)
         root = rng.root_key(config["seed"])
-        body = step.make_train_step(objective, rule, root, train["accumulation_steps"])
+        peak_rate, factor = config["optimizer"]["learning_rate"], optimizer.schedule(schedule)
+        body = step.make_train_step(
+            objective, rule, root, train["accumulation_steps"], learning_rate=lambda at: peak_rate * factor(at)
+        )
         replicated = mesh.replicated(devices)
         init = jax.jit(lambda key: step.init_state(key, objective, rule), out_shardings=replicated)
         abstract_state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(init, root)
         )
+    print("compiling the step (the first start takes a minute or so)", file=sys.stderr, flush=True)
     with run_clock.section("compile"):
         program = executors.compile_step(
             body, abstract_state, abstract_batch(train["batch_rows"], data.stream.length), devices, config["parallel"]["executor"]
@@ -93,8 +98,11 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Result:
         )
         restored = checkpoints.restore(abstract_state)
         start_step = restored.step if restored else 0
+        if preemption.requested:
+            raise Preempted(f"stopped before step {start_step + 1}: the same command starts it")
         if start_step > train["steps"]:
             raise UserError(f"{workdir} is at step {start_step} already, past train.steps={train['steps']}: raise it")
+        workdirs.write_config(workdir, whole_config)  # last of the checks: a mistake must not claim the folder
         telemetry = Telemetry(
             workdir, total_steps=train["steps"], start_step=start_step, tensorboard=config["log"]["tensorboard"]
         )
@@ -133,7 +141,7 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Result:
         telemetry=telemetry,
         clock=run_clock,
         watchdog=Watchdog(train["hang_secs"]),
-        preemption=PreemptionSignal(),
+        preemption=preemption,
         non_finite=NonFinitePolicy(
             train["max_non_finite_steps"], batch_rows=train["batch_rows"], latest_step=lambda: checkpoints.latest_step
         ),
@@ -175,12 +183,15 @@ def model_config(config: Mapping[str, Any], platform: mesh.Platform) -> ElectraC
     fields = dict(config["model"])
     if fields["dtype"] == "auto":
         fields["dtype"] = platform.dtype
+    if "float64" in (fields["dtype"], fields["param_dtype"]) and not jax.config.jax_enable_x64:
+        raise UserError("float64 needs JAX_ENABLE_X64=1 in the environment; or choose model.dtype=float32")
     return ElectraConfig(**fields)
 
 
 def optimizer_config(config: Mapping[str, Any]) -> optimizer.OptimizerConfig:
     fields = dict(config["optimizer"])
-    return optimizer.OptimizerConfig(**fields | {"rates": tuple((regex, factor) for regex, factor in fields["rates"])})
+    rates = tuple(tuple(rate) if isinstance(rate, list) else rate for rate in fields["rates"])
+    return optimizer.OptimizerConfig(**fields | {"rates": rates})
 
 
 def schedule_config(config: Mapping[str, Any]) -> optimizer.ScheduleConfig:
@@ -207,7 +218,27 @@ def open_data(config: Mapping[str, Any], model: ElectraConfig) -> Data:
             f"train.batch_rows={train['batch_rows']} cannot be cut into train.accumulation_steps={train['accumulation_steps']} "
             "equal parts: choose a divisor"
         )
-    stream = loader.Stream(folders, section["weights"], config["seed"])
+    for name, value, least in (
+        ("eval.batch_rows", config["eval"]["batch_rows"], 1),
+        ("eval.max_rows", config["eval"]["max_rows"], 0),
+        ("eval.every_steps", config["eval"]["every_steps"], 0),
+        ("log.every_steps", config["log"]["every_steps"], 0),
+        ("checkpoint.every_steps", config["checkpoint"]["every_steps"], 0),
+        ("checkpoint.keep_every_steps", config["checkpoint"]["keep_every_steps"], 0),
+        ("train.max_non_finite_steps", train["max_non_finite_steps"], 0),
+        ("train.hang_secs", train["hang_secs"], 0),
+    ):
+        if value < least:
+            raise UserError(f"{name} is {value}: it must be at least {least}")
+    if not 0 <= config["seed"] < 2**32:
+        raise UserError(f"seed is {config['seed']}: it must be from 0 to 2**32 - 1")
+    window = config["log"]["profile_steps"]
+    if len(window) != 2 or not all(isinstance(number, int) for number in window):
+        raise UserError(f"log.profile_steps is {tuple(window)}: it must be two step numbers, (first, last)")
+    weights = section["weights"]
+    if weights is not None and not all(isinstance(weight, int | float) for weight in weights):
+        raise UserError(f"data.weights is {tuple(weights)}: it must be one number for each folder, such as (0.7, 0.3)")
+    stream = loader.Stream(folders, weights, config["seed"])
     manifest = stream.manifests[0]
     if stream.length != section["length"]:
         raise UserError(
@@ -244,45 +275,6 @@ def open_data(config: Mapping[str, Any], model: ElectraConfig) -> Data:
 def abstract_batch(rows: int, length: int) -> Batch:
     table = jax.ShapeDtypeStruct((rows, length), np.int32)
     return Batch(table, table, table, table, jax.ShapeDtypeStruct((rows,), np.int32))
-
-
-def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-    """Writes config.json into a new workdir; in an old one, refuses a silent change of model, data or objective.
-
-    What a resume may change (MAY_CHANGE; train.steps too, where the schedule names its own decay_steps) is written anew.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        try:
-            before = _flat(json.loads(path.read_text()))
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}): restore it, or start in another --workdir") from error
-        now = _flat(config)
-        fixed_decay = before.get("schedule.decay_steps") and now["schedule.decay_steps"]
-        may_change = MAY_CHANGE + (r"|^train\.steps$" if fixed_decay else "")
-        changed = [
-            f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name) and not re.search(may_change, name)
-        ]
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run with another config ({'; '.join(changed[:6])}{'; ...' if len(changed) > 6 else ''}): "
-                "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, "
-                "accumulation, remat and scan_layers; train.steps where schedule.decay_steps is set"
-            )
-    elif workdir.exists() and any(workdir.iterdir()):
-        raise UserError(f"{workdir} is not empty and holds no run of ours: choose another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {name: value for key, sub in tree.items() for name, value in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def plan_lines(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from electra_jax.cli import UserError
-from electra_jax.data import records, stages
+from electra_jax.data import records, stages, tokenizer
 from electra_jax.data.corpus import Corpus
 
 MARK = ".prepared_from.json"  # what the folder is being, or was, made from; on this machine, so no part of the data
@@ -48,7 +48,9 @@ def claimed(output: Path, options: Any, corpus: Corpus, given) -> Iterator[bool]
         try:
             yield finished
         except UserError:
-            if not (finished or (output / ".work").exists()):
+            work = output / ".work"
+            trained = given is None and work.exists() and (output / "tokenizer" / tokenizer.CONFIG).exists()
+            if not (finished or trained or any(path.is_file() for path in work.rglob("*"))):
                 _clear(output)  # nothing was made: the mended command may have other options
             raise
     finally:
@@ -72,15 +74,18 @@ def _mark(options: Any, corpus: Corpus, given) -> dict:
 
 def _read_mark(output: Path) -> dict | None:
     try:
-        return json.loads((output / MARK).read_bytes())
+        mark = json.loads((output / MARK).read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError:
-        raise UserError(f"{output / MARK} is damaged: choose another --output, or delete this folder") from None
+    except (ValueError, RecursionError):
+        mark = None
+    if not isinstance(mark, dict) or not isinstance(mark.get("options"), dict):
+        raise UserError(f"{output / MARK} is damaged: choose another --output, or delete this folder")
+    return mark
 
 
 def _refuse_others(output: Path, before: dict, mark: dict, finished: bool) -> None:
-    old, new = before.get("options", {}), mark["options"]
+    old, new = before["options"], mark["options"]
     changed = [f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in {**old, **new} if old.get(name) != new.get(name)]
     what = "finished rows" if finished else "unfinished work"
     if changed:

@@ -8,6 +8,7 @@ largest thing in memory is one document. Bytes that are not UTF-8 become U+FFFD 
 """
 
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, fields
 from typing import BinaryIO
 
 from electra_jax.cli import UserError
-from electra_jax.data.files import ARCHIVES, FORMATS, archive_members, decompress, find, kind_of, reading, size_of
+from electra_jax.data.files import ARCHIVES, FORMATS, archive_members, decompress, find, is_special, kind_of, reading, size_of
 
 # A document in one single line takes about 12 times its size in memory to tokenize, one of many lines 2 times.
 MAX_DOCUMENT_BYTES = 256 << 20
@@ -90,7 +91,7 @@ class Corpus:
     """See `open_corpus`. Picklable; processes may read different sources at the same time."""
 
     sources: list[Source]
-    ignored: list[str]  # files of unknown kinds, in folders
+    ignored: list[str]  # files of unknown kinds, and what is no file, in folders
     whole_files: bool
     text_field: str
     max_document_bytes: int
@@ -252,7 +253,7 @@ class Corpus:
         if size > self.max_document_bytes:
             raise UserError(
                 f"{where}: a document is longer than {self.max_document_bytes:,} bytes: put blank lines between documents, "
-                "cut it, or raise max_document_bytes if memory allows"
+                "cut it, or raise --max_document_mib if memory allows"
             )
 
 
@@ -262,15 +263,17 @@ def open_corpus(
     documents: str = "auto",
     text_field: str = "text",
     max_document_bytes: int = MAX_DOCUMENT_BYTES,
+    leave_out: str | None = None,
 ) -> Corpus:
     """Finds what the inputs name. Reads nothing but the folders' listings.
 
     Args:
       inputs: files, folders, globs, or `tfds:NAME[:SPLIT[:FEATURE]]` (SPLIT train, FEATURE `text_field` unless given).
-        Hidden files are passed over; in folders, so are files of unknown kinds, which the report counts.
+        Hidden files are passed over; in folders, so are files of unknown kinds and pipes, which the report counts.
       documents: "blank_lines" between the documents of a .txt, or "file": each .txt one document; "auto" is "blank_lines".
       text_field: the field of .jsonl and column of .parquet that hold the text.
       max_document_bytes: a longer document (of .jsonl: a longer line) is a UserError, and is not read into memory.
+      leave_out: a folder that is passed over where it lies in an input: the output.
 
     UserError: an input that names nothing, or nothing that can be read.
     """
@@ -281,8 +284,8 @@ def open_corpus(
     sources, ignored, seen = [], [], Counter()
     for item in map(str, inputs):
         found = []
-        for name, path in find(item):
-            if not path.startswith("tfds:") and kind_of(path) is None:
+        for name, path in find(item, leave_out):
+            if not path.startswith("tfds:") and (kind_of(path) is None or is_special(path)):
                 if path == item:
                     raise UserError(f"{path} is of no kind that can be read: give {FORMATS}")
                 ignored.append(name)
@@ -316,6 +319,7 @@ def _tfds(item: str, text_field: str):
     name, split, feature = parts["name"], parts["split"] or "train", parts["feature"] or text_field
     import tensorflow_datasets as tfds
 
+    built = False
     try:
         try:
             builder = tfds.builder(name)
@@ -323,6 +327,7 @@ def _tfds(item: str, text_field: str):
             import tensorflow_datasets.text  # noqa: F401  (without TensorFlow, importing it is what makes glue or c4 known)
 
             builder = tfds.builder(name)
+        built = os.path.isdir(builder.data_dir)
         features = builder.info.features
         if feature not in features:
             raise UserError(f"{item}: no feature {feature!r}, but {', '.join(features)}: name the one that holds the text")
@@ -333,17 +338,21 @@ def _tfds(item: str, text_field: str):
     except UserError:
         raise
     except Exception as error:  # TFDS raises KeyError, AssertionError, ValueError, NotImplementedError ... for a wrong name
-        reason = str(error).strip().strip("\"'").split("\n")[0]
-        raise UserError(
-            f"{item}: {reason} (a dataset must have been built before: tfds.builder({name!r}, "
-            'file_format="array_record").download_and_prepare())'
-        ) from None
+        how = f'tfds.builder({name!r}, file_format="array_record").download_and_prepare()'
+        raise UserError(f"{item}: {_reason(error)}" + ("" if built else f" (a dataset must have been built before: {how})")) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().strip("\"'").split("\n")[0] or type(error).__name__
 
 
 def _tfds_texts(item: str, text_field: str) -> Iterator[tuple[str, int]]:
     rows, feature, _ = _tfds(item, text_field)
     for number in range(len(rows)):
-        value = rows[number][feature]
+        try:
+            value = rows[number][feature]
+        except Exception as error:  # ArrayRecord's RuntimeError, or what decoders say
+            raise UserError(f"{item}: row {number} cannot be read ({_reason(error)}): build the dataset again") from None
         if not isinstance(value, bytes | str):
             raise UserError(f"{item}: the feature {feature!r} is of type {type(value).__name__}, not text")
         yield _decode(value) if isinstance(value, bytes) else (value, 0)

@@ -21,22 +21,23 @@ FORMATS = ".txt or .jsonl (also .gz, .xz, .zst), .parquet, and .zip, .tar, .tar.
 ARCHIVES = (".tar", ".zip")
 
 
-def find(item: str) -> Iterator[tuple[str, str]]:
+def find(item: str, leave_out: str | None = None) -> Iterator[tuple[str, str]]:
     """(path relative to the input, path) of what an input names: a file, a folder's files, a glob's. Sorted, none twice.
 
-    Hidden files and folders are passed over. Folders that are links are followed, each once.
+    Hidden files and folders are passed over, and so is the folder `leave_out`. Folders that are links are followed, each once.
     """
     if item.startswith("tfds:"):
         yield item, item
     elif os.path.isfile(item):
         yield os.path.basename(item), item
     elif os.path.isdir(item):
-        yield from _walk(item, item)
+        yield from _walk(item, item, _outside(item, leave_out))
     elif glob.has_magic(item) and (matches := glob.glob(item, recursive=True)):
         fixed = os.path.dirname(item[: re.search(r"[*?\[]", item).start()]) or "."
-        found = set()  # a folder and a file in it may both match
+        leave_out, found = _outside(fixed, leave_out), set()  # a folder and a file in it may both match
         for match in matches:
-            found.update(_walk(match, fixed) if os.path.isdir(match) else [(_relative(match, fixed), match)])
+            if not _within(match, leave_out):
+                found.update(_walk(match, fixed, leave_out) if os.path.isdir(match) else [(_relative(match, fixed), match)])
         yield from sorted(found)
     else:
         raise UserError(f"{item}: no such file or folder, and no file matches it")
@@ -46,11 +47,25 @@ def _relative(path: str, folder: str) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
-def _walk(folder: str, relative_to: str) -> list[tuple[str, str]]:
-    paths, visited = [], set()
+def _within(path: str, folder: str | None) -> bool:
+    return folder is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _outside(root: str, leave_out: str | None) -> str | None:
+    """`leave_out`, unless the input lies in it: that is read, and preparation then refuses an output that is not empty."""
+    return None if _within(root, leave_out) else leave_out
+
+
+def is_special(path: str) -> bool:
+    """A pipe, socket or device: reading one may never end."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def _walk(folder: str, relative_to: str, leave_out: str | None) -> list[tuple[str, str]]:
+    paths, visited = [], {os.path.realpath(leave_out)} if leave_out else set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        if real in visited:  # a link upwards
+        if real in visited:  # a link upwards, or to be left out
             folders.clear()
             continue
         visited.add(real)

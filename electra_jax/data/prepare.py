@@ -14,7 +14,7 @@ Memory is bounded whatever the corpus's size: a worker holds one chunk, one bloc
 import dataclasses
 import errno
 import json
-import os
+import shlex
 import shutil
 import sys
 import time
@@ -30,6 +30,7 @@ from electra_jax.data import records, stages
 from electra_jax.data import tokenizer as tokenizers
 from electra_jax.data.claim import claimed
 from electra_jax.data.corpus import MAX_DOCUMENT_BYTES, Corpus, Report, open_corpus
+from electra_jax.data.files import ARCHIVES, kind_of
 from electra_jax.data.stages import SPLITS, Job
 from electra_jax.data.workers import Meter, Workers
 
@@ -71,8 +72,12 @@ class PrepareOptions:
             raise UserError(
                 f"seed={self.seed}, buckets={self.buckets}, parts={self.parts}: they are 0 or more; buckets at most 4,096"
             )
+        if self.vocab_size is not None and not 8 <= self.vocab_size <= 1 << 24:
+            raise UserError(f"vocab_size={self.vocab_size}: a vocabulary has 8 to {1 << 24:,} pieces, such as 30522")
         if not self.output:
             raise UserError("no output: name the folder that is to hold the rows")
+        if "," in self.output:
+            raise UserError(f"output={self.output!r}: a comma would part it in --config.data.path: choose a name without one")
 
 
 def prepare(options: PrepareOptions, *, workers: int = 0, progress: bool = True) -> dict:
@@ -92,6 +97,7 @@ def prepare(options: PrepareOptions, *, workers: int = 0, progress: bool = True)
         documents=options.documents,
         text_field=options.text_field,
         max_document_bytes=options.max_document_bytes,
+        leave_out=options.output,
     )
     given = None
     if options.tokenizer not in TRAINED:
@@ -103,19 +109,27 @@ def prepare(options: PrepareOptions, *, workers: int = 0, progress: bool = True)
     output, start = Path(options.output), time.monotonic()
     try:
         with claimed(output, options, corpus, given) as finished:
-            manifest = records.load_manifest(output) if finished else _run(options, corpus, given, workers, progress)
+            manifest = _whole(output) if finished else _run(options, corpus, given, workers, progress)
             shutil.rmtree(output / ".work", ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{output}: the disk is full: free some space, then run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise UserError(f"{output} cannot be written: {error.strerror}: choose another --output") from error
-        raise
+        if error.errno in (None, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):  # not the output's fault
+            raise
+        raise UserError(f"{output} cannot be written: {error.strerror}: choose another --output") from error
     secs = time.monotonic() - start
     done = f"done in {secs:,.1f} s, {manifest['corpus']['bytes'] / 1e6 / secs:.1f} MB/s"
     if progress:
         print("already made by the same command: nothing to do" if finished else done, file=sys.stderr)
     return manifest
+
+
+def _whole(output: Path) -> dict:
+    """The manifest of finished rows. UserError if one of its files is missing or damaged, as far as is told without reading all rows."""
+    for split in SPLITS:
+        records.Split(output, split)
+    records.load_token_counts(output)
+    return records.load_manifest(output)
 
 
 def summary(manifest: dict, output: str) -> list[str]:
@@ -131,11 +145,17 @@ def summary(manifest: dict, output: str) -> list[str]:
             f"{filled:.1%} full{dropped}, {len(s['shards'])} shards"
         )
     tokenizer = manifest["tokenizer"]
+    dropped, kept = parts["train"]["dropped_tokens"], parts["train"]["tokens"]
+    if dropped > 0.2 * (dropped + kept):
+        lines.append(f"  note: {dropped / (dropped + kept):.0%} of the training tokens were dropped; --packing=dense keeps them all")
     lines.append(f"  tokenizer: {tokenizer['kind']}, {tokenizer['vocab_size']:,} pieces")
     preset, length = ("small", 128) if manifest["length"] <= 128 else ("base", 512)
-    command = f"next: python launch/pretrain.py --config=configs/pretrain.py:{preset} --workdir=runs/{preset} --config.data.path={output}"
+    command = f"next: python launch/pretrain.py --config=configs/pretrain.py:{preset} --workdir=runs/{preset}"
+    command += f" --config.data.path={shlex.quote(output)}"
     if manifest["length"] != length:
         command += f" --config.data.length={manifest['length']}"
+    if manifest["length"] > 512:
+        command += f" --config.model.max_length={manifest['length']}"
     if tokenizer["vocab_size"] != 30_522:
         command += f" --config.model.vocab_size={tokenizer['vocab_size']}"
     return [*lines, command]
@@ -168,7 +188,7 @@ def _run(options: PrepareOptions, corpus: Corpus, given, workers: int, progress:
         packed = _pack(job, documents, pool, progress)
         for split in range(2):
             if not packed[split]["rows"]:
-                raise _empty_split(options, documents, split)
+                raise _empty_split(options, corpus, sum(documents["documents"]), split)
         tasks = [(job, split, part) for split in range(2) for part in range(job.parts[split])]
         with Meter("writing", len(tasks), "shards", progress) as meter:
             for _ in pool.each(stages.write_part, tasks):
@@ -207,16 +227,19 @@ def _tokenizer(options: PrepareOptions, corpus: Corpus, given, progress: bool) -
 
 def _training_texts(options: PrepareOptions, corpus: Corpus, meter: Meter) -> Iterator[str]:
     """Documents of the training split, sources in the order of a hash, until there is text enough."""
-    left = VOCABULARY_TEXT_BYTES
+    left, total = VOCABULARY_TEXT_BYTES, 0
     for source in sorted(corpus.sources, key=lambda source: stages.text_hash(source.name.encode())):
         for document in corpus.read(source):
             data = document.text.encode()
+            total += 1
             if not stages.is_heldout(stages.text_hash(data), options.heldout):
                 yield document.text
                 left -= len(data)
                 meter.add(len(data))
                 if left <= 0:
                     return
+    if total and left == VOCABULARY_TEXT_BYTES:
+        raise _empty_split(options, corpus, total, 0)
 
 
 def _text_bytes(corpus: Corpus) -> int:
@@ -272,7 +295,7 @@ def _tokenize(job: Job, options: PrepareOptions, corpus: Corpus, pool: Workers, 
     found = {"documents": documents, "tokens": tokens, "chunks": chunks, "parts": parts, "report": vars(report)}
     for split in range(2):
         if not documents[split]:
-            raise _empty_split(options, found, split)
+            raise _empty_split(options, corpus, sum(documents), split)
     stages.write_json(done, found)
     return found
 
@@ -307,13 +330,14 @@ def _pack(job: Job, documents: dict, pool: Workers, progress: bool) -> list[dict
     return json.loads(done.read_bytes())
 
 
-def _empty_split(options: PrepareOptions, documents: dict, split: int) -> UserError:
+def _empty_split(options: PrepareOptions, corpus: Corpus, total: int, split: int) -> UserError:
     shutil.rmtree(Path(options.output) / ".work", ignore_errors=True)  # it would end here again, and is in the way of the mended command
-    total = sum(documents["documents"])
-    whole = options.documents == "file"
-    how = "each .txt is one" if whole else "a .txt is cut at blank lines"
+    paths = [source.path for source in corpus.sources]
+    texts = any(not path.startswith("tfds:") and kind_of(path)[0] in (".txt", *ARCHIVES) for path in paths)
+    whole = options.documents == "file" and texts
+    how = "" if not texts else " (each .txt is one)" if whole else " (a .txt is cut at blank lines)"
     return UserError(
-        f"the {'held-out' if split else 'training'} split is empty: --heldout={options.heldout} of {total:,} documents ({how}): "
+        f"the {'held-out' if split else 'training'} split is empty: --heldout={options.heldout} of {total:,} documents{how}: "
         f"{'lower' if split == 0 else 'raise'} --heldout, give more text{', or use --documents=blank_lines' if whole else ''}"
     )
 
@@ -350,7 +374,6 @@ def _finish(job: Job, options: PrepareOptions, corpus: Corpus, tokenizer, docume
         "token_counts_crc32": zlib.crc32((output / records.TOKEN_COUNTS).read_bytes()),
         "options": decides,
         "corpus": {
-            "inputs": [os.path.basename(os.path.normpath(item)) for item in options.inputs],
             "sources": len(corpus.sources),
             "documents": report["documents"],
             "bytes": report["text_bytes"],

@@ -87,7 +87,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_shard(path: Path, tokens_NxL: np.ndarray) -> dict:
     """Writes the rows, uint16 or uint32, as a whole or not at all; returns the shard's entry in the manifest.
 
-    Raises OSError(ENOSPC) when the disk is full.
+    Raises OSError, with ENOSPC when the disk is full.
     """
     count, length = tokens_NxL.shape
     rows = np.ascontiguousarray(tokens_NxL, tokens_NxL.dtype.newbyteorder("<"))
@@ -105,8 +105,9 @@ def write_shard(path: Path, tokens_NxL: np.ndarray) -> dict:
         except RuntimeError as error:
             with contextlib.suppress(RuntimeError):
                 writer.close()
-            if "No space left" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOENT, errno.EACCES, errno.EROFS):
+                if os.strerror(code) in str(error):
+                    raise OSError(code, os.strerror(code), str(path)) from error
             raise OSError(f"{path}: {error}") from error
         size = temporary.stat().st_size
     return {"file": path.name, "rows": count, "bytes": size, "crc32": shard_crc}
@@ -137,7 +138,7 @@ def load_manifest(directory) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         right = False
     if not right:
-        raise UserError(f"{path} is damaged: copy the folder again, or prepare it again")
+        raise _damaged(path, "its checksum is wrong")
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"{path} has format {manifest.get('format')}, this version of electra_jax reads {FORMAT}: prepare the data again"
@@ -221,7 +222,8 @@ class Split:
 
 
 def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged ({why}): copy the file again, or prepare the data again")
+    mend = f"copy it again, or prepare the data again: delete {path.parent} and run the same command of launch/prepare.py"
+    return UserError(f"{path} is damaged ({why}): {mend}")
 
 
 def _digest(manifest: dict) -> str:

@@ -57,4 +57,4 @@ def read(path: Path, key: int) -> Iterator[bytes]:
 
 
 def _damaged(path: Path) -> UserError:
-    return UserError(f"{path}, unfinished work, is damaged: delete the folder that is to hold the rows, and prepare again")
+    return UserError(f"{path}, unfinished work, is damaged: delete the folder that is to hold the rows and run the same command again")

@@ -158,7 +158,8 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, model_type: str, 
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = re.sub(r"^.*\]\s*", "", str(error), flags=re.S).strip()  # without the C++ source line
+        condition, _, reason = str(error).rpartition("]")  # source.cc(line) [condition] reason
+        reason = reason.strip() or condition[condition.find("[") + 1 :]
         raise UserError(f"SentencePiece cannot train {vocab_size} pieces on this text: {reason} (another vocabulary size may do)") from None
     return written.getvalue()
 
@@ -167,7 +168,8 @@ def _sample_lines(texts: Iterable[str], max_bytes: int) -> list[str]:
     """Lines, the long ones cut at white space; when there are too many, those whose hash is in the lower half, and so on."""
     lines, size, limit = [], 0, 1 << 32
     for text in texts:
-        for match in re.finditer(r"\S.{0,999}(?=\s|$)|\S{1,1000}", text):
+        # SentencePiece passes over each line that holds U+2585, which stands for the unknown in it.
+        for match in re.finditer(r"\S.{0,999}(?=\s|$)|\S{1,1000}", text.replace("\u2585", " ")):
             data = match[0].encode()
             if zlib.crc32(data) < limit:
                 lines.append(match[0])

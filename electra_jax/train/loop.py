@@ -71,7 +71,7 @@ def train(
             telemetry.progress(done, metrics["loss"], clock)
 
     step = int(state.step)
-    with contextlib.closing(telemetry), watchdog, preemption, profiler:
+    with contextlib.closing(telemetry), watchdog, profiler:
         while step < total_steps:
             # THE ORDER MATTERS. 1. The batch of this step number: the step is all the position that the data has.
             with clock.section("data"):
@@ -82,20 +82,24 @@ def train(
                 state, metrics = step_fn(state, batch)
                 step += 1
                 in_flight.append((step, metrics))
-                last = step == total_steps or preemption.requested
-                pause = last or any(intervals.due(name, step, total_steps) for name in ("eval_steps", "checkpoint_steps"))
+                pause = step == total_steps or any(
+                    intervals.due(name, step, total_steps) for name in ("eval_steps", "checkpoint_steps")
+                )
                 settle(0 if pause else 1)
             # 3. Evaluate the state that a checkpoint of this step will hold.
             if intervals.due("eval_steps", step, total_steps):
                 with clock.section("eval"), watchdog.allow(EVAL_SECS):
                     telemetry.write(step, evaluate(state, step))
-            # 4. Every line up to this step is on disk before its checkpoint begins: a resume cuts back to the step, never adds a gap.
-            if last or intervals.due("checkpoint_steps", step, total_steps):
+            # 4. Told to stop? Read once, here: what is announced as saved is saved.
+            stop = preemption.requested and step < total_steps
+            # 5. Every line up to this step is on disk before its checkpoint begins: a resume cuts back to the step, never adds a gap.
+            if stop or intervals.due("checkpoint_steps", step, total_steps):
+                with clock.section("step"):
+                    settle(0)
                 with clock.section("checkpoint"), watchdog.allow(SAVE_SECS):
                     telemetry.flush()
                     checkpoints.save(step, state, clock.to_dict())
-            # 5. Told to stop: it is saved, so leave.
-            if preemption.requested and step < total_steps:
+            if stop:
                 checkpoints.wait()
                 raise Preempted(f"stopped at step {step} of {total_steps} and saved: the same command goes on from there")
         checkpoints.wait()

@@ -2,7 +2,7 @@
 
 The published optimizer (google-research/electra `model/optimization.py`): AdamW with beta 0.9 and 0.999, epsilon 1e-6, no bias
 correction, decay 0.01 times the rate on all but LayerNorms and biases, one clip of the global norm at 1.0, warm-up times linear decay.
-Muon (arXiv 2502.16982 as in optax.contrib) for the layers' matrices alone is ours: reference for why, docs of the tiny preset.
+Muon (arXiv 2502.16982 as in optax.contrib) for the layers' matrices alone is ours; configs/pretrain.py says what for.
 """
 
 import dataclasses
@@ -52,11 +52,22 @@ class OptimizerConfig:
 
     def __post_init__(self):
         one_of("optimizer.name", self.name, ("adamw", "muon"))
-        for regex, _ in self.rates:
+        for name in ("learning_rate", "muon_learning_rate", "epsilon", "weight_decay", "clip_norm"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}: it must be a number from 0 up")
+        for name in ("beta1", "beta2"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}: it must be between 0 and 1")
+        for rate in self.rates:
             try:
+                regex, factor = rate
                 re.compile(regex)
-            except re.error as error:
-                raise UserError(f"optimizer.rates: {regex!r} is no regular expression ({error})") from error
+                float(factor)
+            except (TypeError, ValueError, re.error) as error:
+                raise UserError(
+                    f"optimizer.rates: {rate!r} is no pair of a regular expression and a factor ({error}): "
+                    "write (('discriminator/layers/', 0.5),)"
+                ) from error
 
 
 def schedule(config: ScheduleConfig) -> Callable[[Array], Array]:

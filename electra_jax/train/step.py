@@ -28,12 +28,18 @@ def init_state(key: Array, objective: Objective, optimizer: optax.GradientTransf
 
 
 def make_train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, root: Array, accumulation_steps: int = 1, reduce: Reduce = local_sums
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    root: Array,
+    accumulation_steps: int = 1,
+    reduce: Reduce = local_sums,
+    learning_rate: Callable[[Array], Array] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """train_step(state, batch) -> (state, metrics), pure. `batch` holds this device's rows; metrics are float32 scalars.
 
     Micro-batches are strided ([B] -> [B/A, A], scanned over A), so that a sharded batch never moves. Means of means would be
     wrong where counts differ; the denominators are planned before the backward pass and reduced over all devices.
+    `learning_rate` is told among the metrics alone. A skipped step does not advance the optimizer's own count.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -83,6 +89,8 @@ def make_train_step(
             "skipped": new_state.skipped,
             "skipped_in_a_row": new_state.skipped_in_a_row,
         }
+        if learning_rate is not None:
+            out["learning_rate"] = learning_rate(state.step)
         return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in out.items()}
 
     return train_step

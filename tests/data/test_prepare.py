@@ -382,6 +382,56 @@ def test_a_failed_command_can_be_mended_in_the_same_folder(tmp_path):
     assert json.loads((tmp_path / "o" / "manifest.json").read_text())["options"]["heldout"] == 0.5
 
 
+def test_after_a_reading_error_the_mended_command_goes_on(pieces, tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"body": f"some words of document {n}"}) + "\n" for n in range(50)))
+    with pytest.raises(UserError, match="no field 'text', but 'body'"):
+        make(tmp_path / "o", source, tokenizer=pieces)
+    with pytest.raises(UserError, match="training split is empty: --heldout=0.9999 of 50 documents: lower --heldout, give more text$"):
+        make(tmp_path / "o", source, vocab_size=600, text_field="body", heldout=0.9999)
+    make(tmp_path / "o", source, tokenizer=pieces, text_field="body")
+
+
+@pytest.mark.parametrize("pattern", ["train-*", "heldout-*", "token_counts.npy", "manifest.json"])
+def test_damage_of_finished_rows_is_told(pattern, text, pieces, tmp_path):
+    make(tmp_path / "o", text, tokenizer=pieces)
+    path = next((tmp_path / "o").glob(pattern))
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match=rf"{path.name} is damaged \(.*delete {tmp_path / 'o'} and run the same command"):
+        make(tmp_path / "o", text, tokenizer=pieces)
+
+
+@pytest.mark.parametrize("mark", ["[]", "{}", "7", "{"])
+def test_a_damaged_mark_is_told(mark, text, pieces, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / claim.MARK).write_text(mark)
+    with pytest.raises(UserError, match=f"{claim.MARK} is damaged"):
+        make(tmp_path / "o", text, tokenizer=pieces)
+
+
+def test_the_output_may_lie_in_the_input_and_the_rows_know_no_place(text, pieces, tmp_path):
+    for folder in ("books", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(text, tmp_path / folder)
+    options = dict(tokenizer=pieces, vocab_size=600)
+    manifest = make(tmp_path / "books" / "out", tmp_path / "books", **options)
+    assert make(tmp_path / "books" / "out", tmp_path / "books", **options) == manifest
+    assert make(tmp_path / "o", tmp_path / "elsewhere", **options) == manifest
+    with pytest.raises(UserError, match="is not empty and holds something else"):
+        make(tmp_path / "books", tmp_path / "books", **options)
+
+
+def test_summary(text, pieces, tmp_path):
+    manifest = make(tmp_path / "o", text, tokenizer=pieces)
+    manifest = json.loads(json.dumps(manifest)) | {"length": 1024}
+    lines = prepare.summary(manifest, "my rows")
+    assert lines[-1].endswith("--config.data.path='my rows' --config.data.length=1024 --config.model.max_length=1024 "
+                              "--config.model.vocab_size=600")  # fmt: skip
+    assert not any("note" in line for line in lines)
+    manifest["splits"]["train"]["dropped_tokens"] = manifest["splits"]["train"]["tokens"]
+    assert any("note: 50% of the training tokens were dropped; --packing=dense" in line for line in prepare.summary(manifest, "o"))
+
+
 def _saved(folder):
     tokenizers.train_wordpiece(["one text of words here some other"], 60).save(folder / "t")
     return str(folder / "t")

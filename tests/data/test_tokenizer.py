@@ -394,3 +394,8 @@ def test_sentencepiece_too_small_says_how_many(text):
         with pytest.raises(UserError, match="cannot train 10 pieces on this text: .*smaller than") as error:
             train_sentencepiece(text, 10, model_type=model_type)
         assert "\n" not in str(error.value)
+
+
+def test_sentencepiece_learns_from_lines_with_its_mark_of_the_unknown():
+    tokenizer = train_sentencepiece(["some words of text\n" * 50, "zebra \u2585 squid\n" * 50], 60)
+    assert {"z", "q"} <= set("".join(tokenizer.vocabulary)) and "\u2585" not in "".join(tokenizer.vocabulary)

@@ -65,6 +65,8 @@ def test_every_mistake_is_one_line_and_exit_2(real_text, vocabulary, tmp_path):
     file.write_text("mine")
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
+    os.symlink(tmp_path / "absent", tmp_path / "dangling")
+    os.symlink(tmp_path / "loop", tmp_path / "loop")
 
     good = {"input": real_text, "output": tmp_path / "new", "tokenizer": vocabulary}
     cases = {
@@ -83,13 +85,19 @@ def test_every_mistake_is_one_line_and_exit_2(real_text, vocabulary, tmp_path):
         "binary": ({"input": binary}, "binary.txt is binary"),
         "no mask": ({"tokenizer": no_mask}, "no [MASK]"),
         "no tokenizer": ({"tokenizer": tmp_path / "nowhere.model"}, "nowhere.model"),
-        "size": ({"vocab_size": 5}, "leave vocab_size out"),
+        "size": ({"vocab_size": 50}, "leave vocab_size out"),
+        "no size": ({"tokenizer": "wordpiece", "vocab_size": 0}, "vocab_size=0: a vocabulary has 8 to"),
+        "negative size": ({"tokenizer": "bpe", "vocab_size": -5}, "vocab_size=-5: a vocabulary has 8 to"),
         "alphabet": ({"tokenizer": "wordpiece", "vocab_size": 20}, "too small"),
         "long": ({"input": long, "max_document_mib": 1}, "long.txt: a document is longer than"),
         "field": ({"input": other_field}, "no field 'text', but 'content'"),
         "cut": ({"input": cut}, "cut.txt.xz is damaged or cut short"),
         "file": ({"output": file}, "is a file"),
         "below a file": ({"output": file / "below"}, "cannot be written"),
+        "long name": ({"output": tmp_path / ("x" * 300)}, "cannot be written: File name too long: choose another --output"),
+        "dangling": ({"output": tmp_path / "dangling"}, "cannot be written: File exists: choose another --output"),
+        "loop": ({"output": tmp_path / "loop"}, "cannot be written: "),
+        "comma": ({"output": tmp_path / "a,b"}, "choose a name without one"),
         "foreign": ({"output": foreign}, "is not empty and holds something else"),
         "empty split": ({"heldout": 1e-6}, "the held-out split is empty: --heldout=1e-06 of"),
         "tfds": ({"input": "tfds:no_such_dataset_of_ours"}, "no_such_dataset_of_ours"),

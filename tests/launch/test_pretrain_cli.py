@@ -105,7 +105,55 @@ def test_a_finished_run_says_so_again(rows, cache, undisturbed):
     assert again.returncode == 0 and runs.learned(workdir) == before
 
 
+def test_what_is_announced_as_saved_is_saved_also_in_an_evaluation(rows, cache, tmp_path):
+    """No checkpoint is due for long; the signal comes while the held-out rows are gone through."""
+    workdir = tmp_path / "run"
+    fields = {"checkpoint.every_steps": 1000, "eval.every_steps": 4, "eval.max_rows": 0, "eval.batch_rows": 4}
+    process = subprocess.Popen(runs.command(workdir, rows, **fields), env=runs.environment(cache), stderr=subprocess.PIPE, text=True)
+    while not (workdir / "metrics.jsonl").exists() or '"step": 4, "train' not in (workdir / "metrics.jsonl").read_text():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 42, stderr
+    step = int(stderr.splitlines()[-1].split("stopped at step ")[1].split()[0])
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == [str(step)]
+    assert [line["step"] for line in runs.learned(workdir) if "train/loss" in line] == list(range(1, step + 1))
+
+
+def test_a_stop_signal_before_the_first_step_exits_42(rows, cache, tmp_path):
+    process = subprocess.Popen(runs.command(tmp_path / "run", rows), env=runs.environment(cache), stderr=subprocess.PIPE, text=True)
+    while "compiling" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 42 and "Traceback" not in stderr, stderr
+
+
+def test_a_mended_mistake_may_use_the_same_workdir_and_two_runs_may_not(rows, cache, tmp_path):
+    workdir = tmp_path / "run"
+    assert runs.run(workdir, rows, cache, **{"schedule.warmup_steps": 60}).returncode == 2
+    assert runs.run(workdir, rows, cache, **{"optimizer.name": "muom"}).returncode == 2
+    (workdir / "config.tmp").write_text("")  # what a death while it is written leaves
+    first = subprocess.Popen(runs.command(workdir, rows), env=runs.environment(cache), stderr=subprocess.PIPE, text=True)
+    while "compiling" not in first.stderr.readline():
+        assert first.poll() is None
+    second = runs.run(workdir, rows, cache)
+    assert second.returncode == 2 and "another process trains" in second.stderr
+    _, stderr = first.communicate(timeout=120)
+    assert first.returncode == 0, stderr
+
+
 BAD = {
+    "no config": (dict(more=["--config=/nowhere.py"]), "/nowhere.py"),
+    "held-out batch": (dict(fields={"eval.batch_rows": 0}), "eval.batch_rows"),
+    "rate": (dict(fields={"optimizer.learning_rate": "nan"}), "optimizer.learning_rate"),
+    "beta": (dict(fields={"optimizer.beta1": 1.5}), "optimizer.beta1"),
+    "rates": (dict(fields={"optimizer.rates": "('a',0.5)"}), "optimizer.rates"),
+    "weights": (dict(fields={"data.weights": "('a',)"}), "data.weights"),
+    "profile": (dict(fields={"log.profile_steps": "(1,2,3)"}), "log.profile_steps"),
+    "float64": (dict(fields={"model.dtype": "float64"}), "JAX_ENABLE_X64"),
+    "seed": (dict(fields={"seed": 2**70}), "seed"),
     "typo": (dict(more=["--config.train.step=5"]), 'Did you mean "steps"'),
     "type": (dict(more=["--config.train.batch_rows=1.5"]), "batch_rows"),
     "preset": (dict(more=["--config=configs/pretrain.py:smal"]), "did you mean 'small'"),
@@ -128,8 +176,8 @@ def test_bad_input_is_one_line_and_exit_2(name, rows, cache, tmp_path):
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()
     assert message in last[-1] and "Traceback" not in done.stderr
-    assert len([line for line in last if not line.startswith("WARNING")]) == 1, done.stderr
-    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert len([line for line in last if not line.startswith(("WARNING", "compiling"))]) == 1, done.stderr
+    assert not list((tmp_path / "run").glob("checkpoints/*")) and not (tmp_path / "run" / "config.json").exists()
 
 
 def test_another_config_in_the_same_workdir_is_refused(rows, cache, undisturbed, tmp_path):

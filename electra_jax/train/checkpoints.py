@@ -131,6 +131,8 @@ class Checkpoints:
         registry.add(ocp.handlers.JsonHandler, checkpointable_name="metadata")
         self._context = ocp.Context()
         self._context.checkpointables.registry = registry
+        # In the background, a folder that cannot be made leaves threads that wait for it, and the process, for 5 minutes.
+        self._context.asynchronous.create_directories_asynchronously = False
 
     # --- Saving
 
@@ -143,8 +145,7 @@ class Checkpoints:
         earlier steps are never touched before a new one is whole.
         """
         self.wait()
-        path = self._directory / str(step)
-        if path.exists():
+        if step in self._steps():
             return
         arrays, _ = _flatten(state)
         metadata = {
@@ -161,7 +162,7 @@ class Checkpoints:
             self._sweep("*")  # here, not when opened: who only reads must not sweep away the save of a living run
             with self._context:
                 items = {"state": _plain(arrays), "metadata": {**metadata, "sha256": _sha256(metadata)}}
-                self._saving = step, ocp.save_checkpointables_async(path, items)
+                self._saving = step, ocp.save_checkpointables_async(self._directory / str(step), items)
         except Exception as error:
             raise self._explained(step, error) from error
 

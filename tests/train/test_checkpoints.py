@@ -24,6 +24,8 @@ from electra_jax.train.checkpoints import Checkpoints
 from electra_jax.types import TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Orbax leaves them behind where a read or write fails; the program ignores them, and pytest undoes that for each test.
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 DESCRIPTION = {"config": {"model": {"hidden_size": 16, "rates": (0.5, 1e-3)}}, "tokenizer": "ab12"}
 
 
@@ -195,7 +197,7 @@ def test_a_step_that_is_there_is_not_written_again(tmp_path):
 
 def test_litter_is_swept_by_the_writer_alone(tmp_path):
     store = write(tmp_path, 10)
-    litter = tmp_path / "20.orbax-checkpoint-tmp" / "state"
+    litter = tmp_path / "15.orbax-checkpoint-tmp" / "state"
     litter.mkdir(parents=True)
     reader = Checkpoints(tmp_path, description={})
     assert reader.restore(abstract(make_state(0))).step == 10 and reader.latest_step == 10
@@ -425,7 +427,6 @@ FULL = (
 )
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 def test_a_full_disk(small_disk):
     def state(step: int):
         return {"x": jax.random.normal(jax.random.key(step), (100_000,))}
@@ -470,10 +471,10 @@ def test_errors_of_the_background_reach_the_caller_once(tmp_path, monkeypatch, n
     assert sorted(os.listdir(tmp_path)) == ["10", "20"]
 
 
-def script(code: str, *arguments, **options) -> subprocess.CompletedProcess:
+def script(code: str, *arguments) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=100)
 
 
 DIES = """
@@ -503,6 +504,34 @@ def test_killed_in_the_middle_of_a_save(tmp_path):
     store.close()
     assert sorted(os.listdir(tmp_path)) == ["10", "20"]
     assert store.restore(abstract(state)).step == 20
+
+
+CANNOT_BEGIN = """
+import os, sys
+import jax.numpy as jnp
+from electra_jax.train.checkpoints import Checkpoints
+
+store = Checkpoints(sys.argv[1], description={})
+store.save(10, {"x": jnp.ones(3)}, {})
+store.wait()
+os.chmod(sys.argv[1], 0o555)
+if os.geteuid() == 0:
+    os.seteuid(65534)
+try:
+    store.save(20, {"x": jnp.ones(3)}, {})
+    store.wait()
+except Exception as error:
+    print(error)
+"""
+
+
+def test_a_save_that_cannot_begin_does_not_hold_the_process():
+    """Left to make its folders in the background, Orbax has threads wait for them for 300 seconds, and so does the exit."""
+    with tempfile.TemporaryDirectory() as directory:
+        done = script(CANNOT_BEGIN, directory)
+        assert done.stdout.startswith("Permission denied: step 20 could not be saved") and done.stderr == "", done
+        assert os.listdir(directory) == ["10"]
+        os.chmod(directory, 0o700)
 
 
 QUIET = """

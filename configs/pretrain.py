@@ -106,5 +106,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.checkpoint.keep_every_steps = 0  # and every so many steps for good; 0 = none
 
     c.parallel = ConfigDict()
-    c.parallel.executor = "auto"
+    c.parallel.executor = "auto"  # jit, shard_map or pmap; auto: shard_map for a mesh of data alone, jit elsewhere
+    c.parallel.slices = 1  # of a TPU, joined by the data-center network
+    c.parallel.data = -1  # devices that share the rows; -1: those which the others leave
+    c.parallel.fsdp = 1  # devices that share the rows, and the parameters and optimizer state too
     return c

@@ -34,12 +34,12 @@ def ours(preset: str) -> Callable[[], float]:
     vocabulary = masking.Vocabulary(101, 102, 103, np.ones(config.vocab_size, bool))
     objective = electra.make(config, masking.MaskingConfig(), vocabulary, LENGTH)
     rule = optimizer.make_optimizer(optimizer.OptimizerConfig(), optimizer.ScheduleConfig(total_steps=1_000_000))
-    root, devices = rng.root_key(0), mesh.make_mesh()
+    root, devices = rng.root_key(0), mesh.make_mesh(devices=jax.devices()[:1])
     state = jax.jit(lambda key: step.init_state(key, objective, rule))(root)
     tokens = random_tokens(config.vocab_size)
     positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens.shape)
     batch = Batch(tokens, np.ones_like(tokens), positions, np.zeros_like(tokens), np.arange(BATCH_ROWS, dtype=np.int32))
-    program = executors.compile_step(step.make_train_step(objective, rule, root), state, batch, devices)
+    program = executors.compile_step(step.make_train_step(objective, rule, root), state, batch, devices, "jit")
     batch = mesh.to_devices(batch, devices)
 
     def run() -> float:

@@ -12,6 +12,7 @@ from electra_jax.cli import UserError
 
 POSITIONS = ("learned", "sinusoidal_init", "rotary")
 REMAT = ("none", "dots", "full")
+ATTENTION = ("auto", "xla", "splash", "cudnn")
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -39,6 +40,7 @@ class EncoderConfig:
     param_dtype: str
     scan_layers: bool
     remat: str
+    attention: str
 
     @property
     def head_size(self) -> int:
@@ -88,10 +90,12 @@ class ElectraConfig:
     param_dtype: str = "float32"
     scan_layers: bool = False
     remat: str = "none"
+    attention: str = "auto"  # see models.attention.choose
 
     def __post_init__(self):
         one_of("model.positions", self.positions, POSITIONS)
         one_of("model.remat", self.remat, REMAT)
+        one_of("model.attention", self.attention, ATTENTION)
         one_of("model.dtype", self.dtype, ("float32", "bfloat16", "float64"))
         one_of("model.param_dtype", self.param_dtype, ("float32", "float64"))
         if self.type_vocab_size < 2:

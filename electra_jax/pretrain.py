@@ -1,27 +1,30 @@
 """Pretraining: config -> model, objective, data, optimizer -> train.loop."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from electra_jax import rng
 from electra_jax.cli import Preempted, UserError
 from electra_jax.config import ElectraConfig
 from electra_jax.data import loader, records, tokenizer
+from electra_jax.models import attention
 from electra_jax.objectives import electra, masking
-from electra_jax.parallel import executors, mesh
+from electra_jax.parallel import executors, mesh, multihost, sharding
 from electra_jax.train import clock, evaluation, health, loop, optimizer, report, step, workdirs
 from electra_jax.train.checkpoints import Checkpoints
 from electra_jax.train.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
-from electra_jax.train.telemetry import Telemetry, format_count, format_secs
-from electra_jax.types import Batch, Objective
+from electra_jax.train.telemetry import Silent, Telemetry, format_count, format_secs
+from electra_jax.types import Array, Batch, Objective
 
 EXPECTED_UTILISATION = 0.5  # of the peak, for the hours that the plan expects; the progress bar shows the measured one
 
@@ -45,50 +48,96 @@ class Data:
     unigram_entropy: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """All that follows from the config, the data and the devices, before anything is compiled or written."""
+
+    mesh: jax.sharding.Mesh
+    executor: str
+    platform: mesh.Platform
+    model: ElectraConfig
+    data: Data
+    objective: Objective
+    schedule: optimizer.ScheduleConfig
+    rule: optax.GradientTransformation
+    root: Array
+
+
 def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Result:
     """Trains in `workdir`, or goes on training there, until `config.train.steps`; `config` is configs/pretrain.py's.
 
+    Where several processes run (parallel.multihost.connected), each calls it with the same arguments.
     Raises UserError for what a person must mend, and Preempted after a stop signal, once everything is saved.
     """
     config = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
-    with PreemptionSignal() as preemption, workdirs.claimed(pathlib.Path(workdir)) as folder:
+    multihost.agree("config", _sha256(config), "give every process the same command")
+    with PreemptionSignal() as preemption, contextlib.ExitStack() as stack:
+        folder = pathlib.Path(workdir)
+        if multihost.is_lead():
+            multihost.together(lambda: stack.enter_context(workdirs.claimed(folder)))
+        else:
+            multihost.together(lambda: None)
+        workdirs.check_shared(folder)
         return _pretrain(config, folder, preemption)
 
 
-def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: PreemptionSignal) -> Result:
-    run_clock = clock.Clock()
-    with run_clock.section("init"):
-        devices = mesh.make_mesh()
-        platform = mesh.Platform.of(devices)
-        model = model_config(config, platform)
-        data = open_data(config, model)
-        objective = make_objective(config, model, data.vocabulary, platform)
-        identity = {"data": [manifest["sha256"] for manifest in data.stream.manifests], "tokenizer": data.tokenizer.sha256}
-        whole_config = {**config, "identity": identity}
-        workdirs.check_config(workdir, whole_config)
+def setup(config: dict[str, Any]) -> Setup:
+    """Raises UserError where the parts do not fit one another."""
+    section = config["parallel"]
+    devices = mesh.make_mesh(section["slices"], section["data"], section["fsdp"])
+    executor = executors.choose(section["executor"], devices)
+    executors.check_batch(devices, config["train"]["batch_rows"], config["train"]["accumulation_steps"])
+    platform = mesh.Platform.of(devices)
+    model = model_config(config, platform)
+    data = open_data(config, model, devices.size)
+    objective = make_objective(config, model, data.vocabulary, platform)
+    schedule = schedule_config(config)
+    rule = optimizer.make_optimizer(optimizer_config(config), schedule)
+    return Setup(devices, executor, platform, model, data, objective, schedule, rule, rng.root_key(config["seed"]))
 
-        train = config["train"]
-        schedule = schedule_config(config)
-        rule = optimizer.make_optimizer(optimizer_config(config), schedule)
-        root = rng.root_key(config["seed"])
-        peak_rate, factor = config["optimizer"]["learning_rate"], optimizer.schedule(schedule)
-        body = step.make_train_step(
-            objective, rule, root, train["accumulation_steps"], learning_rate=lambda at: peak_rate * factor(at)
-        )
-        replicated = mesh.replicated(devices)
-        init = jax.jit(lambda key: step.init_state(key, objective, rule), out_shardings=replicated)
-        abstract_state = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(init, root)
-        )
-    print("compiling the step (the first start takes a minute or so)", file=sys.stderr, flush=True)
+
+def make_step(config: dict[str, Any], objective: Objective, rule, schedule, root: Array, executor: str) -> Callable:
+    """The train step that the executor runs."""
+    peak_rate, factor = config["optimizer"]["learning_rate"], optimizer.schedule(schedule)
+    return step.make_train_step(
+        objective,
+        rule,
+        root,
+        config["train"]["accumulation_steps"],
+        reduce=executors.reduction(executor),
+        learning_rate=lambda at: peak_rate * factor(at),
+    )
+
+
+def make_init(objective: Objective, rule, devices: jax.sharding.Mesh, root: Array) -> tuple[Callable, Any]:
+    """(init(root) -> the first state, born where it belongs; the state as shapes with their shardings)."""
+    shapes = jax.eval_shape(lambda key: step.init_state(key, objective, rule), root)
+    shardings = sharding.shardings(shapes, devices)
+    init = jax.jit(lambda key: step.init_state(key, objective, rule), out_shardings=shardings)
+    return init, jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings)
+
+
+def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: PreemptionSignal) -> Result:
+    run_clock, train = clock.Clock(), config["train"]
+    with run_clock.section("init"):
+        parts = multihost.together(lambda: setup(config))
+        devices, platform, model, data, objective = parts.mesh, parts.platform, parts.model, parts.data, parts.objective
+        identity = {"data": [manifest["sha256"] for manifest in data.stream.manifests], "tokenizer": data.tokenizer.sha256}
+        multihost.agree("data set", _sha256(identity), "give every host the same prepared folders")
+        whole_config = {**config, "identity": identity}
+        multihost.together(lambda: workdirs.check_config(workdir, whole_config))
+        init, abstract_state = multihost.together(lambda: make_init(objective, parts.rule, devices, parts.root))
+    say = multihost.say if multihost.is_lead() else lambda line: None
+    say("compiling the step (the first start takes a minute or so)")
     with run_clock.section("compile"):
-        program = executors.compile_step(
-            body, abstract_state, abstract_batch(train["batch_rows"], data.stream.length), devices, config["parallel"]["executor"]
-        )
+        body = make_step(config, objective, parts.rule, parts.schedule, parts.root, parts.executor)
+        rows = abstract_batch(train["batch_rows"], data.stream.length)
+        program = multihost.together(lambda: executors.compile_step(body, abstract_state, rows, devices, parts.executor))
     with run_clock.section("init"):
         dtype = model.dtype
         run_clock.flops_per_step = objective.flops(train["batch_rows"])
-        run_clock.peak_flops_per_sec = clock.peak_flops(platform.device_kind, dtype) or clock.measure_matmul_peak(dtype)
+        peak = clock.peak_flops(platform.device_kind, dtype)
+        run_clock.peak_flops_per_sec = peak * devices.size if peak else multihost.count() * clock.measure_matmul_peak(dtype)
         description = {"config": config, "identity": identity, "parameters": dict(model.num_params())}
         checkpoints = Checkpoints(
             workdir / "checkpoints",
@@ -102,25 +151,32 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
             raise Preempted(f"stopped before step {start_step + 1}: the same command starts it")
         if start_step > train["steps"]:
             raise UserError(f"{workdir} is at step {start_step} already, past train.steps={train['steps']}: raise it")
-        workdirs.write_config(workdir, whole_config)  # last of the checks: a mistake must not claim the folder
-        telemetry = Telemetry(
-            workdir, total_steps=train["steps"], start_step=start_step, tensorboard=config["log"]["tensorboard"]
-        )
+        if multihost.is_lead():
+            workdirs.write_config(workdir, whole_config)  # last of the checks: a mistake must not claim the folder
+            telemetry = Telemetry(
+                workdir, total_steps=train["steps"], start_step=start_step, tensorboard=config["log"]["tensorboard"]
+            )
+        else:
+            telemetry = Silent()
         if restored:
             run_clock.from_dict(restored.clock)
         run_clock.resumed(start_step, telemetry.reached)
         if restored or telemetry.reached.step > start_step:
             telemetry.write(start_step, run_clock.summary())  # so that sessions which die before a checkpoint add up
-        state = restored.state if restored else init(root)
-        for line in plan_lines(config, model, data.stream, objective, program, run_clock, platform, start_step):
+        state = restored.state if restored else init(parts.root)
+        for line in plan_lines(config, parts, program, run_clock, start_step):
             telemetry.note(line)
+        multihost.meet("ready")
 
-    eval_step = jax.jit(evaluation.make_eval_step(objective, root))
+    eval_step = mesh.on_mesh(
+        jax.jit(evaluation.make_eval_step(objective, parts.root), out_shardings=mesh.replicated(devices)), devices
+    )
+    heldout = [mesh.to_devices(batch, devices) for batch in data.heldout]
     warned: set[str] = set()
     last: dict[str, float] = {}
 
     def evaluate(state, at_step: int) -> dict[str, float]:
-        metrics = evaluation.evaluate(eval_step, state.params, data.heldout, objective.scales)
+        metrics = evaluation.evaluate(eval_step, state.params, heldout, objective.scales)
         metrics["eval/unigram_entropy"] = data.unigram_entropy
         last.update(metrics)
         telemetry.note(
@@ -128,14 +184,16 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
             f"RTD AUC {metrics['eval/rtd_auc']:.3f}, accuracy {metrics['eval/rtd_accuracy']:.3f} "
             f"(calling nothing replaced: {metrics['eval/majority_accuracy']:.3f})"
         )
-        found = dict(health.warnings(metrics, step=at_step, warmup_steps=schedule.warmup_steps, total_steps=train["steps"]))
+        found = dict(health.warnings(metrics, step=at_step, warmup_steps=parts.schedule.warmup_steps, total_steps=train["steps"]))
         for name in found.keys() - warned:
             telemetry.note(f"warning: {found[name]}")
         warned.clear()
         warned.update(found)
         return metrics
 
-    batches = loader.batches(data.stream, start_step=start_step, global_batch=train["batch_rows"])
+    batches = loader.batches(
+        data.stream, start_step=start_step, global_batch=train["batch_rows"], rows=mesh.host_rows(devices, train["batch_rows"])
+    )
     services = loop.Services(
         checkpoints=checkpoints,
         telemetry=telemetry,
@@ -161,7 +219,7 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
         state = loop.train(
             state,
             program.run,
-            (mesh.to_devices(batch, devices) for batch in batches),
+            map(program.place, batches),
             total_steps=train["steps"],
             tokens_per_step=train["batch_rows"] * data.stream.length,
             intervals=intervals,
@@ -169,14 +227,15 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
             services=services,
         )
     except Preempted:
-        write_report([])
+        if multihost.is_lead():
+            write_report([])
         raise
     finally:
         checkpoints.close()
     if not last:  # the run was complete before this command
         evaluate(state, train["steps"])
-    examples = marked_examples(eval_step, state.params, data)
-    return Result(train["steps"], dict(last), examples, write_report(examples))
+    examples = marked_examples(eval_step, state.params, data, heldout[0])
+    return Result(train["steps"], dict(last), examples, write_report(examples) if multihost.is_lead() else workdir)
 
 
 def model_config(config: Mapping[str, Any], platform: mesh.Platform) -> ElectraConfig:
@@ -185,7 +244,12 @@ def model_config(config: Mapping[str, Any], platform: mesh.Platform) -> ElectraC
         fields["dtype"] = platform.dtype
     if "float64" in (fields["dtype"], fields["param_dtype"]) and not jax.config.jax_enable_x64:
         raise UserError("float64 needs JAX_ENABLE_X64=1 in the environment; or choose model.dtype=float32")
-    return ElectraConfig(**fields)
+    wanted = fields.pop("attention")
+    networks = ElectraConfig(**fields).discriminator, ElectraConfig(**fields).generator
+    paths = {
+        attention.choose(wanted, platform.name, config["data"]["length"], x.head_size, x.dtype, x.attention_dropout) for x in networks
+    }
+    return ElectraConfig(**fields, attention=paths.pop() if len(paths) == 1 else "xla")
 
 
 def optimizer_config(config: Mapping[str, Any]) -> optimizer.OptimizerConfig:
@@ -207,17 +271,12 @@ def make_objective(
     return electra.make(model, masks, vocabulary, config["data"]["length"], weights)
 
 
-def open_data(config: Mapping[str, Any], model: ElectraConfig) -> Data:
-    """The rows, their tokenizer and the held-out set. Raises UserError where they do not fit the config."""
+def open_data(config: Mapping[str, Any], model: ElectraConfig, num_devices: int) -> Data:
+    """The rows, their tokenizer and the held-out set, in batches that `num_devices` divide. Raises UserError where they do not fit."""
     section, train = config["data"], config["train"]
     folders = [folder for folder in section["path"].split(",") if folder]
     if not folders:
         raise UserError("no data: --config.data.path=FOLDER, a folder that launch/prepare.py wrote (several: A,B)")
-    if train["batch_rows"] < 1 or train["batch_rows"] % max(train["accumulation_steps"], 1) or train["accumulation_steps"] < 1:
-        raise UserError(
-            f"train.batch_rows={train['batch_rows']} cannot be cut into train.accumulation_steps={train['accumulation_steps']} "
-            "equal parts: choose a divisor"
-        )
     for name, value, least in (
         ("eval.batch_rows", config["eval"]["batch_rows"], 1),
         ("eval.max_rows", config["eval"]["max_rows"], 0),
@@ -260,9 +319,8 @@ def open_data(config: Mapping[str, Any], model: ElectraConfig) -> Data:
     if tokens.sha256 != manifest["tokenizer"]["sha256"]:
         raise UserError(f"{folders[0]}/tokenizer is not the tokenizer that made the rows there: prepare the data again")
     vocabulary = masking.Vocabulary(tokens.cls_id, tokens.sep_id, tokens.mask_id, tokens.word_starts)
-    heldout = list(
-        loader.heldout_batches(folders, batch=config["eval"]["batch_rows"], max_rows=config["eval"]["max_rows"] or None)
-    )
+    heldout_rows = -(-config["eval"]["batch_rows"] // num_devices) * num_devices
+    heldout = list(loader.heldout_batches(folders, batch=heldout_rows, max_rows=config["eval"]["max_rows"] or None))
     counts_V = sum(records.load_token_counts(folder) for folder in folders)
     heldout_counts_V = np.zeros_like(counts_V)
     for batch, valid_B in heldout:
@@ -272,39 +330,42 @@ def open_data(config: Mapping[str, Any], model: ElectraConfig) -> Data:
     return Data(stream, tokens, vocabulary, heldout, evaluation.unigram_entropy(counts_V, heldout_counts_V))
 
 
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def abstract_batch(rows: int, length: int) -> Batch:
     table = jax.ShapeDtypeStruct((rows, length), np.int32)
     return Batch(table, table, table, table, jax.ShapeDtypeStruct((rows,), np.int32))
 
 
-def plan_lines(
-    config, model: ElectraConfig, stream: loader.Stream, objective: Objective, program, run_clock, platform, start_step: int
-) -> list[str]:
+def plan_lines(config, parts: Setup, program, run_clock, start_step: int) -> list[str]:
     """What the run will cost, before its first step."""
-    train, counts = config["train"], model.num_params()
+    train, counts = config["train"], parts.model.num_params()
+    stream, devices = parts.data.stream, parts.mesh
     tokens = train["steps"] * train["batch_rows"] * stream.length
-    flops = train["steps"] * objective.flops(train["batch_rows"])
+    flops = train["steps"] * parts.objective.flops(train["batch_rows"])
     peak = run_clock.peak_flops_per_sec
     left = (train["steps"] - start_step) / train["steps"]
-    others = len(jax.local_devices()) - 1
+    sizes = " x ".join(f"{name}={size}" for name, size in devices.shape.items() if size > 1)
+    where = f"{devices.size} x {parts.platform.device_kind} ({sizes}; {multihost.count()} process(es); {parts.executor})"
     return [
         f"plan: {config['preset']}, {format_count(sum(counts.values()))} parameters (discriminator "
         f"{format_count(counts['embeddings'] + counts['discriminator'])} with embeddings, generator "
         f"{format_count(counts['generator'])} more)",
         f"      {train['steps']:,} steps x {train['batch_rows']} rows x {stream.length} tokens = {format_count(tokens)} tokens, "
         f"{train['steps'] * train['batch_rows'] / stream.num_rows:.2f} epochs over {stream.num_rows:,} rows; {flops:.2e} FLOPs",
-        f"      {platform.device_kind}, {model.dtype}, peak {peak / 1e12:.2f} TFLOP/s: about "
+        f"      {where if sizes else parts.platform.device_kind}, {parts.model.dtype}, peak {peak / 1e12:.2f} TFLOP/s: about "
         f"{format_secs(left * flops / peak / EXPECTED_UTILISATION)} at {EXPECTED_UTILISATION:.0%} of it; "
         f"{program.peak_bytes / 2**30:.2f} GiB a step; compiled in {program.compile_secs:.0f}s",
         *([f"      going on from step {start_step}"] if start_step else []),
-        *([f"      one device is used, {others} more are here"] if others else []),
     ]
 
 
-def marked_examples(eval_step: Callable, params, data: Data, number: int = 6) -> list[dict]:
+def marked_examples(eval_step: Callable, params, data: Data, placed, number: int = 6) -> list[dict]:
     """Some held-out rows as the discriminator saw them, for people: pieces, originals, what was replaced, its probability."""
     batch, valid_B = data.heldout[0]
-    outputs = jax.device_get(eval_step(params, batch, valid_B)[1].outputs)
+    outputs = jax.device_get(eval_step(params, *placed)[1].outputs)
     examples = []
     for b in np.flatnonzero(valid_B)[:number]:
         real = batch.segments[b] > 0

@@ -4,6 +4,8 @@
 
 The config file's own text lists the presets, what they cost and what to expect. Override any field:
 --config.train.batch_rows=64 --config.optimizer.learning_rate=3e-4.
+Several processes (hosts of a TPU pod, Slurm tasks) run the same command with --distributed, or, where no cluster says who is who,
+with --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1. launch/retry.py before it starts it again after a loss.
 Exit codes: 0 done, 2 something to mend (one line says what), 42 stopped and saved: run the same command again.
 """
 
@@ -19,16 +21,27 @@ from electra_jax import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:small", "The config file and its preset.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, checkpoints, metrics, report.", required=True)
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes that the cluster started: a TPU pod, GKE, Slurm, MPI.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0: join the other processes by hand.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+HEARTBEAT_SECS = flags.DEFINE_integer("heartbeat_secs", 100, "A process that is silent for so long is taken for dead.")
 
 
 def main(_):
     from electra_jax.parallel import allocator
 
     allocator.keep_memory()  # before jax is imported
+    from electra_jax.parallel import multihost
     from electra_jax.pretrain import pretrain
 
-    result = pretrain(CONFIG.value, WORKDIR.value)
-    print(f"done: {result.steps:,} steps; {result.report} shows the curves")
+    with multihost.connected(
+        cluster=DISTRIBUTED.value, coordinator=COORDINATOR.value, num_processes=NUM_PROCESSES.value,
+        process_id=PROCESS_ID.value, heartbeat_secs=HEARTBEAT_SECS.value,
+    ):  # fmt: skip
+        result = pretrain(CONFIG.value, WORKDIR.value)
+        if multihost.is_lead():
+            print(f"done: {result.steps:,} steps; {result.report} shows the curves")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Self-attention over packed rows: a token sees the tokens of its own segment, and nothing else."""
 
+import jax
 import jax.numpy as jnp
 
 from electra_jax import rng
+from electra_jax.cli import UserError
+from electra_jax.parallel import sharding
 from electra_jax.types import Array
 
 # The published code adds -10000 to masked scores (google-research/electra model/modeling.py). exp of either is exactly 0 beside any
@@ -24,11 +27,45 @@ def rotate(x_BxLxHxD: Array, positions_BxL: Array) -> Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def attend(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array, seeds_Bx2: Array | None, rate: float) -> Array:
-    """Scaled dot-product attention within segments, [B, L, H, D].
+def choose(attention: str, platform: str, length: int, head_size: int, dtype: str, dropout: float) -> str:
+    """The path of one network's attention, "xla", "splash" or "cudnn", from what was asked for ("auto" or one of them).
+
+    The fused ones never write the scores to memory, and have no dropout on attention weights: a rate above 0 means xla. Splash
+    (TPU) wants lengths that are multiples of 128, and below 256 the scores are too small to be worth a kernel; cuDNN (GPU) wants
+    two-byte types and heads of a multiple of 8 up to 128. UserError where the one asked for cannot run here.
+    """
+    reasons = {
+        "splash": [
+            ("it runs on a TPU", platform == "tpu"),
+            (f"rows of {length} tokens are no multiple of 128", length % 128 == 0),
+        ],
+        "cudnn": [
+            ("it runs on an NVIDIA GPU", platform == "gpu"),
+            (f"it needs bfloat16 and model.dtype is {dtype}", dtype == "bfloat16"),
+            (f"heads are {head_size} wide, not a multiple of 8 up to 128", head_size % 8 == 0 and head_size <= 128),
+        ],
+    }
+    no_dropout = ("it has no dropout on attention weights: --config.model.attention_dropout=0", dropout == 0)
+    failing = {name: [why for why, holds in (*rules, no_dropout) if not holds] for name, rules in reasons.items()}
+    if attention == "auto":
+        able = [name for name, why in failing.items() if not why]
+        return able[0] if able and length >= 256 else "xla"
+    if failing.get(attention):
+        raise UserError(f"model.attention={attention}: {failing[attention][0]} (model.attention=auto takes what can run)")
+    return attention
+
+
+def attend(
+    q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array, seeds_Bx2: Array | None, rate: float, path: str = "xla"
+) -> Array:
+    """Scaled dot-product attention within segments, [B, L, H, D], by one of `choose`'s paths.
 
     Scores and softmax are at least float32. Dropout falls on the attention weights (`rate`, only where `seeds_Bx2` are given).
     """
+    if path == "splash":
+        return sharding.per_device(splash)(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL)
+    if path == "cudnn":
+        return sharding.per_device(cudnn)(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL)
     wide = jnp.promote_types(q_BxLxHxD.dtype, jnp.float32)
     scores_BxHxLxM = jnp.einsum("blhd,bmhd->bhlm", q_BxLxHxD, k_BxLxHxD, preferred_element_type=wide)
     scores_BxHxLxM *= q_BxLxHxD.shape[-1] ** -0.5
@@ -39,3 +76,31 @@ def attend(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: A
     if seeds_Bx2 is not None and rate:
         weights_BxHxLxM = rng.dropout(weights_BxHxLxM, seeds_Bx2, rate)
     return jnp.einsum("bhlm,bmhd->blhd", weights_BxHxLxM.astype(v_BxLxHxD.dtype), v_BxLxHxD)
+
+
+def splash(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array, interpret: bool = False) -> Array:
+    """The same by the Pallas kernel that jax brings for TPUs, with its fused backward pass. `interpret`: on any platform, slowly."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    _, L, H, D = q_BxLxHxD.shape
+    block = next(size for size in (1024, 512, 256, 128) if L % size == 0)  # 2,048 is more than a TPU's VMEM holds
+    blocks = kernels.BlockSizes(
+        block_q=block, block_kv=block, block_kv_compute=block,
+        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block, use_fused_bwd_kernel=True,
+    )  # fmt: skip
+    everywhere = masks.MultiHeadMask([masks.FullMask((L, L))] * H)
+    kernel = kernels.make_splash_mha_single_device(everywhere, block_sizes=blocks, interpret=interpret)
+
+    def one_row(q_HxLxD, k_HxLxD, v_HxLxD, segments_L):
+        return kernel(q_HxLxD, k_HxLxD, v_HxLxD, kernels.SegmentIds(segments_L, segments_L))
+
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_BxLxHxD * D**-0.5, k_BxLxHxD, v_BxLxHxD))
+    return jnp.swapaxes(jax.vmap(one_row)(q, k, v, segments_BxL), 1, 2).astype(v_BxLxHxD.dtype)
+
+
+def cudnn(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array) -> Array:
+    """The same by cuDNN's fused kernel. Segments go in as a bias: its own masks know lengths of rows and no packing."""
+    same_Bx1xLxM = segments_BxL[:, None, :, None] == segments_BxL[:, None, None, :]
+    bias_Bx1xLxM = jnp.where(same_Bx1xLxM, 0.0, MASKED).astype(q_BxLxHxD.dtype)
+    return jax.nn.dot_product_attention(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, bias_Bx1xLxM, implementation="cudnn")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from electra_jax.config import ElectraConfig
 from electra_jax.models import encoder, heads, layers
+from electra_jax.parallel import sharding
 from electra_jax.types import Array, Batch, Params
 
 
@@ -31,7 +32,7 @@ def init_params(key: Array, config: ElectraConfig) -> Params:
 
 def hidden_states(params: Params, config: ElectraConfig, network: str, batch: Batch, seeds_Bx2: Array | None = None) -> Array:
     """[B x L, H]: the last layer of `network` ("generator" or "discriminator")."""
-    embedded_NxE = layers.Embeddings(config).apply({"params": params["embeddings"]}, batch)
+    embedded_NxE = layers.Embeddings(config).apply({"params": sharding.gathered(params["embeddings"])}, batch)
     return encoder.apply(params[network], getattr(config, network), embedded_NxE, batch, seeds_Bx2)
 
 
@@ -44,15 +45,17 @@ def generator_apply(
     """
     x_NxH = hidden_states(params, config, "generator", batch, seeds_Bx2)
     B, L = batch.tokens.shape
-    flat_S = (slots_BxK + L * jnp.arange(B, dtype=slots_BxK.dtype)[:, None]).reshape(-1)
-    logits_SxV = heads.MLMHead(config.generator).apply(
-        {"params": params["generator"]["head"]}, x_NxH[flat_S], params["embeddings"]["word"]
-    )
-    return logits_SxV.reshape(B, -1, config.vocab_size)
+    # Row by row, so that a batch which is cut by rows stays so.
+    x_BxKxH = jax.vmap(lambda x_LxH, slots_K: x_LxH[slots_K])(x_NxH.reshape(B, L, -1), slots_BxK)
+    head = sharding.gathered(params["generator"]["head"], config.dtype)
+    word_VxE = sharding.gathered(params["embeddings"]["word"], config.dtype)
+    logits_SxV = heads.MLMHead(config.generator).apply({"params": head}, x_BxKxH.reshape(-1, x_NxH.shape[-1]), word_VxE)
+    return sharding.rows(logits_SxV.reshape(B, -1, config.vocab_size))
 
 
 def discriminator_apply(params: Params, config: ElectraConfig, batch: Batch, seeds_Bx2: Array | None = None) -> Array:
     """Logits [B, L] that a token was replaced."""
     x_NxH = hidden_states(params, config, "discriminator", batch, seeds_Bx2)
-    logits_N = heads.RTDHead(config.discriminator).apply({"params": params["discriminator"]["head"]}, x_NxH)
+    head = sharding.gathered(params["discriminator"]["head"], config.dtype)
+    logits_N = heads.RTDHead(config.discriminator).apply({"params": head}, x_NxH)
     return logits_N.reshape(batch.tokens.shape)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from electra_jax import rng
 from electra_jax.config import EncoderConfig
 from electra_jax.models import layers
+from electra_jax.parallel import sharding
 from electra_jax.types import Array, Batch, Params
 
 REMAT_POLICIES = {
@@ -49,10 +50,12 @@ def apply(params: Params, config: EncoderConfig, embedded_NxE: Array, batch: Bat
     if seeds_Bx2 is not None and config.dropout:
         x = rng.dropout(x, rng.site_seeds(seeds_Bx2, 0, layers.EMBEDDED), config.dropout)
     if config.projects:
-        x = project(config).apply({"params": params["project"]}, x)
+        x = project(config).apply({"params": sharding.gathered(params["project"], config.dtype)}, x)
+    x = sharding.rows(x)
 
     def layer(x_NxH: Array, layer_params: Params, number: Array | int) -> Array:
-        return layers.Block(config).apply({"params": layer_params}, x_NxH, batch, seeds_Bx2, number)
+        layer_params = sharding.gathered(layer_params, config.dtype)
+        return sharding.rows(layers.Block(config).apply({"params": layer_params}, x_NxH, batch, seeds_Bx2, number))
 
     if config.remat != "none":
         layer = jax.checkpoint(layer, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)

@@ -100,7 +100,7 @@ class SelfAttention(nn.Module):
         q, k, v = (dense(config, config.hidden_size, name)(x_NxH).reshape(heads) for name in ("query", "key", "value"))
         if config.positions == "rotary":
             q, k = attention.rotate(q, batch.positions), attention.rotate(k, batch.positions)
-        y = attention.attend(q, k, v, batch.segments, seeds_Bx2, config.attention_dropout)
+        y = attention.attend(q, k, v, batch.segments, seeds_Bx2, config.attention_dropout, config.attention)
         return dense(config, config.hidden_size, "output")(y.reshape(x_NxH.shape))
 
 

@@ -121,9 +121,8 @@ def _whole_words(batch, noise_BxL, able_BxL, wanted_B, N, vocabulary):
 
 def mask(batch: Batch, slots: Slots, vocabulary: Vocabulary) -> Batch:
     """The generator's input: [MASK] at the slots that are shown so."""
-    B, L = batch.tokens.shape
-    rows_Bx1 = jnp.arange(B)[:, None]
-    shown_BxL = jnp.zeros((B, L), bool).at[rows_Bx1, slots.positions].max(slots.masked)
+    L = batch.tokens.shape[1]
+    shown_BxL = jax.vmap(lambda positions_K, masked_K: jnp.zeros(L, bool).at[positions_K].max(masked_K))(slots.positions, slots.masked)
     return batch.replace(tokens=jnp.where(shown_BxL, vocabulary.mask_id, batch.tokens))
 
 
@@ -164,10 +163,8 @@ def corrupt(batch: Batch, slots: Slots, sampled_BxK: Array) -> tuple[Batch, Arra
     Every used slot gets its sample, also the 15% that the generator saw unmasked; a sample that is the original counts as original.
     Where slots share a position (only with replacement) the written id is the floor of their mean, as published.
     """
-    B, L = batch.tokens.shape
-    rows_Bx1 = jnp.arange(B)[:, None]
-    used_BxK = slots.weights.astype(jnp.int32)
-    count_BxL = jnp.zeros((B, L), jnp.int32).at[rows_Bx1, slots.positions].add(used_BxK)
-    sum_BxL = jnp.zeros((B, L), jnp.int32).at[rows_Bx1, slots.positions].add(used_BxK * sampled_BxK)
+    L, used_BxK = batch.tokens.shape[1], slots.weights.astype(jnp.int32)
+    add = jax.vmap(lambda positions_K, values_K: jnp.zeros(L, jnp.int32).at[positions_K].add(values_K))
+    count_BxL, sum_BxL = add(slots.positions, used_BxK), add(slots.positions, used_BxK * sampled_BxK)
     tokens_BxL = jnp.where(count_BxL > 0, sum_BxL // jnp.maximum(count_BxL, 1), batch.tokens)
     return batch.replace(tokens=tokens_BxL), tokens_BxL != batch.tokens

@@ -1,59 +1,127 @@
-"""Runs one step body on the mesh: the same signature, whatever the executor."""
+"""Runs one step body on the mesh: the same signature and the same global arrays, whatever the executor."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from electra_jax.cli import UserError
 from electra_jax.config import one_of
 from electra_jax.parallel import mesh as meshes
+from electra_jax.parallel import sharding
 
-EXECUTORS = ("auto", "jit")
+EXECUTORS = ("auto", "jit", "shard_map", "pmap")
+_PMAP_AXIS = "devices"
 
 
 class Program(NamedTuple):
-    """A compiled step. `peak_bytes` is what one device holds while it runs, state and batch included, as the compiler counts."""
+    """A compiled step.
+
+    run(state, batch) -> (state, metrics); the state is donated.
+    place(batch of this host's rows, `mesh.host_rows`) -> what `run` takes.
+    peak_bytes: what one device holds while it runs, state and batch included, as the compiler counts.
+    """
 
     run: Callable
+    place: Callable
     peak_bytes: int
     compile_secs: float
+    compiled: jax.stages.Compiled
 
 
-def compile_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str = "auto") -> Program:
-    """Compiles body(state, batch) -> (state, metrics) ahead of the first call. The state is donated.
+def choose(executor: str, mesh: Mesh) -> str:
+    """What "auto" means on this mesh. UserError where the executor asked for cannot run on it.
 
-    Raises UserError where the step needs more memory than a device has, before anything runs.
+    shard_map where the mesh is data alone: gradients are summed once a step, in float32, by an explicit psum. Under jit XLA sums
+    them where it likes (in every micro-batch, and in bfloat16 where the forward pass casts a weight). jit on one device, and with
+    fsdp, where XLA's placing of the gathers is what one wants. pmap on request: "the old way" in jax's own words, and as exact.
     """
     one_of("parallel.executor", executor, EXECUTORS)
-    state_sharding = meshes.replicated(mesh)
-    step = jax.jit(
-        body,
-        in_shardings=(state_sharding, meshes.by_rows(mesh)),
-        out_shardings=(state_sharding, meshes.replicated(mesh)),
-        donate_argnums=0,
-    )
+    fsdp = mesh.shape["fsdp"]
+    if executor == "auto":
+        return "jit" if fsdp > 1 or mesh.size == 1 else "shard_map"
+    if executor != "jit" and fsdp > 1:
+        raise UserError(f"parallel.executor={executor} runs data parallel alone and parallel.fsdp is {fsdp}: choose jit or auto")
+    if executor == "pmap" and jax.process_count() > 1:
+        raise UserError(f"parallel.executor=pmap runs in one process and there are {jax.process_count()}: choose shard_map or auto")
+    return executor
+
+
+def reduction(executor: str) -> Callable:
+    """The `reduce` of train.step.make_train_step: sums of a tree over the devices, where each has sums of its own."""
+    axes = {"jit": None, "shard_map": meshes.AXES, "pmap": _PMAP_AXIS}[executor]
+    return (lambda tree: tree) if axes is None else partial(jax.lax.psum, axis_name=axes)
+
+
+def check_batch(mesh: Mesh, batch_rows: int, accumulation_steps: int) -> None:
+    """UserError where the rows of a step cannot be dealt out evenly."""
+    parts = mesh.size * max(accumulation_steps, 1)
+    if batch_rows < 1 or accumulation_steps < 1 or batch_rows % parts:
+        below = batch_rows // parts * parts
+        near = " or ".join(str(rows) for rows in (below, below + parts) if rows > 0)
+        raise UserError(
+            f"train.batch_rows={batch_rows} cannot be dealt out to {mesh.size} device{'s' * (mesh.size > 1)} in "
+            f"train.accumulation_steps={accumulation_steps} equal parts: choose a multiple of {parts}, such as {near}"
+        )
+
+
+def compile_step(
+    body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, options: Mapping[str, str | bool | int | float] | None = None
+) -> Program:
+    """Compiles body(state, batch) -> (state, metrics) ahead of the first call, for one of `choose`'s executors.
+
+    abstract_batch: of the global batch. `options`: XLA's, for the compiler.
+    Raises UserError where the step needs more memory than a device has, before anything runs.
+    """
+    num_rows = jax.tree.leaves(abstract_batch)[0].shape[0]
+    place = partial(meshes.to_devices, mesh=mesh, num_rows=num_rows)
+    rows, whole = meshes.by_rows(mesh), meshes.replicated(mesh)
+    if executor == "pmap":
+        step = jax.pmap(
+            body, _PMAP_AXIS, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat), donate_argnums=0
+        )
+        abstract_batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((mesh.size, x.shape[0] // mesh.size, *x.shape[1:]), x.dtype), abstract_batch
+        )
+        place = partial(_with_device_axis, mesh=mesh)
+    else:
+        if executor == "shard_map":
+            specs = PartitionSpec(), PartitionSpec(meshes.AXES)
+            # check_vma=False: with it gradients of what is replicated come summed already, and our psum would sum them again.
+            body = jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+        of_state = sharding.shardings(abstract_state, mesh)
+        step = jax.jit(body, in_shardings=(of_state, rows), out_shardings=(of_state, whole), donate_argnums=0)
     start = time.monotonic()
     try:
-        compiled = step.lower(abstract_state, abstract_batch).compile()
+        lowered = meshes.on_mesh(step.lower, mesh)(abstract_state, abstract_batch)
+        compiled = lowered.compile(compiler_options=dict(options or {}) or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(_too_large("more memory than the device has", error)) from error
-    usage = compiled.memory_analysis()
-    peak_bytes = (
-        usage.argument_size_in_bytes + usage.output_size_in_bytes - usage.alias_size_in_bytes + usage.temp_size_in_bytes
-    )
-    limit = meshes.device_memory_bytes(mesh)
+        raise UserError(_too_large("more memory than the device has")) from error
+    peak_bytes, limit = peak_memory(compiled), meshes.device_memory_bytes(mesh)
     if limit and peak_bytes > limit:
         raise UserError(_too_large(f"{peak_bytes / 2**30:.1f} GiB, and the device has {limit / 2**30:.1f}"))
-    return Program(compiled, peak_bytes, time.monotonic() - start)
+    return Program(compiled, place, peak_bytes, time.monotonic() - start, compiled)
 
 
-def _too_large(need: str, error: Exception | None = None) -> str:
+def _with_device_axis(batch, mesh: Mesh):
+    """What pmap takes: the only arrays of ours with a device axis."""
+    return jax.tree.map(lambda x: jax.device_put(x.reshape(mesh.size, -1, *x.shape[1:]), meshes.by_rows(mesh)), batch)
+
+
+def peak_memory(compiled: jax.stages.Compiled) -> int:
+    """Bytes that one device holds at most: the compiler's own figure where it gives one, else the sum of what it lists."""
+    usage = compiled.memory_analysis()
+    listed = usage.argument_size_in_bytes + usage.output_size_in_bytes - usage.alias_size_in_bytes + usage.temp_size_in_bytes
+    return int(getattr(usage, "peak_memory_in_bytes", 0) or listed)
+
+
+def _too_large(need: str) -> str:
     return (
         f"the step needs {need}: raise --config.train.accumulation_steps (2, 4, ...), set --config.model.remat=full, "
-        "or lower --config.train.batch_rows"
+        "cut the state over more devices (--config.parallel.fsdp), or lower --config.train.batch_rows"
     )

@@ -6,8 +6,9 @@ MFU (model FLOPs utilisation) = the model's own FLOPs / seconds of training / pe
 import collections
 import contextlib
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 SECTIONS = ("init", "compile", "data", "step", "eval", "checkpoint", "other")  # other: outside every section
@@ -81,6 +82,24 @@ def measure_matmul_peak(dtype: str = "float32", size: int = 2048, budget_secs: f
     return 2 * size**3 / best_secs
 
 
+def stragglers(own_secs: Sequence[float], step_secs: float) -> tuple[dict[str, float], str | None]:
+    """What the hosts' own seconds a step say: metrics, and a line where one of them holds up the others; ({}, None) for one host.
+
+    Hosts wait for one another in every step, so that all of them take the same time for it; the slow one is the one that
+    works while the others wait. It matters where its own work is more than a tenth of a step.
+    """
+    if len(own_secs) < 2:
+        return {}, None
+    slowest, middle = max(own_secs), statistics.median_low(own_secs)
+    metrics = {"clock/host_secs_slowest": slowest, "clock/host_secs_median": middle}
+    if slowest < 1.5 * middle or slowest < 0.1 * step_secs:
+        return metrics, None
+    return metrics, (
+        f"straggler: process {own_secs.index(slowest)} works {slowest:.3f} s a step by itself, the median {middle:.3f} s "
+        f"({slowest / max(middle, 1e-9):.1f} x): its disk or its CPU is slow"
+    )
+
+
 class Rates(NamedTuple):
     steps_per_sec: float
     tokens_per_sec: float
@@ -116,6 +135,7 @@ class Clock:
         self.lost_steps = 0  # run, then run again because the process died before they were saved
         self.lost_secs = 0.0
         self._restored_wall_secs = 0.0
+        self._waited_secs = 0.0
         self._secs = dict.fromkeys(SECTIONS, 0.0)
         self._current = "other"
         self._now = now
@@ -132,6 +152,19 @@ class Clock:
             yield
         finally:
             self._enter(outer)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for the devices, and so for the slowest host: it is no work of this host's own."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self._waited_secs += self._now() - start
+
+    def own_secs(self) -> float:
+        """Seconds of training up to now in which this host itself was at work: reading data, dispatching."""
+        return self._training_secs() - self._waited_secs
 
     def _enter(self, name: str) -> str:
         now = self._now()

@@ -32,7 +32,7 @@ def evaluate(
     weights: dict[str, float] = {}
     sums: dict[str, np.ndarray] = {}
     scores: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for batch, valid_B in batches:
+    for batch, valid_B in batches:  # on the host or on the devices
         batch_weights, terms = jax.device_get(eval_step(params, batch, valid_B))
         for name, value in terms.losses.items():
             losses[name] = losses.get(name, 0.0) + float(value)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
+from jax.experimental import multihost_utils
 
 from electra_jax.cli import EXIT_AGAIN, UserError
+from electra_jax.parallel import multihost
 
 
 class Watchdog:
@@ -79,7 +81,8 @@ class PreemptionSignal:
     """SIGTERM, or a first Ctrl-C, asks the loop to save and stop; a second Ctrl-C interrupts it at once.
 
     A context manager, of the main thread (elsewhere Python allows no handlers, and nothing is caught); the handlers of
-    before come back when it is left.
+    before come back when it is left. Where several processes run, jax's own service hears SIGTERM on any of them and agrees
+    with the others on a step; Ctrl-C is passed on to it.
     """
 
     def __init__(self) -> None:
@@ -88,7 +91,7 @@ class PreemptionSignal:
 
     def __enter__(self) -> "PreemptionSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGINT,) if multihost.count() > 1 else (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -99,10 +102,17 @@ class PreemptionSignal:
     def _handle(self, number: int, frame) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self.requested:  # os.write, because the signal may have come in the middle of a print
+        if multihost.count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif not self.requested:  # os.write, because the signal may have come in the middle of a print
             again = " (Ctrl-C again: at once)" if number == signal.SIGINT else ""
             os.write(2, f"\n{signal.Signals(number).name}: saving after this step, then stopping{again}\n".encode())
         self.requested = True
+
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and stop after this step; the same answer on every process. Call it after each step."""
+        return multihost_utils.reached_preemption_sync_point(step) if multihost.count() > 1 else self.requested
 
 
 class NonFinitePolicy:

@@ -2,13 +2,16 @@
 
 import collections
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 
 from electra_jax.cli import Preempted
+from electra_jax.parallel import multihost
 from electra_jax.train.checkpoints import Checkpoints
+from electra_jax.train.clock import stragglers
 from electra_jax.train.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
 from electra_jax.train.telemetry import Clock, Telemetry
 from electra_jax.types import Batch, TrainState
@@ -57,17 +60,26 @@ def train(
     """
     checkpoints, telemetry, clock, watchdog, preemption, non_finite, profiler = services
     in_flight: collections.deque[tuple[int, dict]] = collections.deque()
+    logged_step, logged_own_secs = int(state.step), clock.own_secs()
 
     def settle(max_in_flight: int) -> None:
         """Reads the metrics of steps that ran, oldest first: one step late, so that the device never waits for the host."""
+        nonlocal logged_step, logged_own_secs
         while len(in_flight) > max_in_flight:
             done, metrics = in_flight.popleft()
-            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            with clock.waiting():
+                metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             watchdog.tick(done)
             clock.count(steps=1, tokens=tokens_per_step)
             non_finite.check(done, metrics["skipped_in_a_row"])
             if intervals.due("log_steps", done, total_steps):
-                telemetry.write(done, {f"train/{name}": value for name, value in metrics.items()} | clock.summary())
+                own_secs = (clock.own_secs() - logged_own_secs) / (done - logged_step)
+                logged_step, logged_own_secs = done, clock.own_secs()
+                rates = clock.rates()
+                hosts, line = stragglers(multihost.compare("own_secs", own_secs), 1 / rates.steps_per_sec if rates else math.inf)
+                telemetry.write(done, {f"train/{name}": value for name, value in metrics.items()} | clock.summary() | hosts)
+                if line:
+                    telemetry.note(line)
             telemetry.progress(done, metrics["loss"], clock)
 
     step = int(state.step)
@@ -90,8 +102,9 @@ def train(
             if intervals.due("eval_steps", step, total_steps):
                 with clock.section("eval"), watchdog.allow(EVAL_SECS):
                     telemetry.write(step, evaluate(state, step))
+                    multihost.meet("evaluated")
             # 4. Told to stop? Read once, here: what is announced as saved is saved.
-            stop = preemption.requested and step < total_steps
+            stop = step < total_steps and preemption.reached(step)
             # 5. Every line up to this step is on disk before its checkpoint begins: a resume cuts back to the step, never adds a gap.
             if stop or intervals.due("checkpoint_steps", step, total_steps):
                 with clock.section("step"):
@@ -99,6 +112,7 @@ def train(
                 with clock.section("checkpoint"), watchdog.allow(SAVE_SECS):
                     telemetry.flush()
                     checkpoints.save(step, state, clock.to_dict())
+                    multihost.meet("saved")
             if stop:
                 checkpoints.wait()
                 raise Preempted(f"stopped at step {step} of {total_steps} and saved: the same command goes on from there")

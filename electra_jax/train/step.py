@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from electra_jax.parallel import sharding
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, TrainState
 
@@ -51,7 +52,10 @@ def make_train_step(
             means = {name: value / jnp.maximum(weights[name], 1.0) for name, value in terms.losses.items()}
             return sum(objective.scales[name] * mean for name, mean in means.items()), (means, terms.metrics)
 
-        gradient = jax.value_and_grad(loss_sums, has_aux=True)
+        def gradient(params, *micro):
+            sums, grads = jax.value_and_grad(loss_sums, has_aux=True)(params, *micro)
+            return sums, sharding.like_params(grads)
+
         if accumulation_steps == 1:
             sums = gradient(state.params, batch, plan)
         else:

@@ -159,6 +159,18 @@ class Telemetry:
             self._file.close()
 
 
+class Silent:
+    """The Telemetry of every process but the first."""
+
+    reached = Reached(0, {})
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def flush(self) -> None: ...
+    def progress(self, step: int, loss: float, clock: Clock) -> None: ...
+    def note(self, message: str) -> None: ...
+    def close(self) -> None: ...
+
+
 class _EventFile:
     """TensorBoard scalars, written at once by the caller.
 

@@ -6,14 +6,17 @@ import json
 import os
 import pathlib
 import re
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from electra_jax.cli import UserError
+from electra_jax.parallel import multihost
 
 # What a resume may change, by regex over "section.field": anything else would be another run under the old one's name.
 MAY_CHANGE = (
-    r"^(log|eval|checkpoint|parallel)\.|^model\.(remat|scan_layers)$|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
+    r"^(log|eval|checkpoint|parallel)\.|^model\.(remat|scan_layers|attention)$|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
 )
 CONFIG = "config.json"
 _OURS = {CONFIG, "config.tmp", ".lock"}
@@ -33,6 +36,32 @@ def claimed(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
         except BlockingIOError:
             raise UserError(f"another process trains in {workdir}: wait for it or stop it, or choose another --workdir") from None
         yield workdir
+
+
+def check_shared(workdir: pathlib.Path, wait_secs: float = 10.0) -> None:
+    """AgreedError where a process cannot see in the workdir what process 0 writes there. A network file system may take seconds."""
+    mark = workdir / f".shared.{multihost.from_lead(os.urandom(8).hex())}"
+
+    def seen() -> None:
+        deadline = time.monotonic() + wait_secs
+        while not mark.exists():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{workdir} on {socket.gethostname()} is not the folder that process 0 writes to: choose a --workdir on a file "
+                    "system that all hosts share (or gs://)"
+                )
+            time.sleep(0.05)
+            with contextlib.suppress(OSError):
+                os.listdir(workdir)  # makes a network file system look again
+
+    if multihost.is_lead():
+        mark.touch()
+    try:
+        multihost.meet("marked")
+        multihost.together(seen)
+    finally:
+        if multihost.is_lead():
+            mark.unlink()
 
 
 def check_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
@@ -59,7 +88,7 @@ def check_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed[:6])}{'; ...' if len(changed) > 6 else ''}): "
             "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, "
-            "accumulation, remat and scan_layers; train.steps where schedule.decay_steps is set"
+            "accumulation, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
         )
 
 

@@ -162,7 +162,7 @@ BAD = {
     "absent data": (dict(fields={"data.path": "/nowhere"}), "/nowhere"),
     "length": (dict(fields={"data.length": 64}), "--config.data.length=32"),
     "vocabulary": (dict(fields={"model.vocab_size": 30522}), "--config.model.vocab_size=600"),
-    "batch": (dict(fields={"train.accumulation_steps": 3}), "choose a divisor"),
+    "batch": (dict(fields={"train.accumulation_steps": 3}), "choose a multiple of 3"),
     "heads": (dict(fields={"model.head_size": 10}), "do not divide"),
     "memory": (dict(fields={"train.batch_rows": 4_000_000}), "accumulation_steps"),
     "warm-up": (dict(fields={"schedule.warmup_steps": 60}), "warmup_steps"),

@@ -1,7 +1,7 @@
 """Runs a command, understands how it ended, and starts it again where the same command goes on. Imports no jax.
 
 A process that XLA aborts because a peer died cannot say so itself: what its stderr held is read here, and one line names
-the process that was lost. The excerpts in tests/launch/stderr are what jax 0.10 prints.
+the process that was lost. The excerpts in tests/launch/stderr are what jax 0.10 and 0.12 print.
 """
 
 import collections
@@ -118,7 +118,7 @@ def _defect(lines: Sequence[str]) -> str | None:
     return None if went_on or _LOG.match(error) or _COLLECTIVE.search(error) else error
 
 
-def understand(returncode: int, lines: Sequence[str], hosts: dict[int, str], stopped: bool = False) -> Ending:
+def understand(returncode: int, lines: Sequence[str], hosts: dict[int, str]) -> Ending:
     """`returncode` as subprocess gives it: a negative signal number, or (behind a shell) 128 + the number."""
     number = -returncode if returncode < 0 else returncode - 128
     if returncode in (0, EXIT_USER):

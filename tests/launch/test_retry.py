@@ -26,6 +26,10 @@ LOST = {
     "two_killed": "lost process 3 (hostD): ",  # the coordinator names one of the two
     "restarted": "lost process 1 (hostB): it died and was started again",
     "never_came": "lost a process: not all came to the start",
+    "jax12.killed.at_other": "lost process 1 (hostB): ",
+    "jax12.stopped.at_other": "lost process 1 (hostB): ",
+    "jax12.killed_coordinator": "lost process 0 (hostA): ",
+    "jax12.stopped_coordinator": "lost process 0 (hostA): ",
 }
 
 

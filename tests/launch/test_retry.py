@@ -208,10 +208,10 @@ def test_the_command_stops_when_the_wrapper_is_killed(tmp_path):
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         process.kill()
-    end = time.monotonic() + 10
-    while not (tmp_path / "signals").exists() and time.monotonic() < end:
+    signals, end = tmp_path / "signals", time.monotonic() + 10
+    while time.monotonic() < end and not (signals.exists() and signals.read_text()):
         time.sleep(0.02)
-    assert (tmp_path / "signals").read_text() == "SIGTERM "
+    assert signals.read_text() == "SIGTERM "
 
 
 def test_a_grandchild_that_holds_stderr_open_does_not_hold_the_wrapper(tmp_path):

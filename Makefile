@@ -25,6 +25,7 @@ parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
+	$(BIN)/shellcheck -x launch/*.sh launch/slurm.sbatch .ci/run
 
 kill: $(VENV)/.test  ## Twenty kill -9 in preparation and twenty in training, each against an undisturbed run
 	$(BIN)/python -m pytest -m slow -s tests $(TEST_FLAGS)

@@ -4,6 +4,8 @@ Stacked, because a step with 1,200 leaves of state costs milliseconds to dispatc
 and not by indexing, so that its transpose is one concatenation.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -25,7 +27,7 @@ def init(key: Array, config: EncoderConfig) -> Params:
     token = jnp.zeros((1, 1), jnp.int32)
     batch = Batch(tokens=token, segments=token, positions=token, types=token, row=token[0])
     x_1xH = jnp.zeros((1, config.hidden_size), jnp.dtype(config.dtype))
-    block = layers.Block(config)
+    block = layers.Block(dataclasses.replace(config, attention="xla"))  # kernels do not take rows of one token
     params = {
         "layers": jax.vmap(lambda k: block.init(k, x_1xH, batch, None, 0)["params"])(
             jax.random.split(layers_key, config.num_layers)

@@ -1,5 +1,6 @@
 """Runs one step body on the mesh: the same signature and the same global arrays, whatever the executor."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -32,6 +33,19 @@ class Program(NamedTuple):
     compiled: jax.stages.Compiled
 
 
+class TooLarge(UserError):
+    """A step needs more memory than a device has. `need_bytes`: None where the compiler did not say."""
+
+    def __init__(self, need_bytes: int | None, limit_bytes: int | None):
+        self.need_bytes = need_bytes
+        need = f"{need_bytes / 2**30:.1f} GiB" if need_bytes else "more memory than there is"
+        has = f", and the device has {limit_bytes / 2**30:.1f}" if limit_bytes else ""
+        super().__init__(
+            f"the step needs {need}{has}: raise --config.train.accumulation_steps (2, 4, ...), set --config.model.remat=full, "
+            "cut the state over more devices (--config.parallel.fsdp), or lower --config.train.batch_rows"
+        )
+
+
 def choose(executor: str, mesh: Mesh) -> str:
     """What "auto" means on this mesh. UserError where the executor asked for cannot run on it.
 
@@ -53,7 +67,12 @@ def choose(executor: str, mesh: Mesh) -> str:
 def reduction(executor: str) -> Callable:
     """The `reduce` of train.step.make_train_step: sums of a tree over the devices, where each has sums of its own."""
     axes = {"jit": None, "shard_map": meshes.AXES, "pmap": _PMAP_AXIS}[executor]
-    return (lambda tree: tree) if axes is None else partial(jax.lax.psum, axis_name=axes)
+
+    def over_devices(tree):
+        # The barrier keeps XLA from summing what the forward pass cast to bfloat16 in bfloat16, and casting the sum.
+        return jax.lax.psum(jax.lax.optimization_barrier(tree), axes)
+
+    return over_devices if axes else lambda tree: tree
 
 
 def check_batch(mesh: Mesh, batch_rows: int, accumulation_steps: int) -> None:
@@ -94,17 +113,18 @@ def compile_step(
             body = jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
         of_state = sharding.shardings(abstract_state, mesh)
         step = jax.jit(body, in_shardings=(of_state, rows), out_shardings=(of_state, whole), donate_argnums=0)
-    start = time.monotonic()
+    start, limit = time.monotonic(), meshes.device_memory_bytes(mesh)
     try:
         lowered = meshes.on_mesh(step.lower, mesh)(abstract_state, abstract_batch)
         compiled = lowered.compile(compiler_options=dict(options or {}) or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(_too_large("more memory than the device has")) from error
-    peak_bytes, limit = peak_memory(compiled), meshes.device_memory_bytes(mesh)
+        used = re.search(r"[Uu]sed ([\d.]+)G of", str(error))
+        raise TooLarge(int(float(used[1]) * 2**30) if used else None, limit) from error
+    peak_bytes = peak_memory(compiled)
     if limit and peak_bytes > limit:
-        raise UserError(_too_large(f"{peak_bytes / 2**30:.1f} GiB, and the device has {limit / 2**30:.1f}"))
+        raise TooLarge(peak_bytes, limit)
     return Program(compiled, place, peak_bytes, time.monotonic() - start, compiled)
 
 
@@ -118,10 +138,3 @@ def peak_memory(compiled: jax.stages.Compiled) -> int:
     usage = compiled.memory_analysis()
     listed = usage.argument_size_in_bytes + usage.output_size_in_bytes - usage.alias_size_in_bytes + usage.temp_size_in_bytes
     return int(getattr(usage, "peak_memory_in_bytes", 0) or listed)
-
-
-def _too_large(need: str) -> str:
-    return (
-        f"the step needs {need}: raise --config.train.accumulation_steps (2, 4, ...), set --config.model.remat=full, "
-        "cut the state over more devices (--config.parallel.fsdp), or lower --config.train.batch_rows"
-    )

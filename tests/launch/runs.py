@@ -16,9 +16,10 @@ FIELDS = {
 }  # fmt: skip
 
 
-def environment(cache: pathlib.Path) -> dict[str, str]:
-    """A compilation cache shared by the runs of a test: the same program is compiled once."""
+def environment(cache: pathlib.Path, devices: int = 1) -> dict[str, str]:
+    """So many fake devices, and a compilation cache shared by the runs of a test: the same program is compiled once."""
     cached = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PLATFORMS": "cpu"}
+    cached["JAX_NUM_CPU_DEVICES"] = str(devices)
     return {**os.environ, **cached, "PYTHONPATH": str(ROOT)}
 
 

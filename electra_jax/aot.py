@@ -1,0 +1,261 @@
+"""Compiles a config's train step for a TPU that is not there, and says what it would need: memory, traffic, time.
+
+libtpu holds the whole compiler. What it says of memory and of collectives is what runs; of time it gives two estimates, and the
+truth on a chip lies between them:
+
+- C: the cycles of every scheduled operation as the compiler prices them ("CLASSIC"), and of each Pallas kernel as its simulator
+  counts them ("STATIC-LLO"). Pessimistic: elementwise work is charged 2 to 25 times too much. No collectives.
+- composite: matrix products as C, everything else at 80% of the memory's bandwidth, collectives at half of the links' sum.
+  Optimistic: no stalls, and no arithmetic outside of matrix products.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from electra_jax import hlo, pretrain, rng
+from electra_jax.cli import UserError, one_line
+from electra_jax.objectives import masking
+from electra_jax.parallel import executors, mesh, topology
+from electra_jax.train import clock, optimizer
+
+EFFORTS = {"full": {}, "low": {"exec_time_optimization_effort": -1.0}}  # low: memory within 1%, a quarter of the time, no estimate of speed
+SHARE_OF_HBM_BANDWIDTH = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    clock_hz: float
+    hbm_bytes_per_sec: float
+    link_bytes_per_sec: float  # half of the sum of a chip's links
+
+
+# Clocks: scale measurements of one matmul (v6e assumed); bandwidths: cloud.google.com/tpu/docs.
+CHIPS = {
+    "TPU v4": Chip(1.05e9, 1228e9, 150e9),
+    "TPU v5 lite": Chip(1.503e9, 819e9, 100e9),
+    "TPU v5": Chip(1.75e9, 2765e9, 300e9),
+    "TPU v6 lite": Chip(1.75e9, 1640e9, 224e9),
+}
+
+
+def compile_for(config: Mapping[str, Any], name: str, effort: str = "full", estimate: bool = True) -> dict[str, Any]:
+    """What one step of the config needs on the topology `name` ("v5e:4x4"); JSON values, `fits` among them.
+
+    estimate: also the time, at full effort alone. Raises UserError for an unknown topology or a config that cannot be run.
+    """
+    config = json.loads(json.dumps(config))
+    slices, devices = topology.devices(name)
+    if slices > 1 and config["parallel"]["slices"] == 1:
+        config["parallel"]["slices"] = slices
+    section, train = config["parallel"], config["train"]
+    devices = mesh.make_mesh(section["slices"], section["data"], section["fsdp"], devices)
+    executor = executors.choose(section["executor"], devices)
+    executors.check_batch(devices, train["batch_rows"], train["accumulation_steps"])
+    platform = mesh.Platform.of(devices)
+    model = pretrain.model_config(config, platform)
+    vocabulary = masking.Vocabulary(101, 102, 103, np.zeros(model.vocab_size, bool))
+    objective = pretrain.make_objective(config, model, vocabulary, platform)
+    schedule = pretrain.schedule_config(config)
+    rule = optimizer.make_optimizer(pretrain.optimizer_config(config), schedule)
+    root = rng.root_key(config["seed"])
+    _, abstract_state = pretrain.make_init(objective, rule, devices, root)
+    body = pretrain.make_step(config, objective, rule, schedule, root, executor)
+    batch = pretrain.abstract_batch(train["batch_rows"], config["data"]["length"])
+    flops = objective.flops(train["batch_rows"]) / devices.size
+    result = {
+        "topology": name,
+        "device": platform.device_kind,
+        "chips": devices.size,
+        "mesh": {axis: size for axis, size in devices.shape.items() if size > 1},
+        "executor": executor,
+        "attention": model.attention,
+        "remat": model.remat,
+        "scan_layers": model.scan_layers,
+        "batch_rows": train["batch_rows"],
+        "length": config["data"]["length"],
+        "accumulation_steps": train["accumulation_steps"],
+        "effort": effort,
+        "hbm_gib": (mesh.device_memory_bytes(devices) or 0) / 2**30,
+        "state_gib": sum(np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(abstract_state)) / 2**30,
+        "flops_per_chip": flops,
+    }
+    start = time.monotonic()
+    try:
+        program = executors.compile_step(body, abstract_state, batch, devices, executor, EFFORTS[effort])
+    except executors.TooLarge as error:
+        return result | {"fits": False, "peak_gib": error.need_bytes / 2**30 if error.need_bytes else None, "compile_secs": time.monotonic() - start}
+    usage = program.compiled.memory_analysis()
+    result |= {
+        "fits": True,
+        "peak_gib": program.peak_bytes / 2**30,
+        "arguments_gib": usage.argument_size_in_bytes / 2**30,
+        "temporaries_gib": usage.temp_size_in_bytes / 2**30,
+        "compile_secs": program.compile_secs,
+    }
+    try:
+        module = hlo.Module(program.compiled.as_text())
+    except jax.errors.JaxRuntimeError as error:  # seen on v6e: an instruction that XLA cannot print
+        return result | {"unreadable": one_line(error)[:200]}
+    found = hlo.collectives(module)
+    result["collectives"] = {
+        kind: {
+            "count": sum(c.times for c in found if c.kind == kind),
+            "bytes": sum(c.times * c.bytes_once for c in found if c.kind == kind),
+            "in_loops": sum(c.times for c in found if c.kind == kind and c.depth),
+            "dtypes": sorted({dtype for c in found if c.kind == kind for dtype in c.dtypes}),
+            "largest_elements": max(c.elements for c in found if c.kind == kind),
+        }
+        for kind in sorted({c.kind for c in found})
+    }
+    if effort == "full" and estimate and platform.device_kind in CHIPS:
+        kernels = kernel_cycles(name, model, train["batch_rows"] // devices.size // train["accumulation_steps"], config["data"]["length"])
+        kernels = kernels and kernels * train["accumulation_steps"]
+        result |= estimates(module, platform.device_kind, flops, kernels, found)
+    return result
+
+
+def estimates(module: hlo.Module, device_kind: str, flops: float, kernels: float | None, found: Sequence[hlo.Collective]) -> dict[str, Any]:
+    """The two estimates of a step, in seconds and as the share of the chip's peak that the model's own FLOPs are."""
+    chip, peak = CHIPS[device_kind], clock.peak_flops(device_kind, "bfloat16")
+    operations = list(hlo.priced(module))
+    classic = sum(op.cycles * op.times for op in operations)
+    products = sum(op.cycles * op.times for op in operations if op.multiplies)
+    moved = sum(op.bytes_hbm * op.times for op in operations if op.cycles and not op.multiplies)
+    links = sum(c.bytes_once * c.times for c in found)
+    kernel_secs = (kernels or 0) / chip.clock_hz
+    c_secs = classic / chip.clock_hz + kernel_secs
+    composite_secs = (
+        products / chip.clock_hz
+        + kernel_secs
+        + moved / (SHARE_OF_HBM_BANDWIDTH * chip.hbm_bytes_per_sec)
+        + links / chip.link_bytes_per_sec
+    )
+    return {
+        "cycles_classic": classic,
+        "cycles_matrix_products": products,
+        "cycles_kernels": kernels,
+        "secs_c": c_secs,
+        "secs_composite": composite_secs,
+        "utilisation_c": flops / c_secs / peak,
+        "utilisation_composite": flops / composite_secs / peak,
+    }
+
+
+# --- The simulator's count of a Pallas kernel: one kernel a process, because libtpu reads its options once.
+
+_KERNELS = ("splash_mha_fwd_segmented_residuals.1", "splash_mha_dkv_segmented_no_residuals.1")
+_ONE_KERNEL = """
+import sys
+from electra_jax import aot
+aot.compile_attention(sys.argv[1], *map(int, sys.argv[2:]))
+"""
+
+
+def kernel_cycles(name: str, model, rows: int, length: int) -> float | None:
+    """Cycles of all attention kernels of a step on `rows` rows; 0 where there is none, None where the simulator cannot say."""
+    if model.attention != "splash":
+        return 0.0
+    total = 0.0
+    for network in (model.generator, model.discriminator):
+        for kernel in _KERNELS:
+            cycles = _simulated(name, kernel, rows, length, network.num_heads, network.head_size)
+            if cycles is None:
+                return None
+            again = 1 + (kernel == _KERNELS[0] and network.remat != "none")  # computed again in the backward pass
+            total += cycles * network.num_layers * again
+    return total
+
+
+def _simulated(name: str, kernel: str, *shape: int) -> int | None:
+    with tempfile.TemporaryDirectory() as folder:
+        options = f"--xla_jf_dump_static_llo_profile_to={folder} --xla_jf_dump_only_matching_hlo={kernel}"
+        command = [sys.executable, "-c", _ONE_KERNEL, name, *map(str, shape)]
+        subprocess.run(command, env={**os.environ, "LIBTPU_INIT_ARGS": options}, capture_output=True, check=False)
+        texts = [path.read_text() for path in Path(folder).iterdir()]
+    match = re.search(r"estimated_cycles: (\d+)", " ".join(texts))
+    return int(match[1]) if match else None
+
+
+def compile_attention(name: str, rows: int, length: int, heads: int, head_size: int) -> None:
+    """Compiles one layer's attention, forward and backward, for one chip: what `_simulated` looks into."""
+    from electra_jax.models import attention
+
+    devices = mesh.make_mesh(devices=topology.devices(name)[1][:1])
+    q = jax.ShapeDtypeStruct((rows, length, heads, head_size), np.dtype("bfloat16"))
+    loss = jax.grad(lambda q, k, v, segments: attention.splash(q, k, v, segments).astype("float32").sum(), (0, 1, 2))
+    whole = mesh.replicated(devices)
+    jax.jit(loss, in_shardings=whole, out_shardings=whole).lower(q, q, q, jax.ShapeDtypeStruct((rows, length), np.int32)).compile()
+
+
+# --- What to change where it does not fit
+
+def knobs(config: Mapping[str, Any], chips: int) -> Iterator[dict[str, Any]]:
+    """Overrides of the config, each the one before and a little more, the cheapest first: attention, accumulation, remat, fsdp."""
+    change: dict[str, Any] = {}
+    if config["model"]["attention_dropout"] > 0:
+        change["model.attention_dropout"] = 0.0
+        yield dict(change)
+    rows = config["train"]["batch_rows"] // (chips * config["train"]["accumulation_steps"])
+    for factor in (2, 4):
+        if rows % factor == 0:
+            yield change | {"train.accumulation_steps": config["train"]["accumulation_steps"] * factor}
+    for remat in ("dots", "full"):
+        change["model.remat"] = remat
+        yield dict(change)
+    fsdp = 2
+    while fsdp <= chips and chips % fsdp == 0 and config["model"]["hidden_size"] % fsdp == 0:
+        yield change | {"parallel.fsdp": fsdp}
+        fsdp *= 2
+    rows_left, factor = rows, 1
+    while rows_left % 2 == 0:
+        rows_left, factor = rows_left // 2, factor * 2
+        yield change | {"parallel.fsdp": fsdp // 2, "train.accumulation_steps": config["train"]["accumulation_steps"] * factor}
+
+
+def suggest(config: Mapping[str, Any], name: str, report: Callable[[dict[str, Any], dict[str, Any]], None]) -> dict[str, Any] | None:
+    """The first of `knobs` with which the step fits, compiled at low effort; None where none does. `report` hears of each try."""
+    chips = len(topology.devices(name)[1])
+    for change in knobs(config, chips):
+        with contextlib.suppress(UserError):  # a mesh that this config cannot have
+            result = compile_for(override(config, change), name, "low", estimate=False)
+            report(change, result)
+            if result["fits"]:
+                return change
+    return None
+
+
+def override(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    config = json.loads(json.dumps(config))
+    for path, value in change.items():
+        section, field = path.split(".")
+        config[section][field] = value
+    return config
+
+
+# --- Results: one line a compile, and the table of docs/scale.md
+
+def versions() -> dict[str, str]:
+    return {package: importlib.metadata.version(package) for package in ("jax", "libtpu")}
+
+
+def key(config: Mapping[str, Any], name: str, effort: str) -> str:
+    """What a result depends on: everything of the config that the compiled step does, the topology, the effort and the versions."""
+    sections = {section: config[section] for section in ("model", "masking", "objective", "optimizer", "parallel")}
+    sections |= {"rows": [config["train"]["batch_rows"], config["train"]["accumulation_steps"], config["data"]["length"]]}
+    words = json.dumps([sections, config["schedule"]["product"], name, effort, versions()], sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]

@@ -44,7 +44,8 @@ def mixed(real_text, tmp_path_factory):
             (folder / f"{number:03d}.jsonl.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))
         else:
             (folder / f"{number:03d}.txt").write_text("\n\n".join(some))
-    (folder / "005a.txt").write_bytes(b"")
+    for name in ("005a.txt", "015a.txt", "025a.txt"):
+        (folder / name).write_bytes(b"")
     (folder / "020a.txt").write_bytes(b"not \xff UTF-8, \xfe\n")
     (folder / "b.png").write_bytes(b"\x89PNG")
     return folder
@@ -93,9 +94,14 @@ def test_same_bytes_of_one_file_whose_vocabulary_is_trained(real_text, tmp_path,
 def test_same_bytes_from_worker_processes_and_relative_paths(mixed, pieces, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").symlink_to(mixed)
+    given, real = [], beam._build
+    monkeypatch.setattr(beam, "_build", lambda pipeline, *rest: (given.append(rest), real(pipeline, *rest)))
     on_beam("beam", "in", flags=PROCESSES, tokenizer=pieces, parts=2)
     locally("local", "in", tokenizer=pieces, parts=2)
     assert tree(tmp_path / "beam") == tree(tmp_path / "local")
+    [(job, units, *_)] = given  # a cluster's workers run elsewhere
+    assert job.output == str(tmp_path / "beam")
+    assert all(source.path.startswith(f"{tmp_path}/in/") for _, unit in units for source in unit.sources)
 
 
 def test_same_bytes_through_a_job_server(mixed, pieces, tmp_path):

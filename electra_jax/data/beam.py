@@ -78,10 +78,10 @@ def run(pipeline: beam.Pipeline, job: Job, units: Sequence[Corpus], train_parts:
     results = job.work / "beam"
     results.mkdir(exist_ok=True)
     _build(pipeline, job, [(number, _absolute(unit)) for number, unit in enumerate(units)], train_parts, results)
-    local, result = isinstance(pipeline.runner, FnApiRunner), None
     # A cluster's messages are of use; what fails in this process would be told twice, with its trace.
     logging.basicConfig()
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL if local else logging.INFO)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL if isinstance(pipeline.runner, FnApiRunner) else logging.INFO)
+    result = None
     try:
         result = pipeline.run()
         state = result.wait_until_finish()
@@ -90,7 +90,7 @@ def run(pipeline: beam.Pipeline, job: Job, units: Sequence[Corpus], train_parts:
             result.cancel()
         raise
     except Exception as error:
-        if (mendable := _mendable(error, local)) is error:
+        if (mendable := _mendable(error)) is error:
             raise
         raise mendable from error
     if state != PipelineState.DONE:
@@ -191,7 +191,7 @@ def _joined(arrays) -> bytes:
     return b"".join(array.tobytes() for array in arrays)
 
 
-def _mendable(error: Exception, local: bool) -> Exception:
+def _mendable(error: Exception) -> Exception:
     """What a person can mend of a failed pipeline, else the error itself: a defect.
 
     What a worker met comes as text, or under another type: the exception's own type and message stand in a line of it.
@@ -201,6 +201,7 @@ def _mendable(error: Exception, local: bool) -> Exception:
         return UserError(met[-1])
     if met := re.findall(r"\[Errno (\d+)\] (.+?)(?:: '.*)? \[while running", text):
         return OSError(int(met[-1][0]), met[-1][1])
-    if local or "[while running" in text:
+    if "[while running" in text:
         return error
-    return UserError(f"the runner could not run the pipeline: {text.strip().splitlines()[-1]}")
+    # Not a function of ours: a runner that refused or could not be reached, a worker that was killed.
+    return UserError(f"the runner could not run the pipeline: {text.strip().splitlines()[-1]}: mend it and run the same command again")

@@ -263,6 +263,12 @@ def test_a_runner_that_refuses_is_one_line(mixed, pieces, tmp_path):
     assert not any((tmp_path / "o").iterdir())
 
 
+def test_a_killed_worker_is_one_line():
+    error = RuntimeError("Traceback (most recent call last):\n  ...\nRuntimeError: Channel closed prematurely.\n")
+    mendable = beam._mendable(error)
+    assert isinstance(mendable, UserError) and "could not run the pipeline: RuntimeError: Channel closed prematurely" in str(mendable)
+
+
 def test_the_command(mixed, pieces, tmp_path):
     def run(*more):
         common = (f"--input={mixed}", f"--tokenizer={pieces}", "--length=32", "--heldout=0.1")

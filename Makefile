@@ -12,7 +12,7 @@ export PYTHONPATH := $(CURDIR)
 DEMO_DIR   ?= runs/demo
 DEMO_FLAGS ?=
 
-.PHONY: demo test parity lint kill bench clean
+.PHONY: demo test parity beam lint kill bench clean
 
 demo: $(VENV)/.demo  ## A tiny ELECTRA on the King James Bible, within minutes
 	$(BIN)/python launch/demo.py --dir=$(DEMO_DIR) $(DEMO_FLAGS)
@@ -22,6 +22,9 @@ test: $(VENV)/.test  ## All tests that need neither PyTorch nor the network
 
 parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
 	$(BIN)/python -m pytest -m parity -s tests/parity $(TEST_FLAGS)
+
+beam: $(VENV)-beam/.beam  ## Preparation on Apache Beam against the local one, byte for byte, also on 20 MB
+	$(VENV)-beam/bin/python -m pytest tests/data/test_beam.py $(TEST_FLAGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -42,5 +45,12 @@ $(VENV)/.%: pyproject.toml $(PINS) | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
 	touch $@
 
+# Beam wants older releases of these than the tested ones, so it has an environment of its own.
+$(VENV)-beam/.beam: pyproject.toml $(PINS)
+	$(PYTHON) -m venv $(VENV)-beam
+	grep -hvE '^(pillow|protobuf|pyarrow|python-dateutil)==' /dev/null $(PINS) > $(VENV)-beam/pins.txt || true
+	$(VENV)-beam/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)-beam/pins.txt --editable '.[test,beam]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-beam build *.egg-info

@@ -4,7 +4,9 @@
     python launch/prepare.py --input=wiki.jsonl.zst,books.tar.xz --output=data/both --tokenizer=vocab.txt --packing=dense --length=512
 
 Text:  --input --documents --text_field --max_document_mib    Tokens: --tokenizer --vocab_size --lower_case --strip_accents
-Rows:  --output --length --packing --heldout --seed           Work:   --workers --buckets --parts
+Rows:  --output --length --packing --heldout --seed           Work:   --workers --buckets --parts --runner --beam_options
+On a cluster, the same shards (electra_jax/data/beam.py says what it must bring):
+    python launch/prepare.py --input=/mnt/wiki --output=/mnt/rows --runner=FlinkRunner --beam_options=--flink_master=host:8081
 Exit codes: 0 done, 2 something to mend (one line says what).
 """
 
@@ -32,6 +34,8 @@ MAX_DOCUMENT_MIB = flags.DEFINE_integer("max_document_mib", 256, "A longer docum
 SEED = flags.DEFINE_integer("seed", 0, "Decides packing and order.")
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes; 0: all cores. Changes no byte of the rows.")
 BUCKETS = flags.DEFINE_integer("buckets", 0, "Groups of documents packed apart; 0: one for each 8 MiB of input, 4 to 256.")
+RUNNER = flags.DEFINE_string("runner", "local", "local, or a Beam runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner ...")
+BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "An option of Beam or its runner, such as --project=x; may be repeated.")
 PARTS = flags.DEFINE_integer("parts", 0, "Shards of training rows; 0: as many as keep each within 64 MiB.")
 
 
@@ -44,7 +48,7 @@ def main(_):
         length=LENGTH.value, packing=PACKING.value, heldout=HELDOUT.value, documents=DOCUMENTS.value, text_field=TEXT_FIELD.value,
         max_document_bytes=MAX_DOCUMENT_MIB.value << 20, seed=SEED.value, buckets=BUCKETS.value, parts=PARTS.value,
     )  # fmt: skip
-    manifest = prepare(options, workers=WORKERS.value)
+    manifest = prepare(options, workers=WORKERS.value, runner=RUNNER.value, beam_options=BEAM_OPTIONS.value)
     print("\n".join(summary(manifest, options.output)))
 
 

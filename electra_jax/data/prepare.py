@@ -9,17 +9,20 @@ that appear whole or not at all under OUTPUT/.work, and a restart does what is m
 4. token_counts.npy; manifest.json, the mark that all is done; .work is removed.
 
 Memory is bounded whatever the corpus's size: a worker holds one chunk, one block of a bucket's rows, or one part.
+On a cluster, the same stages run as an Apache Beam pipeline: beam.py.
 """
 
 import dataclasses
 import errno
+import functools
 import json
+import logging
 import shlex
 import shutil
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +40,6 @@ from electra_jax.data.workers import Meter, Workers
 TRAINED = ("wordpiece", "unigram", "bpe")
 VOCABULARY_TEXT_BYTES = 1 << 30  # the vocabulary is trained on so much of the training documents
 CHUNK_CHARS = 1 << 20  # at least, and 16 times as much at most: what is done between two kills
-PART_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,15 @@ class PrepareOptions:
             raise UserError(f"output={self.output!r}: a comma would part it in --config.data.path: choose a name without one")
 
 
-def prepare(options: PrepareOptions, *, workers: int = 0, progress: bool = True) -> dict:
+def prepare(
+    options: PrepareOptions, *, workers: int = 0, runner: str = "local", beam_options: Sequence[str] = (), progress: bool = True
+) -> dict:
     """Prepares the rows, or goes on where the same command stopped; returns the manifest.
 
     Args:
       workers: processes that tokenize, pack and write; 0: all cores, but no more than a small corpus keeps busy.
+      runner: "local", these processes; else the Apache Beam runner that runs the stages: beam.py says what it needs.
+      beam_options: flags of that runner, such as "--project=mine". Neither they nor the runner change a byte.
       progress: a progress bar on stderr; lines now and then where stderr is no terminal.
 
     UserError: bad options or input; a folder that holds something else; a full disk; a split without a row.
@@ -92,6 +98,14 @@ def prepare(options: PrepareOptions, *, workers: int = 0, progress: bool = True)
     options.check()
     if workers < 0:
         raise UserError(f"workers={workers}: give a number of processes, or 0 for all cores")
+    if runner == "local":
+        if beam_options:
+            raise UserError(f"beam_options={beam_options[0]}: they are for a Beam runner, such as --runner=DirectRunner")
+        stages_on = functools.partial(_on_processes, workers)
+    else:
+        if workers:
+            raise UserError(f"workers={workers} is for --runner=local; {runner} has an option of its own: give it as --beam_options")
+        stages_on = functools.partial(_on_beam, *_open_beam(runner, beam_options))
     corpus = open_corpus(
         options.inputs,
         documents=options.documents,
@@ -109,7 +123,7 @@ def prepare(options: PrepareOptions, *, workers: int = 0, progress: bool = True)
     output, start = Path(options.output), time.monotonic()
     try:
         with claimed(output, options, corpus, given) as finished:
-            manifest = _whole(output) if finished else _run(options, corpus, given, workers, progress)
+            manifest = _whole(output) if finished else _run(options, corpus, given, stages_on, progress)
             shutil.rmtree(output / ".work", ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -161,7 +175,22 @@ def summary(manifest: dict, output: str) -> list[str]:
     return [*lines, command]
 
 
-def _run(options: PrepareOptions, corpus: Corpus, given, workers: int, progress: bool) -> dict:
+def _open_beam(runner: str, flags: Sequence[str]):
+    """(beam.py, its empty pipeline). UserError if Apache Beam is not here, or refuses."""
+    logging.disable(logging.WARNING)  # Beam warns of what only its users of Google's cloud must install
+    try:
+        from electra_jax.data import beam
+
+        return beam, beam.open_pipeline(runner, flags)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "apache_beam":
+            raise
+        raise UserError(f"--runner={runner} needs Apache Beam: pip install 'electra_jax[beam]', or leave --runner out") from None
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _run(options: PrepareOptions, corpus: Corpus, given, stages_on: Callable, progress: bool) -> dict:
     output = Path(options.output)
     _remove_torn_files(output)
     tokenizer = _tokenizer(options, corpus, given, progress)
@@ -180,20 +209,36 @@ def _run(options: PrepareOptions, corpus: Corpus, given, workers: int, progress:
         chunk_chars=min(16 << 20, max(CHUNK_CHARS, corpus.num_bytes // 256)),
         buckets=(buckets, _share(buckets, options.heldout)),
     )
-    for folder in ("chunks", "rows", "parts"):
-        (job.work / folder).mkdir(parents=True, exist_ok=True)
+    (job.work / "parts").mkdir(parents=True, exist_ok=True)
+    job, documents, packed = stages_on(job, options, corpus, progress)
+    return _finish(job, options, corpus, tokenizer, documents, packed)
+
+
+def _on_processes(workers: int, job: Job, options: PrepareOptions, corpus: Corpus, progress: bool) -> tuple[Job, dict, list[dict]]:
+    """Stages 1 to 3: the job with its numbers of parts, what was read, and what was packed of each split."""
+    for folder in ("chunks", "rows"):
+        (job.work / folder).mkdir(exist_ok=True)
     with Workers(workers, corpus.num_bytes) as pool:
         documents = _tokenize(job, options, corpus, pool, progress)
         job = dataclasses.replace(job, parts=tuple(documents["parts"]))
         packed = _pack(job, documents, pool, progress)
-        for split in range(2):
-            if not packed[split]["rows"]:
-                raise _empty_split(options, corpus, sum(documents["documents"]), split)
+        _require_rows(options, corpus, documents, packed)
         tasks = [(job, split, part) for split in range(2) for part in range(job.parts[split])]
         with Meter("writing", len(tasks), "shards", progress) as meter:
             for _ in pool.each(stages.write_part, tasks):
                 meter.add(1)
-    return _finish(job, options, corpus, tokenizer, documents, packed)
+    return job, documents, packed
+
+
+def _on_beam(beam, pipeline, job: Job, options: PrepareOptions, corpus: Corpus, progress: bool) -> tuple[Job, dict, list[dict]]:
+    """The same as one pipeline on the runner that it was opened for."""
+    units = _units(corpus, job.chunk_chars)
+    if progress:
+        print(f"beam: units of sources: {len(units):,}, buckets: {sum(job.buckets):,}", file=sys.stderr, flush=True)
+    documents, packed = beam.run(pipeline, job, units, options.parts)
+    _check_found(documents, options, corpus, progress)
+    _require_rows(options, corpus, documents, packed)
+    return dataclasses.replace(job, parts=tuple(documents["parts"])), documents, packed
 
 
 def _remove_torn_files(output: Path) -> None:
@@ -277,39 +322,32 @@ def _tokenize(job: Job, options: PrepareOptions, corpus: Corpus, pool: Workers, 
                 for size in pool.each(stages.tokenize_chunk, _chunk_tasks(job, number, units[number], report, count)):
                     meter.add(size)
                 stages.finish_unit(job, number, count[0], report)
-    report, chunks, documents, tokens = corpus.report, [], [0, 0], [0, 0]
-    for number in range(len(units)):
-        unit = json.loads(job.unit_path(number).read_bytes())
-        report.merge(Report(**unit["report"]))
-        chunks.append(unit["chunks"])
-        for chunk in range(unit["chunks"]):
-            found = stages.meta(job.chunk_path(number, chunk))
-            documents = [a + b for a, b in zip(documents, found["documents"], strict=True)]
-            tokens = [a + b for a, b in zip(tokens, found["tokens"], strict=True)]
+    read = [json.loads(job.unit_path(number).read_bytes()) for number in range(len(units))]
+    counts = (stages.meta(job.chunk_path(number, chunk)) for number, unit in enumerate(read) for chunk in range(unit["chunks"]))
+    found = stages.found(job, options.parts, [Report(**unit["report"]) for unit in read], counts)
+    _check_found(found, options, corpus, progress)
+    found["chunks"] = [unit["chunks"] for unit in read]
+    stages.write_json(done, found)
+    return found
+
+
+def _check_found(found: dict, options: PrepareOptions, corpus: Corpus, progress: bool) -> None:
+    """Tells what was met while reading. UserError if a split has no document."""
+    report = corpus.report
+    report.merge(Report(**found["report"]))
     report.require_documents()
     if progress:
         for line in report.lines():
             print(f"note: {line}", file=sys.stderr)
-    parts = [_parts(job, documents[split], tokens[split]) for split in range(2)]
-    parts[0] = options.parts or parts[0]
-    found = {"documents": documents, "tokens": tokens, "chunks": chunks, "parts": parts, "report": vars(report)}
     for split in range(2):
-        if not documents[split]:
-            raise _empty_split(options, corpus, sum(documents), split)
-    stages.write_json(done, found)
-    return found
+        if not found["documents"][split]:
+            raise _empty_split(options, corpus, sum(found["documents"]), split)
 
 
 def _chunk_tasks(job: Job, unit: int, corpus: Corpus, report: Report, count: list[int]) -> Iterator[tuple]:
     for texts in stages.chunks_of(job, corpus, report):
         yield job, job.chunk_path(unit, count[0]), texts
         count[0] += 1
-
-
-def _parts(job: Job, documents: int, tokens: int) -> int:
-    """As many as keep a part's rows within 64 MiB: a row a document, with pairs, and one for each `length - 2` tokens."""
-    rows = tokens // (job.length - 2) + (documents if job.packing == "pairs" else 0)
-    return min(99_999, max(1, -(-rows * job.length * job.dtype.itemsize // PART_BYTES)))
 
 
 def _pack(job: Job, documents: dict, pool: Workers, progress: bool) -> list[dict]:
@@ -328,6 +366,12 @@ def _pack(job: Job, documents: dict, pool: Workers, progress: bool) -> list[dict
         stages.write_json(done, found)
     shutil.rmtree(job.work / "chunks", ignore_errors=True)
     return json.loads(done.read_bytes())
+
+
+def _require_rows(options: PrepareOptions, corpus: Corpus, documents: dict, packed: list[dict]) -> None:
+    for split in range(2):
+        if not packed[split]["rows"]:
+            raise _empty_split(options, corpus, sum(documents["documents"]), split)
 
 
 def _empty_split(options: PrepareOptions, corpus: Corpus, total: int, split: int) -> UserError:

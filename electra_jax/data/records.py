@@ -19,6 +19,7 @@ import json
 import os
 import struct
 import threading
+import uuid
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -74,7 +75,8 @@ def expand(tokens_NxL: np.ndarray, cls_id: int, sep_id: int, pad_id: int) -> dic
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path that takes `path`'s place when the block ends, or is removed when it fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # No two writers share one: several machines may write the same file at the same time, from processes of one number.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:

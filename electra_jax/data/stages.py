@@ -1,6 +1,8 @@
 """What preparation does in its worker processes: tokenize a chunk of documents, pack a bucket, write a part.
 
-Each function writes one file, whole or not at all, and what it writes depends on the corpus and the options alone.
+What each gives depends on the corpus and the options alone. `tokenize_chunk`, `pack_bucket` and `write_part` keep it in a file
+that appears whole or not at all; `tokenize`, `pack` and `write_rows`, which they call, know nothing of the files between
+the stages: the Beam pipeline hands their values on itself.
 """
 
 import hashlib
@@ -23,6 +25,7 @@ SPLITS = ("train", "heldout")
 PACKERS = {"pairs": packing.PairPacker, "dense": packing.DensePacker}
 META = -1  # the key of a spill's own counts, in JSON
 BLOCK_BYTES = 32 << 20  # of rows, that a packer collects before it spills them
+PART_BYTES = 64 << 20
 LINE_CHARS = 1 << 16  # tokenizing takes 12 times a text's size: a longer line is tokenized in pieces
 _PACK, _PART, _SHUFFLE = range(3)  # what a hash is for
 
@@ -72,6 +75,10 @@ class Job:
         """Split and bucket as one number, from the text's hash: equal texts stay together, the held-out share is exact."""
         split = int(is_heldout(digest, self.heldout))
         return split * self.buckets[0] + int.from_bytes(digest[8:], "big") % self.buckets[split]
+
+    def split_and_bucket(self, group: int) -> tuple[int, int]:
+        split = int(group >= self.buckets[0])
+        return split, group - split * self.buckets[0]
 
 
 def text_hash(text: bytes) -> bytes:
@@ -131,17 +138,21 @@ def finish_unit(job: Job, unit: int, chunks: int, report: Report) -> None:
 
 
 def tokenize_chunk(job: Job, path: Path, texts: Sequence[str]) -> int:
-    """Writes the documents' token ids, line by line, by split and bucket; returns the bytes of text.
+    """Writes the documents' token ids by split and bucket; returns the bytes of text."""
+    if not path.exists():
+        sections, counts = tokenize(job, texts)
+        spill.write(path, [*sections, _meta_section(counts)])
+    return sum(len(text.encode()) for text in texts)
+
+
+def tokenize(job: Job, texts: Sequence[str]) -> tuple[list[tuple[int, list[np.ndarray]]], dict]:
+    """(A section for each group that has documents, in the order of the texts; documents and tokens of each split).
 
     A section: int64 (documents, lines, tokens), int32 lines of each document, int32 tokens of each line, the ids.
     """
-    if path.exists():
-        return sum(len(text.encode()) for text in texts)
-    lines, first_line, groups, text_bytes = [], [0], [], 0
+    lines, first_line, groups = [], [0], []
     for text in texts:
-        data = text.encode()
-        text_bytes += len(data)
-        groups.append(job.group(text_hash(data)))
+        groups.append(job.group(text_hash(text.encode())))
         lines += [line for line in text.split("\n") if line and not line.isspace()]
         first_line.append(len(lines))
     ids = _encode(_tokenizer(Path(job.output) / "tokenizer", job.tokenizer_sha256), lines)
@@ -161,8 +172,24 @@ def tokenize_chunk(job: Job, path: Path, texts: Sequence[str]) -> int:
         sizes = np.array([len(line_counts), len(group_lines), len(flat)], "<i8")
         lengths = np.fromiter(map(len, group_lines), "<i4", len(group_lines))
         sections.append((group, [sizes, np.array(line_counts, "<i4"), lengths, flat]))
-    spill.write(path, [*sections, _meta_section(counts)])
-    return text_bytes
+    return sections, counts
+
+
+def found(job: Job, train_parts: int, reports: Iterable[Report], counts: Iterable[dict]) -> dict:
+    """What all sources and chunks come to, and so how many parts each split has (`train_parts`, unless 0, for training).
+
+    As many parts as keep one's rows within 64 MiB: a row a document, with pairs, and one for each `length - 2` tokens.
+    """
+    report, documents, tokens = Report(), [0, 0], [0, 0]
+    for item in reports:
+        report.merge(item)
+    for count in counts:
+        documents = [a + b for a, b in zip(documents, count["documents"], strict=True)]
+        tokens = [a + b for a, b in zip(tokens, count["tokens"], strict=True)]
+    rows = [t // (job.length - 2) + (d if job.packing == "pairs" else 0) for d, t in zip(documents, tokens, strict=True)]
+    parts = [min(99_999, max(1, -(-n * job.length * job.dtype.itemsize // PART_BYTES))) for n in rows]
+    parts[0] = train_parts or parts[0]
+    return {"documents": documents, "tokens": tokens, "parts": parts, "report": vars(report)}
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, lines: Sequence[str]) -> list[np.ndarray]:
@@ -200,30 +227,23 @@ def _documents(section: bytes, dtype: np.dtype) -> Iterator[list[np.ndarray]]:
 def pack_bucket(job: Job, split: int, bucket: int, chunks: Sequence[Path]) -> None:
     """Packs a bucket's documents, in the corpus's order, into rows; writes the rows by part."""
     path = job.rows_path(split, bucket)
-    if path.exists():
-        return
+    if not path.exists():
+        group = split * job.buckets[0] + bucket
+        spill.write(path, pack(job, group, (section for chunk in chunks for section in spill.read(chunk, group))))
+
+
+def pack(job: Job, group: int, sections: Iterable[bytes]) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """The rows of a group's sections, block by block as (part, rows); last, under META, how many there are."""
+    split, bucket = job.split_and_bucket(group)
     rng = random.Random(order.hash64(job.seed, split, bucket, _PACK))
     packer = PACKERS[job.packing](job.length, job.cls_id, job.sep_id, job.pad_id, rng)
     block_rows = max(1, BLOCK_BYTES // (4 * job.length))
 
     def rows() -> Iterator[np.ndarray]:
-        for chunk in chunks:
-            for section in spill.read(chunk, split * job.buckets[0] + bucket):
-                for lines in _documents(section, job.dtype):
-                    yield from packer.add(lines)
+        for section in sections:
+            for lines in _documents(section, job.dtype):
+                yield from packer.add(lines)
         yield from packer.flush()
-
-    def sections() -> Iterator[tuple[int, list[np.ndarray]]]:
-        written, block = 0, []
-        for row in rows():
-            block.append(row)
-            if len(block) == block_rows:
-                yield from by_part(block, written)
-                written, block = written + len(block), []
-        if block:
-            yield from by_part(block, written)
-        dropped = getattr(packer, "dropped_tokens", 0)
-        yield _meta_section({"rows": written + len(block), "dropped_tokens": dropped})
 
     def by_part(block: list[np.ndarray], first_row: int) -> Iterator[tuple[int, list[np.ndarray]]]:
         block_NxL = np.stack(block).astype(job.dtype)
@@ -231,16 +251,28 @@ def pack_bucket(job: Job, split: int, bucket: int, chunks: Sequence[Path]) -> No
         for number in np.unique(part).tolist():
             yield number, [block_NxL[part == number]]
 
-    spill.write(path, sections())
+    written, block = 0, []
+    for row in rows():
+        block.append(row)
+        if len(block) == block_rows:
+            yield from by_part(block, written)
+            written, block = written + len(block), []
+    if block:
+        yield from by_part(block, written)
+    dropped = getattr(packer, "dropped_tokens", 0)
+    yield _meta_section({"rows": written + len(block), "dropped_tokens": dropped})
 
 
 def write_part(job: Job, split: int, part: int) -> None:
-    """Gathers a part's rows from all buckets, shuffles them whole, and writes them as a shard."""
-    path = job.shard_info_path(split, part)
-    if path.exists():
-        return
-    buckets = range(job.buckets[split])
-    data = b"".join(section for bucket in buckets for section in spill.read(job.rows_path(split, bucket), part))
+    """Gathers a part's rows from all buckets and writes them as a shard."""
+    if not job.shard_info_path(split, part).exists():
+        buckets = range(job.buckets[split])
+        write_rows(job, split, part, (s for bucket in buckets for s in spill.read(job.rows_path(split, bucket), part)))
+
+
+def write_rows(job: Job, split: int, part: int, sections: Iterable[bytes]) -> None:
+    """Shuffles a part's rows whole, and writes them as a shard."""
+    data = b"".join(sections)
     rows_NxL = np.frombuffer(data, job.dtype).reshape(-1, job.length)
     rows_NxL = rows_NxL[order.permutation(len(rows_NxL), job.seed, split, part, _SHUFFLE)]
     del data
@@ -249,7 +281,7 @@ def write_part(job: Job, split: int, part: int) -> None:
     counts_V = np.zeros(job.vocab_size, "<i8")
     for start in range(0, len(rows_NxL), 8192):
         counts_V += np.bincount(rows_NxL[start : start + 8192].ravel(), minlength=job.vocab_size)
-    spill.write(path, [_meta_section(shard), (0, [counts_V])])
+    spill.write(job.shard_info_path(split, part), [_meta_section(shard), (0, [counts_V])])
 
 
 def part_counts(job: Job, split: int, part: int) -> np.ndarray:

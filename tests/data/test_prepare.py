@@ -447,6 +447,15 @@ def _die(*_):
     os._exit(9)
 
 
+def test_beam_is_an_extra(text, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "electra_jax.data.beam", raising=False)
+    monkeypatch.delattr("electra_jax.data.beam", raising=False)
+    with pytest.raises(UserError, match=r"--runner=DirectRunner needs Apache Beam: pip install 'electra_jax\[beam\]', or leave"):
+        prepare.prepare(PrepareOptions((str(text),), str(tmp_path / "o")), runner="DirectRunner")
+    assert not (tmp_path / "o").exists()
+
+
 def test_preparing_never_imports_jax(text, pieces, tmp_path):
     code = (
         "import runpy, sys\n"

@@ -15,7 +15,7 @@ FLOORS = {
     "pretrain": 4,
     "objectives": 3,
     "data": 2, "train": 2, "models": 2,
-    "parallel": 1, "config": 1, "types": 1, "rng": 1, "cli": 1,
+    "parallel": 1, "config": 1, "types": 1, "rng": 1, "cli": 1, "remote": 1,
 }  # fmt: skip
 FILES = sorted([*(ROOT / "electra_jax").rglob("*.py"), *(ROOT / "launch").glob("*.py")])
 

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from electra_jax import rng
+from electra_jax import remote, rng
 from electra_jax.cli import Preempted, UserError
 from electra_jax.config import ElectraConfig
-from electra_jax.data import loader, records, tokenizer
+from electra_jax.data import loader, records, staging, tokenizer
 from electra_jax.objectives import electra, masking
 from electra_jax.parallel import executors, mesh
 from electra_jax.train import clock, evaluation, health, loop, optimizer, report, step, workdirs
@@ -33,7 +33,7 @@ class Result:
     steps: int
     metrics: dict[str, float]
     examples: list[dict]
-    report: pathlib.Path
+    report: str  # where it lies: a path, or a gs:// URL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,27 +45,31 @@ class Data:
     unigram_entropy: float
 
 
-def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Result:
+def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, scratch: str | os.PathLike | None = None) -> Result:
     """Trains in `workdir`, or goes on training there, until `config.train.steps`; `config` is configs/pretrain.py's.
+
+    `workdir` and the folders of `config.data.path` may be gs:// URLs. Their local copies lie under `scratch`, by default among the
+    temporary files, and may be deleted between runs: the bucket has all that a resume needs.
 
     Raises UserError for what a person must mend, and Preempted after a stop signal, once everything is saved.
     """
     config = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
-    with PreemptionSignal() as preemption, workdirs.claimed(pathlib.Path(workdir)) as folder:
-        return _pretrain(config, folder, preemption)
+    with PreemptionSignal() as preemption, workdirs.opened(workdir, scratch) as folder:
+        return _pretrain(config, folder, remote.scratch_folder(scratch), preemption)
 
 
-def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: PreemptionSignal) -> Result:
+def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.Path, preemption: PreemptionSignal) -> Result:
+    workdir = place.path
     run_clock = clock.Clock()
     with run_clock.section("init"):
         devices = mesh.make_mesh()
         platform = mesh.Platform.of(devices)
         model = model_config(config, platform)
-        data = open_data(config, model)
+        data = open_data(config, model, scratch)
         objective = make_objective(config, model, data.vocabulary, platform)
         identity = {"data": [manifest["sha256"] for manifest in data.stream.manifests], "tokenizer": data.tokenizer.sha256}
         whole_config = {**config, "identity": identity}
-        workdirs.check_config(workdir, whole_config)
+        workdirs.check_config(workdir, whole_config, place.name)
 
         train = config["train"]
         schedule = schedule_config(config)
@@ -91,7 +95,7 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
         run_clock.peak_flops_per_sec = clock.peak_flops(platform.device_kind, dtype) or clock.measure_matmul_peak(dtype)
         description = {"config": config, "identity": identity, "parameters": dict(model.num_params())}
         checkpoints = Checkpoints(
-            workdir / "checkpoints",
+            place.checkpoints,
             keep=config["checkpoint"]["keep"],
             keep_every_steps=config["checkpoint"]["keep_every_steps"],
             description=description,
@@ -101,7 +105,7 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
         if preemption.requested:
             raise Preempted(f"stopped before step {start_step + 1}: the same command starts it")
         if start_step > train["steps"]:
-            raise UserError(f"{workdir} is at step {start_step} already, past train.steps={train['steps']}: raise it")
+            raise UserError(f"{place.name} is at step {start_step} already, past train.steps={train['steps']}: raise it")
         workdirs.write_config(workdir, whole_config)  # last of the checks: a mistake must not claim the folder
         telemetry = Telemetry(
             workdir, total_steps=train["steps"], start_step=start_step, tensorboard=config["log"]["tensorboard"]
@@ -114,6 +118,7 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
         state = restored.state if restored else init(root)
         for line in plan_lines(config, model, data.stream, objective, program, run_clock, platform, start_step):
             telemetry.note(line)
+        place.publish()  # now, not at the first save: what may not be written there should be known before hours of training
 
     eval_step = jax.jit(evaluation.make_eval_step(objective, root))
     warned: set[str] = set()
@@ -146,6 +151,7 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
             train["max_non_finite_steps"], batch_rows=train["batch_rows"], latest_step=lambda: checkpoints.latest_step
         ),
         profiler=ProfilerWindow(workdir / "profile", *config["log"]["profile_steps"]),
+        publish=place.publish,
     )
     intervals = loop.Intervals(
         log_steps=config["log"]["every_steps"],
@@ -153,9 +159,11 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
         checkpoint_steps=config["checkpoint"]["every_steps"],
     )
 
-    def write_report(examples: list[dict]) -> pathlib.Path:
+    def write_report(examples: list[dict]) -> str:
         summary = {"preset": config["preset"], "steps": train["steps"], **last}
-        return report.write(workdir, title=f"{config['preset']} in {workdir.name}", summary=summary, examples=examples)
+        name = place.name.rsplit("/", 1)[-1]
+        path = report.write(workdir, title=f"{config['preset']} in {name}", summary=summary, examples=examples)
+        return f"{place.name}/{path.name}"
 
     try:
         state = loop.train(
@@ -207,8 +215,11 @@ def make_objective(
     return electra.make(model, masks, vocabulary, config["data"]["length"], weights)
 
 
-def open_data(config: Mapping[str, Any], model: ElectraConfig) -> Data:
-    """The rows, their tokenizer and the held-out set. Raises UserError where they do not fit the config."""
+def open_data(config: Mapping[str, Any], model: ElectraConfig, scratch: pathlib.Path) -> Data:
+    """The rows, their tokenizer and the held-out set; folders in a bucket are staged under `scratch`.
+
+    Raises UserError where they do not fit the config.
+    """
     section, train = config["data"], config["train"]
     folders = [folder for folder in section["path"].split(",") if folder]
     if not folders:
@@ -238,6 +249,7 @@ def open_data(config: Mapping[str, Any], model: ElectraConfig) -> Data:
     weights = section["weights"]
     if weights is not None and not all(isinstance(weight, int | float) for weight in weights):
         raise UserError(f"data.weights is {tuple(weights)}: it must be one number for each folder, such as (0.7, 0.3)")
+    folders = [staging.local_folder(folder, scratch) for folder in folders]
     stream = loader.Stream(folders, weights, config["seed"])
     manifest = stream.manifests[0]
     if stream.length != section["length"]:

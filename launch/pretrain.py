@@ -2,6 +2,9 @@
 
     python launch/pretrain.py --config=configs/pretrain.py:small --workdir=runs/small --config.data.path=data/mine
 
+The workdir and the data may lie in a bucket (pip install 'electra_jax[gcs]'): --workdir=gs://BUCKET/runs/small, and
+--config.data.path=gs://BUCKET/data/mine,data/here for a mixture with a local folder.
+
 The config file's own text lists the presets, what they cost and what to expect. Override any field:
 --config.train.batch_rows=64 --config.optimizer.learning_rate=3e-4.
 Exit codes: 0 done, 2 something to mend (one line says what), 42 stopped and saved: run the same command again.
@@ -19,6 +22,7 @@ from electra_jax import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:small", "The config file and its preset.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, checkpoints, metrics, report.", required=True)
+SCRATCH = flags.DEFINE_string("scratch", None, "Where local copies of gs:// folders lie; by default among the temporary files.")
 
 
 def main(_):
@@ -27,7 +31,7 @@ def main(_):
     allocator.keep_memory()  # before jax is imported
     from electra_jax.pretrain import pretrain
 
-    result = pretrain(CONFIG.value, WORKDIR.value)
+    result = pretrain(CONFIG.value, WORKDIR.value, SCRATCH.value)
     print(f"done: {result.steps:,} steps; {result.report} shows the curves")
 
 

@@ -38,6 +38,7 @@ class Services(NamedTuple):
     preemption: PreemptionSignal
     non_finite: NonFinitePolicy
     profiler: ProfilerWindow
+    publish: Callable[[], None] = lambda: None  # puts the telemetry's files where they outlive this machine
 
 
 def train(
@@ -55,7 +56,7 @@ def train(
 
     Raises Preempted after saving, when the process was told to stop, and UserError where the run diverges.
     """
-    checkpoints, telemetry, clock, watchdog, preemption, non_finite, profiler = services
+    checkpoints, telemetry, clock, watchdog, preemption, non_finite, profiler, publish = services
     in_flight: collections.deque[tuple[int, dict]] = collections.deque()
 
     def settle(max_in_flight: int) -> None:
@@ -98,6 +99,7 @@ def train(
                     settle(0)
                 with clock.section("checkpoint"), watchdog.allow(SAVE_SECS):
                     telemetry.flush()
+                    publish()
                     checkpoints.save(step, state, clock.to_dict())
             if stop:
                 checkpoints.wait()

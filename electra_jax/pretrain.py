@@ -13,10 +13,10 @@ import jax
 import numpy as np
 import optax
 
-from electra_jax import rng
+from electra_jax import remote, rng
 from electra_jax.cli import Preempted, UserError
 from electra_jax.config import ElectraConfig
-from electra_jax.data import loader, records, tokenizer
+from electra_jax.data import loader, records, staging, tokenizer
 from electra_jax.models import attention
 from electra_jax.objectives import electra, masking
 from electra_jax.parallel import executors, mesh, multihost, sharding
@@ -36,7 +36,7 @@ class Result:
     steps: int
     metrics: dict[str, float]
     examples: list[dict]
-    report: pathlib.Path
+    report: str  # where it lies: a path, or a gs:// URL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,25 +63,25 @@ class Setup:
     root: Array
 
 
-def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike) -> Result:
+def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, scratch: str | os.PathLike | None = None) -> Result:
     """Trains in `workdir`, or goes on training there, until `config.train.steps`; `config` is configs/pretrain.py's.
 
+    `workdir` and the folders of `config.data.path` may be gs:// URLs. Their local copies lie under `scratch`, by default among the
+    temporary files, and may be deleted between runs: the bucket has all that a resume needs.
     Where several processes run (parallel.multihost.connected), each calls it with the same arguments.
+
     Raises UserError for what a person must mend, and Preempted after a stop signal, once everything is saved.
     """
     config = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
     multihost.agree("config", _sha256(config), "give every process the same command")
     with PreemptionSignal() as preemption, contextlib.ExitStack() as stack:
-        folder = pathlib.Path(workdir)
-        if multihost.is_lead():
-            multihost.together(lambda: stack.enter_context(workdirs.claimed(folder)))
-        else:
-            multihost.together(lambda: None)
-        workdirs.check_shared(folder)
-        return _pretrain(config, folder, preemption)
+        lead = multihost.is_lead()
+        place = multihost.together(lambda: stack.enter_context(workdirs.opened(workdir, scratch)) if lead else workdirs.visited(workdir))
+        workdirs.check_shared(place)
+        return _pretrain(config, place, remote.scratch_folder(scratch), preemption)
 
 
-def setup(config: dict[str, Any]) -> Setup:
+def setup(config: dict[str, Any], scratch: pathlib.Path) -> Setup:
     """Raises UserError where the parts do not fit one another."""
     section = config["parallel"]
     devices = mesh.make_mesh(section["slices"], section["data"], section["fsdp"])
@@ -89,7 +89,7 @@ def setup(config: dict[str, Any]) -> Setup:
     executors.check_batch(devices, config["train"]["batch_rows"], config["train"]["accumulation_steps"])
     platform = mesh.Platform.of(devices)
     model = model_config(config, platform)
-    data = open_data(config, model, devices.size)
+    data = open_data(config, model, devices.size, scratch)
     objective = make_objective(config, model, data.vocabulary, platform)
     schedule = schedule_config(config)
     rule = optimizer.make_optimizer(optimizer_config(config), schedule)
@@ -117,18 +117,17 @@ def make_init(objective: Objective, rule, devices: jax.sharding.Mesh, root: Arra
     return init, jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings)
 
 
-def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: PreemptionSignal) -> Result:
-    run_clock, train = clock.Clock(), config["train"]
+def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.Path, preemption: PreemptionSignal) -> Result:
+    run_clock, train, workdir = clock.Clock(), config["train"], place.path
     with run_clock.section("init"):
-        parts = multihost.together(lambda: setup(config))
+        parts = multihost.together(lambda: setup(config, scratch))
         devices, platform, model, data, objective = parts.mesh, parts.platform, parts.model, parts.data, parts.objective
         identity = {"data": [manifest["sha256"] for manifest in data.stream.manifests], "tokenizer": data.tokenizer.sha256}
         multihost.agree("data set", _sha256(identity), "give every host the same prepared folders")
         whole_config = {**config, "identity": identity}
-        multihost.together(lambda: workdirs.check_config(workdir, whole_config))
+        multihost.together(lambda: workdirs.check_config(workdir, whole_config, place.name))
         init, abstract_state = multihost.together(lambda: make_init(objective, parts.rule, devices, parts.root))
-    say = multihost.say if multihost.is_lead() else lambda line: None
-    say("compiling the step (the first start takes a minute or so)")
+    multihost.say_once("compiling the step (the first start takes a minute or so)")
     with run_clock.section("compile"):
         body = make_step(config, objective, parts.rule, parts.schedule, parts.root, parts.executor)
         rows = abstract_batch(train["batch_rows"], data.stream.length)
@@ -140,7 +139,7 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
         run_clock.peak_flops_per_sec = peak * devices.size if peak else multihost.count() * clock.measure_matmul_peak(dtype)
         description = {"config": config, "identity": identity, "parameters": dict(model.num_params())}
         checkpoints = Checkpoints(
-            workdir / "checkpoints",
+            place.checkpoints,
             keep=config["checkpoint"]["keep"],
             keep_every_steps=config["checkpoint"]["keep_every_steps"],
             description=description,
@@ -150,7 +149,7 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
         if preemption.requested:
             raise Preempted(f"stopped before step {start_step + 1}: the same command starts it")
         if start_step > train["steps"]:
-            raise UserError(f"{workdir} is at step {start_step} already, past train.steps={train['steps']}: raise it")
+            raise UserError(f"{place.name} is at step {start_step} already, past train.steps={train['steps']}: raise it")
         if multihost.is_lead():
             workdirs.write_config(workdir, whole_config)  # last of the checks: a mistake must not claim the folder
             telemetry = Telemetry(
@@ -166,6 +165,7 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
         state = restored.state if restored else init(parts.root)
         for line in plan_lines(config, parts, program, run_clock, start_step):
             telemetry.note(line)
+        place.publish()  # now, not at the first save: what may not be written there should be known before hours of training
         multihost.meet("ready")
 
     eval_step = mesh.on_mesh(
@@ -204,6 +204,7 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
             train["max_non_finite_steps"], batch_rows=train["batch_rows"], latest_step=lambda: checkpoints.latest_step
         ),
         profiler=ProfilerWindow(workdir / "profile", *config["log"]["profile_steps"]),
+        publish=place.publish,
     )
     intervals = loop.Intervals(
         log_steps=config["log"]["every_steps"],
@@ -211,9 +212,11 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
         checkpoint_steps=config["checkpoint"]["every_steps"],
     )
 
-    def write_report(examples: list[dict]) -> pathlib.Path:
+    def write_report(examples: list[dict]) -> str:
         summary = {"preset": config["preset"], "steps": train["steps"], **last}
-        return report.write(workdir, title=f"{config['preset']} in {workdir.name}", summary=summary, examples=examples)
+        name = place.name.rsplit("/", 1)[-1]
+        path = report.write(workdir, title=f"{config['preset']} in {name}", summary=summary, examples=examples)
+        return f"{place.name}/{path.name}"
 
     try:
         state = loop.train(
@@ -235,7 +238,7 @@ def _pretrain(config: dict[str, Any], workdir: pathlib.Path, preemption: Preempt
     if not last:  # the run was complete before this command
         evaluate(state, train["steps"])
     examples = marked_examples(eval_step, state.params, data, heldout[0])
-    return Result(train["steps"], dict(last), examples, write_report(examples) if multihost.is_lead() else workdir)
+    return Result(train["steps"], dict(last), examples, write_report(examples) if multihost.is_lead() else place.name)
 
 
 def model_config(config: Mapping[str, Any], platform: mesh.Platform) -> ElectraConfig:
@@ -271,8 +274,11 @@ def make_objective(
     return electra.make(model, masks, vocabulary, config["data"]["length"], weights)
 
 
-def open_data(config: Mapping[str, Any], model: ElectraConfig, num_devices: int) -> Data:
-    """The rows, their tokenizer and the held-out set, in batches that `num_devices` divide. Raises UserError where they do not fit."""
+def open_data(config: Mapping[str, Any], model: ElectraConfig, num_devices: int, scratch: pathlib.Path) -> Data:
+    """The rows, their tokenizer and the held-out set, in batches that `num_devices` divide; folders in a bucket are staged under `scratch`.
+
+    Raises UserError where they do not fit the config.
+    """
     section, train = config["data"], config["train"]
     folders = [folder for folder in section["path"].split(",") if folder]
     if not folders:
@@ -297,6 +303,7 @@ def open_data(config: Mapping[str, Any], model: ElectraConfig, num_devices: int)
     weights = section["weights"]
     if weights is not None and not all(isinstance(weight, int | float) for weight in weights):
         raise UserError(f"data.weights is {tuple(weights)}: it must be one number for each folder, such as (0.7, 0.3)")
+    folders = [staging.local_folder(folder, scratch) for folder in folders]
     stream = loader.Stream(folders, weights, config["seed"])
     manifest = stream.manifests[0]
     if stream.length != section["length"]:

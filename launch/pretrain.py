@@ -2,6 +2,9 @@
 
     python launch/pretrain.py --config=configs/pretrain.py:small --workdir=runs/small --config.data.path=data/mine
 
+The workdir and the data may lie in a bucket (pip install 'electra_jax[gcs]'): --workdir=gs://BUCKET/runs/small, and
+--config.data.path=gs://BUCKET/data/mine,data/here for a mixture with a local folder.
+
 The config file's own text lists the presets, what they cost and what to expect. Override any field:
 --config.train.batch_rows=64 --config.optimizer.learning_rate=3e-4.
 Several processes (hosts of a TPU pod, Slurm tasks) run the same command with --distributed, or, where no cluster says who is who,
@@ -21,6 +24,7 @@ from electra_jax import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:small", "The config file and its preset.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, checkpoints, metrics, report.", required=True)
+SCRATCH = flags.DEFINE_string("scratch", None, "Where local copies of gs:// folders lie; by default among the temporary files.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes that the cluster started: a TPU pod, GKE, Slurm, MPI.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0: join the other processes by hand.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.")
@@ -39,7 +43,7 @@ def main(_):
         cluster=DISTRIBUTED.value, coordinator=COORDINATOR.value, num_processes=NUM_PROCESSES.value,
         process_id=PROCESS_ID.value, heartbeat_secs=HEARTBEAT_SECS.value,
     ):  # fmt: skip
-        result = pretrain(CONFIG.value, WORKDIR.value)
+        result = pretrain(CONFIG.value, WORKDIR.value, SCRATCH.value)
         if multihost.is_lead():
             print(f"done: {result.steps:,} steps; {result.report} shows the curves")
 

@@ -1,5 +1,7 @@
 """Strictness for every test, and where the larger real data lies."""
 
+import importlib.util
+import itertools
 import os
 import pathlib
 
@@ -48,3 +50,31 @@ def rows(real_text, tmp_path_factory) -> pathlib.Path:
         )
     )
     return output
+
+
+@pytest.fixture(scope="session")
+def gcs():
+    """The stand-in for Google Cloud Storage; this process and those that it starts find it in the place of the real one."""
+    if importlib.util.find_spec("gcsfs") is None:
+        pytest.skip("gcsfs is not installed: pip install 'electra_jax[gcs]'")
+    import fsspec
+
+    from tests.gcs_server import serve
+
+    with serve() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})  # read from the environment when fsspec was imported
+        yield server
+
+
+_BUCKETS = itertools.count()
+
+
+@pytest.fixture
+def bucket(gcs) -> str:
+    """The name of a new one."""
+    name = f"bucket-{next(_BUCKETS)}"
+    gcs.buckets[name] = {}
+    yield name
+    gcs.on_write, gcs.read_only, gcs.forbidden = lambda name: None, False, None

@@ -11,11 +11,11 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = {
     "launch": 6,
-    "bench": 5, "demo": 5,
+    "aot": 5, "bench": 5, "demo": 5,
     "pretrain": 4,
     "objectives": 3,
     "data": 2, "train": 2, "models": 2,
-    "parallel": 1, "config": 1, "types": 1, "rng": 1, "cli": 1, "retry": 1,
+    "parallel": 1, "config": 1, "types": 1, "rng": 1, "cli": 1, "retry": 1, "remote": 1, "hlo": 1,
 }  # fmt: skip
 FILES = sorted([*(ROOT / "electra_jax").rglob("*.py"), *(ROOT / "launch").glob("*.py")])
 

@@ -127,20 +127,31 @@ def load_manifest(directory) -> dict:
     """The manifest of a prepared folder. UserError if it is absent, damaged or of another format."""
     path = Path(directory) / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
-        right = manifest["sha256"] == _digest({key: value for key, value in manifest.items() if key != "sha256"})
+        content = path.read_bytes()
     except FileNotFoundError:
         if not Path(directory).is_dir():
             raise UserError(f"{directory}: no such folder: name one that launch/prepare.py wrote") from None
-        raise UserError(
-            f"{directory} holds no prepared rows (no {MANIFEST}): run launch/prepare.py, or its same command again if it stopped"
-        ) from None
+        raise unfinished(directory) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    return parse_manifest(content, path)
+
+
+def unfinished(directory) -> UserError:
+    return UserError(
+        f"{directory} holds no prepared rows (no {MANIFEST}): run launch/prepare.py, or its same command again if it stopped"
+    )
+
+
+def parse_manifest(content: bytes, path) -> dict:
+    """The manifest from its file's bytes; `path` is what messages call it. UserError if it is damaged or of another format."""
+    try:
+        manifest = json.loads(content)
+        right = manifest["sha256"] == _digest({key: value for key, value in manifest.items() if key != "sha256"})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         right = False
     if not right:
-        raise _damaged(path, "its checksum is wrong")
+        raise damaged(path, "its checksum is wrong")
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"{path} has format {manifest.get('format')}, this version of electra_jax reads {FORMAT}: prepare the data again"
@@ -155,8 +166,8 @@ def load_token_counts(directory) -> np.ndarray:
         if zlib.crc32(path.read_bytes()) == manifest["token_counts_crc32"]:
             return np.load(path)
     except FileNotFoundError:
-        raise _damaged(path, "it is missing") from None
-    raise _damaged(path, "its checksum is wrong")
+        raise damaged(path, "it is missing") from None
+    raise damaged(path, "its checksum is wrong")
 
 
 class Split:
@@ -177,9 +188,9 @@ class Split:
             try:
                 size = path.stat().st_size
             except OSError as error:
-                raise _damaged(path, error.strerror) from None
+                raise damaged(path, error.strerror) from None
             if size != shard["bytes"]:
-                raise _damaged(path, f"it has {size:,} bytes, not {shard['bytes']:,}")
+                raise damaged(path, f"it has {size:,} bytes, not {shard['bytes']:,}")
         rows = np.array([shard["rows"] for shard in self._shards], np.int64)
         records = -(-rows // ROWS_PER_RECORD)
         self.num_rows = int(rows.sum())
@@ -199,14 +210,14 @@ class Split:
         try:
             data = self._reader(number, path).read([record])[0]
         except (RuntimeError, ValueError, IndexError) as error:
-            raise _damaged(path, str(error).split(";")[0]) from None
+            raise damaged(path, str(error).split(";")[0]) from None
         rows = int(self.chunk_rows[chunk])
         fields = _HEADER.pack(_MAGIC, shard["crc32"], record, rows, self.length, self.dtype.itemsize, 0)[:-4]
         if len(data) != _HEADER.size + rows * self.length * self.dtype.itemsize or data[: len(fields)] != fields:
-            raise _damaged(path, f"record {record} is not the one that was written there")
+            raise damaged(path, f"record {record} is not the one that was written there")
         crc = zlib.crc32(memoryview(data)[_HEADER.size :], zlib.crc32(fields))
         if struct.pack("<I", crc) != data[len(fields) : _HEADER.size]:
-            raise _damaged(path, f"the checksum of record {record} is wrong")
+            raise damaged(path, f"the checksum of record {record} is wrong")
         return np.frombuffer(data, self.dtype, offset=_HEADER.size).reshape(rows, self.length)
 
     def _reader(self, number: int, path: Path) -> ArrayRecordReader:
@@ -223,8 +234,8 @@ class Split:
             return reader
 
 
-def _damaged(path: Path, why: str) -> UserError:
-    mend = f"copy it again, or prepare the data again: delete {path.parent} and run the same command of launch/prepare.py"
+def damaged(path: str | os.PathLike, why: str) -> UserError:
+    mend = f"copy it again, or prepare the data again: delete {os.path.dirname(path)} and run the same command of launch/prepare.py"
     return UserError(f"{path} is damaged ({why}): {mend}")
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -87,10 +88,10 @@ def connected(
     except (AgreedError, Preempted):
         raise
     except BaseException as error:
-        _leave_alone(error)
+        _leave_alone(error, heartbeat_secs)
 
 
-def _leave_alone(error: BaseException) -> None:
+def _leave_alone(error: BaseException, heartbeat_secs: int) -> None:
     """Ends this process now: a polite exit would wait for peers that wait for us."""
     code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
     if isinstance(error, UserError | OSError):
@@ -98,9 +99,11 @@ def _leave_alone(error: BaseException) -> None:
         say(one_line(error))
         with contextlib.suppress(Exception):  # all may have met the same: whoever left first would make XLA abort the others unheard
             _client().wait_at_barrier("electra_jax leaving", _LEAVING_MS)
-    elif count() > 1 and type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and _LOST_PEER.search(str(error)):
+    elif isinstance(error, ValueError | RuntimeError) and _LOST_PEER.search(str(error)):  # jax raises either for a broken collective
         code = EXIT_AGAIN
-        say(f"lost a peer ({one_line(error)[:300]}): the same command on all hosts goes on from the last checkpoint")
+        say(f"lost a peer ({one_line(error)[:200]}): the same command on all hosts goes on from the last checkpoint")
+        if not is_lead():  # the service learns within this time who it is; XLA then aborts us with its number, which retry.py reads
+            time.sleep(2 * heartbeat_secs + 5)
     elif not isinstance(error, SystemExit):
         traceback.print_exception(error)
     sys.stdout.flush()
@@ -110,6 +113,12 @@ def _leave_alone(error: BaseException) -> None:
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def say_once(line: str) -> None:
+    """What concerns the run, not this process: the first one says it."""
+    if is_lead():
+        say(line)
 
 
 def _client():

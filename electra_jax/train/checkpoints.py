@@ -7,16 +7,13 @@ Orbax notices a file that is missing or cut short, but a flipped byte in the dat
 number. So each array has a checksum, computed on the devices before a save and again after a restore.
 """
 
+import contextlib
 import errno
+import functools
 import hashlib
-import itertools
 import json
 import logging
 import os
-import pathlib
-import re
-import shutil
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -26,16 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from electra_jax import remote
 from electra_jax.cli import UserError, one_line
+from electra_jax.parallel import multihost
+from electra_jax.train import folders
 from electra_jax.types import Array
 
 FORMAT = 1
 LISTED = 6  # names in one message
-
-# Orbax writes `<step>.orbax-checkpoint-tmp` and renames it when it is whole. What we delete takes the same ending first,
-# so that a death in the middle of either leaves one kind of litter.
-_PARTIAL = ".orbax-checkpoint-tmp"
-_DAMAGED = ".damaged"
 
 # What stops a read although the bytes may be well: not to be taken for damage.
 _NOT_DAMAGE = frozenset(
@@ -86,9 +81,9 @@ def host_checksum(x: np.ndarray) -> int:
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
 
 
-@jax.jit
-def _device_checksums(arrays: list[Array]) -> Array:
-    return jnp.stack([checksum(x) for x in arrays])
+@functools.cache
+def _device_checksums(out_sharding: jax.sharding.Sharding | None) -> Callable[[list[Array]], Array]:
+    return jax.jit(lambda arrays: jnp.stack([checksum(x) for x in arrays]), out_shardings=out_sharding)
 
 
 def checksums(arrays: Mapping[str, Array]) -> dict[str, int]:
@@ -98,9 +93,12 @@ def checksums(arrays: Mapping[str, Array]) -> dict[str, int]:
     small run's whole time for checkpoints. Elsewhere it is one program on the devices, and only the sums come to the host.
     """
     arrays = _plain(arrays)
-    if all(x.is_fully_addressable and next(iter(x.devices())).platform == "cpu" for x in arrays.values()):
+    here = all(x.is_fully_addressable or x.is_fully_replicated for x in arrays.values())
+    if here and all(next(iter(x.devices())).platform == "cpu" for x in arrays.values()):
         return {name: host_checksum(np.asarray(x)) for name, x in arrays.items()}
-    return dict(zip(arrays, _device_checksums(list(arrays.values())).tolist(), strict=True))
+    mesh = getattr(next(iter(arrays.values())).sharding, "mesh", None)
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()) if mesh is not None else None  # for each process to read
+    return dict(zip(arrays, np.asarray(_device_checksums(whole)(list(arrays.values()))).tolist(), strict=True))
 
 
 class Checkpoints:
@@ -108,6 +106,7 @@ class Checkpoints:
 
     keep: the newest so many steps stay, and each multiple of `keep_every_steps` (0 = none) for good. Older ones go when the
       next save begins, or at `wait`, so that `keep` whole steps stand at any time, and at most one more.
+    directory: a folder, or a gs:// URL.
     description: what the state is of (config, tokenizer, manifest hash ...): JSON values, stored with every step.
     warn: gets one line about each damaged step.
     """
@@ -119,11 +118,12 @@ class Checkpoints:
         keep: int = 3,
         keep_every_steps: int = 0,
         description: Mapping[str, Any],
-        warn: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+        warn: Callable[[str], None] = multihost.say_once,
     ):
         if keep < 1:
             raise UserError(f"checkpoint.keep={keep} would keep nothing to go on from: 1 or more")
-        self._directory = pathlib.Path(directory).absolute()
+        self._folder = folders.at(directory)
+        self._directory = self._folder.path
         self._keep, self._keep_every_steps = keep, keep_every_steps
         self._description, self._warn = json.loads(json.dumps(description)), warn
         self._saving: tuple[int, ocp.AsyncResponse] | None = None
@@ -145,7 +145,7 @@ class Checkpoints:
         earlier steps are never touched before a new one is whole.
         """
         self.wait()
-        if step in self._steps():
+        if step in self._folder.steps():
             return
         arrays, _ = _flatten(state)
         metadata = {
@@ -158,8 +158,8 @@ class Checkpoints:
         }
         metadata = json.loads(json.dumps(metadata))  # as it will be read: tuples become lists, keys strings
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._sweep("*")  # here, not when opened: who only reads must not sweep away the save of a living run
+            self._folder.make()
+            self._folder.sweep()  # here, not when opened: who only reads must not sweep away the save of a living run
             with self._context:
                 items = {"state": _plain(arrays), "metadata": {**metadata, "sha256": _sha256(metadata)}}
                 self._saving = step, ocp.save_checkpointables_async(self._directory / str(step), items)
@@ -181,7 +181,12 @@ class Checkpoints:
 
     def _explained(self, step: int, error: Exception) -> Exception:
         """The partial save is removed, because it may be what fills the disk; a person's business becomes a UserError."""
-        self._sweep(str(step))
+        with contextlib.suppress(UserError):
+            self._folder.alone.sweep(step)  # the other processes may have met no error
+        if remote.is_remote(self._directory) and (words := remote.trouble(error)):
+            return UserError(
+                f"step {step} could not be saved in {self._directory}: {words}; the steps before it are whole: run the same command again"
+            )
         number = _errno(error)
         if number is None:
             return error
@@ -191,37 +196,22 @@ class Checkpoints:
             f"before it are whole: {'free some space' if full else 'mend this'} and run the same command again"
         )
 
-    def _sweep(self, step: str) -> None:
-        for litter in self._directory.glob(f"{step}{_PARTIAL}*"):
-            shutil.rmtree(litter, ignore_errors=True)
-
     def _prune(self) -> None:
-        for step in self._steps()[: -self._keep]:
+        for step in self._folder.steps()[: -self._keep]:
             if not self._keep_every_steps or step % self._keep_every_steps:
-                os.rename(self._directory / str(step), self._directory / f"{step}{_PARTIAL}")
-                self._sweep(str(step))
+                self._folder.remove(step)
 
     # --- Restoring
-
-    def _steps(self) -> list[int]:
-        """Saved steps, ascending, damaged or not."""
-        try:
-            names = os.listdir(self._directory)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UserError(f"cannot read {self._directory} ({error.strerror}): mend this and run the same command again") from error
-        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
     @property
     def latest_step(self) -> int | None:
         """The newest step on disk, not looked into."""
-        steps = self._steps()
+        steps = self._folder.steps()
         return steps[-1] if steps else None
 
     def description(self) -> dict[str, Any] | None:
         """The newest step's description whose metadata is whole, without its arrays; None where there is none."""
-        for step in reversed(self._steps()):
+        for step in reversed(self._folder.steps()):
             try:
                 return self._read_metadata(step)["description"]
             except _Damaged:
@@ -240,7 +230,7 @@ class Checkpoints:
         """
         self.wait()
         damaged: dict[int, str] = {}
-        for step in reversed(self._steps()):
+        for step in reversed(self._folder.steps()):
             try:
                 metadata = self._read_metadata(step)
                 self._refuse_misfit(step, metadata["shapes"], abstract_state)
@@ -249,11 +239,11 @@ class Checkpoints:
                 damaged[step] = str(error)
                 continue
             for bad_step, why in damaged.items():
-                name = self._set_aside(bad_step)
+                name = self._folder.set_aside(bad_step)
                 self._warn(f"checkpoint {bad_step} is damaged ({why}): renamed to {name}, going on from step {step}")
             return Restored(step, state, metadata["clock"], metadata["description"])
         names = [f"{step} ({why})" for step, why in damaged.items()]
-        names += sorted(path.name for path in self._directory.glob(f"*{_DAMAGED}*"))
+        names += self._folder.aside()
         if names:
             raise UserError(
                 f"no checkpoint in {self._directory} is whole: {_listed(names)}: put a good copy there, "
@@ -261,8 +251,18 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int, load: Callable[[pathlib.Path], Any]) -> Any:
-        """One of Orbax's loads. Raises _Damaged for any failure that can come from the files' bytes."""
+    def _read(self, step: int, load: Callable[[Any], Any]) -> Any:
+        """One of Orbax's loads. Raises _Damaged, on every process, for any failure on one that can come from the files' bytes."""
+        loaded, why = None, None
+        try:
+            loaded = self._read_here(step, load)
+        except _Damaged as error:
+            why = str(error)
+        if whys := [why for why in multihost.gather(why) if why]:
+            raise _Damaged(whys[0])
+        return loaded
+
+    def _read_here(self, step: int, load: Callable[[Any], Any]) -> Any:
         path = self._directory / str(step)
         try:
             with self._context:
@@ -270,6 +270,8 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # the machine's fault, not the file's
         except Exception as error:
+            if remote.is_remote(path) and (trouble := remote.trouble(error)):
+                raise UserError(f"cannot read {path}: {trouble}; then run the same command again") from error
             number = _errno(error)
             if number in _NOT_DAMAGE:
                 raise UserError(f"cannot read {path} ({os.strerror(number)}): mend this and run the same command again") from error
@@ -317,12 +319,6 @@ class Checkpoints:
         if wrong := [name for name in arrays if found[name] != stored[name]]:
             raise _Damaged(f"other values than were saved in {_listed(wrong)}")
         return jax.tree.unflatten(treedef, list(arrays.values()))
-
-    def _set_aside(self, step: int) -> str:
-        names = (f"{step}{_DAMAGED}" + (f".{number}" if number > 1 else "") for number in itertools.count(1))
-        name = next(name for name in names if not (self._directory / name).exists())
-        os.rename(self._directory / str(step), self._directory / name)
-        return name
 
 
 def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:

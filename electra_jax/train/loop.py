@@ -41,6 +41,7 @@ class Services(NamedTuple):
     preemption: PreemptionSignal
     non_finite: NonFinitePolicy
     profiler: ProfilerWindow
+    publish: Callable[[], None] = lambda: None  # puts the telemetry's files where they outlive this machine
 
 
 def train(
@@ -58,7 +59,7 @@ def train(
 
     Raises Preempted after saving, when the process was told to stop, and UserError where the run diverges.
     """
-    checkpoints, telemetry, clock, watchdog, preemption, non_finite, profiler = services
+    checkpoints, telemetry, clock, watchdog, preemption, non_finite, profiler, publish = services
     in_flight: collections.deque[tuple[int, dict]] = collections.deque()
     logged_step, logged_own_secs = int(state.step), clock.own_secs()
 
@@ -111,6 +112,7 @@ def train(
                     settle(0)
                 with clock.section("checkpoint"), watchdog.allow(SAVE_SECS):
                     telemetry.flush()
+                    publish()
                     checkpoints.save(step, state, clock.to_dict())
                     multihost.meet("saved")
             if stop:

@@ -8,11 +8,13 @@ import pathlib
 import re
 import socket
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+from electra_jax import remote
 from electra_jax.cli import UserError
 from electra_jax.parallel import multihost
+from electra_jax.train.mirror import CHECKPOINTS, Mirror
 
 # What a resume may change, by regex over "section.field": anything else would be another run under the old one's name.
 MAY_CHANGE = (
@@ -22,24 +24,84 @@ CONFIG = "config.json"
 _OURS = {CONFIG, "config.tmp", ".lock"}
 
 
+class Workdir(NamedTuple):
+    """Where a run lives."""
+
+    name: str  # as its user knows it
+    path: pathlib.Path  # a local folder for config.json, metrics.jsonl, tensorboard/, profile/ and report.html
+    checkpoints: str  # a folder or a gs:// URL
+    publish: Callable[[], None]  # puts what lies in `path` where `name` says, if that is elsewhere
+
+
+@contextlib.contextmanager
+def opened(workdir: str | os.PathLike, scratch: str | os.PathLike | None = None) -> Iterator[Workdir]:
+    """The workdir, held by this process until the block ends; its files are published then, also after an error.
+
+    One of a gs:// URL has its local folder under `scratch`, and only that is locked: a second process on this machine is refused, one
+    on another machine is not. Two of them at once would delete each other's unfinished checkpoints and overwrite each other's metrics.
+
+    Raises UserError where another process holds it, where it holds what is not a run of ours, or where it cannot be reached.
+    """
+    if not remote.is_remote(workdir):
+        with claimed(pathlib.Path(workdir)) as path:
+            yield Workdir(str(path), path, str(path / CHECKPOINTS), lambda: None)
+        return
+    url = remote.clean(workdir)
+    listed = remote.listing(url)
+    _refuse_foreign(url, {name.split("/")[0] for name in listed})
+    with _locked(remote.scratch_folder(scratch) / "runs" / remote.local_name(url), url) as path:
+        mirror = Mirror(url, path)
+        mirror.fetch(listed)
+        try:
+            yield Workdir(url, path, f"{url}/{CHECKPOINTS}", mirror.publish)
+        except BaseException:
+            with contextlib.suppress(UserError):  # the first error is the one to hear of
+                mirror.publish()
+            raise
+        mirror.publish()
+
+
+def visited(workdir: str | os.PathLike) -> Workdir:
+    """The workdir as every process but the first sees it: nothing is claimed, fetched or published. `path` is for checks alone."""
+    if remote.is_remote(workdir):
+        url = remote.clean(workdir)
+        return Workdir(url, pathlib.Path(os.devnull), f"{url}/{CHECKPOINTS}", lambda: None)
+    path = pathlib.Path(workdir)
+    return Workdir(str(path), path, str(path / CHECKPOINTS), lambda: None)
+
+
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     """Makes the folder and holds it: a second run there is refused in a line. The lock ends with the process, however it ends."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"{workdir} is a file: choose a folder as --workdir")
-    if workdir.exists() and not (workdir / CONFIG).exists() and {path.name for path in workdir.iterdir()} - _OURS:
+    if workdir.exists():
+        _refuse_foreign(str(workdir), {path.name for path in workdir.iterdir()})
+    with _locked(workdir, str(workdir)):
+        yield workdir
+
+
+def _refuse_foreign(workdir: str, names: set[str]) -> None:
+    if CONFIG not in names and names - _OURS:
         raise UserError(f"{workdir} is not empty and holds no run of ours: choose another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as lock:
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path, workdir: str) -> Iterator[pathlib.Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process trains in {workdir}: wait for it or stop it, or choose another --workdir") from None
-        yield workdir
+        yield folder
 
 
-def check_shared(workdir: pathlib.Path, wait_secs: float = 10.0) -> None:
+def check_shared(place: Workdir, wait_secs: float = 10.0) -> None:
     """AgreedError where a process cannot see in the workdir what process 0 writes there. A network file system may take seconds."""
+    if remote.is_remote(place.name) or multihost.count() == 1:
+        return
+    workdir = place.path
     mark = workdir / f".shared.{multihost.from_lead(os.urandom(8).hex())}"
 
     def seen() -> None:
@@ -64,9 +126,10 @@ def check_shared(workdir: pathlib.Path, wait_secs: float = 10.0) -> None:
             mark.unlink()
 
 
-def check_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+def check_config(workdir: pathlib.Path, config: dict[str, Any], name: str | None = None) -> None:
     """Refuses a silent change of model, data or objective where the workdir holds a run; writes nothing.
 
+    `name`: what to call the workdir in messages, where that is not its path.
     What a resume may change: MAY_CHANGE, and train.steps where the schedule names its own decay_steps.
     """
     path = workdir / CONFIG
@@ -75,7 +138,7 @@ def check_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     try:
         before = _flat(json.loads(path.read_text()))
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): restore it, or start in another --workdir") from error
+        raise UserError(f"{name or workdir}/{CONFIG} is damaged ({error}): restore it, or start in another --workdir") from error
     now = _flat(config)
     fixed_decay = before.get("schedule.decay_steps") and now["schedule.decay_steps"]
     may_change = MAY_CHANGE + (r"|^train\.steps$" if fixed_decay else "")
@@ -86,7 +149,7 @@ def check_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     ]
     if changed:
         raise UserError(
-            f"{workdir} holds a run with another config ({'; '.join(changed[:6])}{'; ...' if len(changed) > 6 else ''}): "
+            f"{name or workdir} holds a run with another config ({'; '.join(changed[:6])}{'; ...' if len(changed) > 6 else ''}): "
             "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, "
             "accumulation, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
         )

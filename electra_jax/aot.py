@@ -98,7 +98,8 @@ def compile_for(config: Mapping[str, Any], name: str, effort: str = "full", esti
     try:
         program = executors.compile_step(body, abstract_state, batch, devices, executor, EFFORTS[effort])
     except executors.TooLarge as error:
-        return result | {"fits": False, "peak_gib": error.need_bytes / 2**30 if error.need_bytes else None, "compile_secs": time.monotonic() - start}
+        need_gib = error.need_bytes / 2**30 if error.need_bytes else None
+        return result | {"fits": False, "peak_gib": need_gib, "compile_secs": time.monotonic() - start}
     usage = program.compiled.memory_analysis()
     result |= {
         "fits": True,

@@ -32,7 +32,8 @@ def init_params(key: Array, config: ElectraConfig) -> Params:
 
 def hidden_states(params: Params, config: ElectraConfig, network: str, batch: Batch, seeds_Bx2: Array | None = None) -> Array:
     """[B x L, H]: the last layer of `network` ("generator" or "discriminator")."""
-    embedded_NxE = layers.Embeddings(config).apply({"params": sharding.gathered(params["embeddings"])}, batch)
+    embed = sharding.on_rows(lambda params, batch: layers.Embeddings(config).apply({"params": params}, batch))
+    embedded_NxE = embed(params["embeddings"], batch)
     return encoder.apply(params[network], getattr(config, network), embedded_NxE, batch, seeds_Bx2)
 
 
@@ -47,15 +48,19 @@ def generator_apply(
     B, L = batch.tokens.shape
     # Row by row, so that a batch which is cut by rows stays so.
     x_BxKxH = jax.vmap(lambda x_LxH, slots_K: x_LxH[slots_K])(x_NxH.reshape(B, L, -1), slots_BxK)
-    head = sharding.gathered(params["generator"]["head"], config.dtype)
-    word_VxE = sharding.gathered(params["embeddings"]["word"], config.dtype)
-    logits_SxV = heads.MLMHead(config.generator).apply({"params": head}, x_BxKxH.reshape(-1, x_NxH.shape[-1]), word_VxE)
-    return sharding.rows(logits_SxV.reshape(B, -1, config.vocab_size))
+
+    def head(params, x_BxKxH):
+        x_SxH = x_BxKxH.reshape(-1, x_BxKxH.shape[-1])
+        logits_SxV = heads.MLMHead(config.generator).apply({"params": params["head"]}, x_SxH, params["word"])
+        return logits_SxV.reshape(*x_BxKxH.shape[:2], config.vocab_size)
+
+    head_params = {"head": params["generator"]["head"], "word": params["embeddings"]["word"]}
+    return sharding.rows(sharding.on_rows(head, config.dtype)(head_params, x_BxKxH))
 
 
 def discriminator_apply(params: Params, config: ElectraConfig, batch: Batch, seeds_Bx2: Array | None = None) -> Array:
     """Logits [B, L] that a token was replaced."""
     x_NxH = hidden_states(params, config, "discriminator", batch, seeds_Bx2)
-    head = sharding.gathered(params["discriminator"]["head"], config.dtype)
-    logits_N = heads.RTDHead(config.discriminator).apply({"params": head}, x_NxH)
+    head = sharding.on_rows(lambda params, x: heads.RTDHead(config.discriminator).apply({"params": params}, x), config.dtype)
+    logits_N = head(params["discriminator"]["head"], x_NxH)
     return logits_N.reshape(batch.tokens.shape)

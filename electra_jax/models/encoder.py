@@ -52,12 +52,15 @@ def apply(params: Params, config: EncoderConfig, embedded_NxE: Array, batch: Bat
     if seeds_Bx2 is not None and config.dropout:
         x = rng.dropout(x, rng.site_seeds(seeds_Bx2, 0, layers.EMBEDDED), config.dropout)
     if config.projects:
-        x = project(config).apply({"params": sharding.gathered(params["project"], config.dtype)}, x)
+        x = sharding.on_rows(lambda params, x: project(config).apply({"params": params}, x), config.dtype)(params["project"], x)
     x = sharding.rows(x)
 
     def layer(x_NxH: Array, layer_params: Params, number: Array | int) -> Array:
-        layer_params = sharding.gathered(layer_params, config.dtype)
-        return sharding.rows(layers.Block(config).apply({"params": layer_params}, x_NxH, batch, seeds_Bx2, number))
+        def block(params, x_NxH, batch, seeds_Bx2):
+            return layers.Block(config).apply({"params": params["layer"]}, x_NxH, batch, seeds_Bx2, params["number"])
+
+        params = {"layer": layer_params, "number": number}
+        return sharding.rows(sharding.on_rows(block, config.dtype)(params, x_NxH, batch, seeds_Bx2))
 
     if config.remat != "none":
         layer = jax.checkpoint(layer, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)

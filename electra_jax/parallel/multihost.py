@@ -102,8 +102,7 @@ def _leave_alone(error: BaseException, heartbeat_secs: int) -> None:
     elif isinstance(error, ValueError | RuntimeError) and _LOST_PEER.search(str(error)):  # jax raises either for a broken collective
         code = EXIT_AGAIN
         say(f"lost a peer ({one_line(error)[:200]}): the same command on all hosts goes on from the last checkpoint")
-        if not is_lead():  # the service learns within this time who it is; XLA then aborts us with its number, which retry.py reads
-            time.sleep(2 * heartbeat_secs + 5)
+        time.sleep(2 * heartbeat_secs + 5)  # within it the service learns who it is, and XLA aborts us with its number: retry.py reads it
     elif not isinstance(error, SystemExit):
         traceback.print_exception(error)
     sys.stdout.flush()

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from electra_jax.cli import UserError
@@ -21,8 +20,8 @@ from electra_jax.parallel.mesh import AXES
 # layers is never cut. Word embeddings are cut by width: vocabularies are no round numbers.
 TABLE = (
     (r"(^|/)layers/.*kernel$", 1),  # [layers, in, out]
-    (r"(^|/)kernel$", 0),  # [in, out]
-    (r"(^|/)embeddings/(word|position|type)$", 1),  # [.., width]
+    (r"(^|/)kernel$", 0),  # [in, out], and a layer by itself
+    (r"(^|/)(word|position|type)$", 1),  # [.., width]
 )
 
 
@@ -83,17 +82,31 @@ def like_params(tree):
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs(tree, axes["fsdp"]))
 
 
-@jax.custom_vjp
-def _whole(x):
-    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+def on_rows(function: Callable, dtype: str | None = None) -> Callable:
+    """function(params, *rows) -> rows, with `params` whole on every device for the time of its use, where fsdp cuts them.
 
+    Each device gathers them, runs its own rows, and in the backward pass scatters the sum of the gradients. Left to itself
+    XLA cuts an embedding's gradient by width, and gathers the activations of all rows for it.
+    rows: arrays, or trees of them, with a leading axis of rows. dtype: matrices are cast to it before they travel.
+    """
 
-# The transpose of a constraint is the same constraint, which would sum whole gradients on every device.
-_whole.defvjp(lambda x: (_whole(x), None), lambda _, gradient: (gradient,))
+    def run(params, *rows):
+        axes = _free_axes()
+        if axes.get("fsdp", 1) == 1:
+            return function(params, *rows)
+        cut = specs(params, axes["fsdp"])
 
+        def whole(x, where):
+            x = x.astype(dtype) if dtype and x.ndim > 1 else x
+            return jax.lax.all_gather(x, "fsdp", axis=where.index("fsdp"), tiled=True) if "fsdp" in where else x
 
-def gathered(params, dtype=None):
-    """Parameters whole on every device, for the time of their use; matrices cast to `dtype` before they travel."""
-    if _free_axes().get("fsdp", 1) == 1:
-        return params
-    return jax.tree.map(lambda x: _whole(x.astype(dtype) if dtype and jnp.ndim(x) > 1 else x), params)
+        by_rows = PartitionSpec(AXES)
+        gathered = jax.shard_map(
+            lambda params, *rows: function(jax.tree.map(whole, params, cut), *rows),
+            in_specs=(cut, *(by_rows,) * len(rows)),
+            out_specs=by_rows,
+            check_vma=False,
+        )
+        return gathered(params, *rows)
+
+    return run

@@ -163,7 +163,7 @@ class Clock:
             self._waited_secs += self._now() - start
 
     def own_secs(self) -> float:
-        """Seconds of training up to now in which this host itself was at work: reading data, dispatching."""
+        """Seconds of training up to now in which this host itself was at work, most of all at the next batch."""
         return self._training_secs() - self._waited_secs
 
     def _enter(self, name: str) -> str:

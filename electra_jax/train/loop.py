@@ -92,7 +92,8 @@ def train(
             # 2. Dispatch, then read the metrics of the step before while this one runs.
             with clock.section("step"):
                 profiler.step(step)
-                state, metrics = step_fn(state, batch)
+                with clock.waiting():  # a full queue of the device's makes the dispatch wait
+                    state, metrics = step_fn(state, batch)
                 step += 1
                 in_flight.append((step, metrics))
                 pause = step == total_steps or any(

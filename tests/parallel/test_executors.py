@@ -15,7 +15,8 @@ def body(state, batch):
 
 def test_compiled_step_runs_and_reports_its_memory():
     devices = mesh.make_mesh()
-    program = executors.compile_step(body, jax.ShapeDtypeStruct((1000,), jnp.float32), jax.ShapeDtypeStruct((8, 4), jnp.float32), devices, "jit")
+    shapes = jax.ShapeDtypeStruct((1000,), jnp.float32), jax.ShapeDtypeStruct((8, 4), jnp.float32)
+    program = executors.compile_step(body, *shapes, devices, "jit")
     batch = mesh.to_devices(np.ones((8, 4), np.float32), devices)
     state, metrics = program.run(jax.device_put(jnp.zeros(1000), mesh.replicated(devices)), batch)
     assert float(metrics["sum"]) == 32 and float(state[0]) == 32
@@ -25,7 +26,8 @@ def test_compiled_step_runs_and_reports_its_memory():
 def test_too_little_memory_is_said_before_anything_runs(monkeypatch):
     monkeypatch.setattr(mesh, "device_memory_bytes", lambda _: 1000)
     with pytest.raises(UserError, match="accumulation_steps.*remat=full"):
-        executors.compile_step(body, jax.ShapeDtypeStruct((1000,), jnp.float32), jax.ShapeDtypeStruct((8,), jnp.float32), mesh.make_mesh(), "jit")
+        shapes = jax.ShapeDtypeStruct((1000,), jnp.float32), jax.ShapeDtypeStruct((8,), jnp.float32)
+        executors.compile_step(body, *shapes, mesh.make_mesh(), "jit")
 
 
 def test_unknown_executor_is_named():

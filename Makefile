@@ -12,16 +12,22 @@ export PYTHONPATH := $(CURDIR)
 DEMO_DIR   ?= runs/demo
 DEMO_FLAGS ?=
 
-.PHONY: demo test parity beam lint kill bench clean
+.PHONY: demo test parity aot scale beam lint kill bench clean
 
 demo: $(VENV)/.demo  ## A tiny ELECTRA on the King James Bible, within minutes
 	$(BIN)/python launch/demo.py --dir=$(DEMO_DIR) $(DEMO_FLAGS)
 
 test: $(VENV)/.test  ## All tests that need neither PyTorch nor the network
-	$(BIN)/python -m pytest -m "not parity and not slow" $(TEST_FLAGS)
+	$(BIN)/python -m pytest -m "not parity and not slow and not aot" $(TEST_FLAGS)
 
 parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
 	$(BIN)/python -m pytest -m parity -s tests/parity $(TEST_FLAGS)
+
+aot: $(VENV)/.tpu  ## Two presets and small programs compiled for TPUs that are not there, their memory under a ceiling
+	$(BIN)/python -m pytest -m aot tests/test_aot.py $(TEST_FLAGS)
+
+scale: $(VENV)/.tpu  ## Every preset compiled for many TPUs (hours; what docs/scale.jsonl has is skipped), the table of docs/scale.md
+	$(BIN)/python launch/compile.py --scale
 
 beam: $(VENV)-beam/.beam  ## Preparation on Apache Beam against the local one, byte for byte, also on 20 MB
 	$(VENV)-beam/bin/python -m pytest tests/data/test_beam.py $(TEST_FLAGS)

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -33,7 +34,9 @@ from electra_jax.objectives import masking
 from electra_jax.parallel import executors, mesh, topology
 from electra_jax.train import clock, optimizer
 
-EFFORTS = {"full": {}, "low": {"exec_time_optimization_effort": -1.0}}  # low: memory within 1%, a quarter of the time, no estimate of speed
+# low is XLA's O1: a fifth of the time; its memory is an upper bound (a layer's temporaries are half as large again), its collectives are
+# the same, and of speed it says nothing. (exec_time_optimization_effort changes neither time nor result with libtpu 0.0.52.)
+EFFORTS = {"full": {}, "low": {"optimization_level": 19}}
 SHARE_OF_HBM_BANDWIDTH = 0.8
 
 
@@ -56,10 +59,15 @@ CHIPS = {
 def compile_for(config: Mapping[str, Any], name: str, effort: str = "full", estimate: bool = True) -> dict[str, Any]:
     """What one step of the config needs on the topology `name` ("v5e:4x4"); JSON values, `fits` among them.
 
+    "v5e:4x4/chip" is one chip's share of it: a sixteenth of the rows on one device, without collectives.
     estimate: also the time, at full effort alone. Raises UserError for an unknown topology or a config that cannot be run.
     """
     config = json.loads(json.dumps(config))
-    slices, devices = topology.devices(name)
+    slices, devices = topology.devices(name.removesuffix("/chip"))
+    if name.endswith("/chip"):
+        config["train"]["batch_rows"] //= len(devices)
+        config["parallel"] |= {"slices": 1, "data": 1, "fsdp": 1}
+        slices, devices = 1, devices[:1]
     if slices > 1 and config["parallel"]["slices"] == 1:
         config["parallel"]["slices"] = slices
     section, train = config["parallel"], config["train"]
@@ -124,7 +132,8 @@ def compile_for(config: Mapping[str, Any], name: str, effort: str = "full", esti
         for kind in sorted({c.kind for c in found})
     }
     if effort == "full" and estimate and platform.device_kind in CHIPS:
-        kernels = kernel_cycles(name, model, train["batch_rows"] // devices.size // train["accumulation_steps"], config["data"]["length"])
+        rows = train["batch_rows"] // devices.size // train["accumulation_steps"]
+        kernels = kernel_cycles(name.removesuffix("/chip"), model, rows, config["data"]["length"])
         kernels = kernels and kernels * train["accumulation_steps"]
         result |= estimates(module, platform.device_kind, flops, kernels, found)
     return result
@@ -248,6 +257,49 @@ def override(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, 
     return config
 
 
+def advice(config: Mapping[str, Any], result: Mapping[str, Any], found: Mapping[str, Any] | None, tried: bool) -> str:
+    """One line for a person: what to change where it does not fit."""
+    if found:
+        return "fits with " + " ".join(f"--config.{name}={value}" for name, value in found.items())
+    if tried:
+        return "nothing that was tried makes it fit: more chips, or a smaller --config.train.batch_rows"
+    first = next(knobs(config, result["chips"]), {})
+    words = " ".join(f"--config.{name}={value}" for name, value in first.items())
+    return f"does not fit: {words + ' is the cheapest knob, ' if words else ''}then model.remat, train.accumulation_steps, " \
+        "parallel.fsdp; --suggest tries them"
+
+
+def tell(change: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """A line about one try of `suggest`."""
+    words = " ".join(f"{name}={value}" for name, value in change.items())
+    need = f"{result['peak_gib']:.1f} GiB" if result["peak_gib"] else "too much"
+    print(f"  with {words}: {need}, {'fits' if result['fits'] else 'does not fit'}", file=sys.stderr, flush=True)
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """A result for people."""
+    mesh_words = " x ".join(f"{axis}={size}" for axis, size in result["mesh"].items()) or "one chip"
+    peak = f"{result['peak_gib']:.2f}" if result["peak_gib"] else "more than"
+    out = [
+        f"{result['topology']}: {result['chips']} x {result['device']}, {mesh_words}, {result['executor']}, "
+        f"attention {result['attention']}, {result['batch_rows']} rows of {result['length']}",
+        f"  memory a chip: {'fits' if result['fits'] else 'DOES NOT FIT'}, peak {peak} of {result['hbm_gib']:.0f} GiB"
+        + (f" (arguments {result['arguments_gib']:.2f}, temporaries {result['temporaries_gib']:.2f})" if result["fits"] else ""),
+    ]
+    for kind, found in result.get("collectives", {}).items():
+        loops = f", {found['in_loops']} within loops" if found["in_loops"] else ""
+        out.append(f"  {kind}: {found['count']} a step, {found['bytes'] / 2**20:,.1f} MiB, {'/'.join(found['dtypes'])}{loops}")
+    if "unreadable" in result:
+        out.append(f"  its text cannot be read ({result['unreadable']}): no collectives and no estimates")
+    out.append(f"  {result['flops_per_chip']:.3g} model FLOPs a chip and step; compiled in {result['compile_secs']:.0f} s")
+    if "secs_c" in result:
+        out.append(
+            f"  a step: C {1e3 * result['secs_c']:.1f} ms = {result['utilisation_c']:.1%} of the peak (pessimistic, no collectives), "
+            f"composite {1e3 * result['secs_composite']:.1f} ms = {result['utilisation_composite']:.1%} (optimistic)"
+        )
+    return out
+
+
 # --- Results: one line a compile, and the table of docs/scale.md
 
 def versions() -> dict[str, str]:
@@ -260,3 +312,85 @@ def key(config: Mapping[str, Any], name: str, effort: str) -> str:
     sections |= {"rows": [config["train"]["batch_rows"], config["train"]["accumulation_steps"], config["data"]["length"]]}
     words = json.dumps([sections, config["schedule"]["product"], name, effort, versions()], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+# What `make scale` compiles, in this order: the bars first, then every preset on everything. TPUs have no use for attention dropout.
+_FULL = (("base,flash", "v5e:4x4", {}), ("large,flash", "v5e:16x16/chip", {}))
+_FSDP = (
+    ("large,flash", "v5e:16x16", {"parallel.fsdp": 16, "model.remat": "full"}),
+    ("base,flash", "v5e:4x4", {"parallel.fsdp": 4}),
+    ("base,flash", "v5e:16x16", {"parallel.fsdp": 16}),
+)
+_PRESETS = ("tiny,flash", "small,flash", "small_pp,flash", "base,flash", "base_pp,flash", "large,flash")
+_TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:2x2x4", "v5p:4x8x8", "v6e:4x4", "v6e:16x16", "v4:2x2x4")
+
+
+def wanted() -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """(preset, topology, overrides, effort) of the table."""
+    yield from ((*one, "full") for one in _FULL)
+    yield from ((*one, "low") for one in _FSDP)
+    for name in _TOPOLOGIES:
+        yield from ((preset, name, {}, "low") for preset in _PRESETS)
+
+
+def write_scale(config_file: Path, folder: Path) -> None:
+    """Compiles what is wanted and not yet in FOLDER/scale.jsonl, a line each as it comes, and rewrites the table of FOLDER/scale.md.
+
+    A batch that a topology's chips do not divide is not compiled: the table says so. A small preset's batch on 256 chips is one.
+    """
+    path = folder / "scale.jsonl"
+    known = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+    rows = []
+    for preset, name, change, effort in wanted():
+        config = override(_load(config_file, preset), change)
+        row = known.get(key(config, name, effort))
+        if row is None:
+            print(f"{preset} {change or ''} on {name}, {effort} effort ...", file=sys.stderr, flush=True)
+            try:
+                row = compile_for(config, name, effort)
+            except UserError as error:
+                row = {"topology": name, "effort": effort, "fits": None, "why": one_line(error)}
+            row = {"key": key(config, name, effort), "versions": versions(), **row}
+            known[row["key"]] = row
+            with open(path, "a") as file:
+                file.write(json.dumps(row) + "\n")
+        rows.append((preset, change, row))
+    page = folder / "scale.md"
+    before, _, rest = page.read_text().partition(_BEGIN)
+    page.write_text(before + _BEGIN + "\n" + table(rows) + "\n" + _END + rest.partition(_END)[2])
+
+
+_BEGIN, _END = "<!-- make scale -->", "<!-- end -->"
+
+
+def _load(config_file: Path, preset: str) -> dict[str, Any]:
+    spec = importlib.util.spec_from_file_location("electra_jax_config", config_file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(preset).to_dict()
+
+
+def table(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Markdown, a row a compile."""
+    out = [
+        "| config | topology | rows x length | attention | peak GiB | of | arguments | collectives, a step | C | composite | effort |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for preset, change, row in rows:
+        config = " ".join([preset, *(f"{name.split('.')[1]}={value}" for name, value in change.items())])
+        if row["fits"] is None:
+            out.append(f"| {config} | {row['topology']} | | | {row['why'].split(':')[0]} | | | | | | |")
+            continue
+        moved = ", ".join(
+            f"{found['count']} {kind} {found['bytes'] / 2**20:,.0f} MiB {'/'.join(found['dtypes'])}"
+            for kind, found in row.get("collectives", {}).items()
+            if found["bytes"] > 2**20
+        )
+        peak = f"{row['peak_gib']:.2f}" if row["peak_gib"] else "?"
+        share = [f"{row[name]:.1%}" if name in row else "" for name in ("utilisation_c", "utilisation_composite")]
+        out.append(
+            f"| {config} | {row['topology']} | {row['batch_rows']} x {row['length']} | {row['attention']} | {peak}"
+            f"{'' if row['fits'] else ' does not fit'} | {row['hbm_gib']:.0f} | {row.get('arguments_gib', row['state_gib']):.2f} "
+            f"| {moved or ('not readable' if 'unreadable' in row else 'none')} | {share[0]} | {share[1]} | {row['effort']} |"
+        )
+    return "\n".join(out)

@@ -216,6 +216,51 @@ def measure_data(text: pathlib.Path, folder: pathlib.Path) -> tuple[float, float
     return prepared, alone, tokens / 1e6 / (time.process_time() - cpu)
 
 
+def measure_dispatch(preset: str, rounds: int) -> dict[str, float]:
+    """Milliseconds a call, median, of a step that only counts, with all arrays of the preset's state: what an executor itself costs.
+
+    "bare" is jax.jit without shardings or a mesh, on one device; the executors run on all devices that there are.
+    """
+    import jax
+    import numpy as np
+
+    from electra_jax import pretrain, rng
+    from electra_jax.config import PRESETS
+    from electra_jax.objectives import electra, masking
+    from electra_jax.parallel import executors, mesh
+    from electra_jax.train import optimizer
+
+    config = PRESETS[preset]
+    objective = electra.make(config, masking.MaskingConfig(), masking.Vocabulary(101, 102, 103, np.ones(config.vocab_size, bool)), LENGTH)
+    rule = optimizer.make_optimizer(optimizer.OptimizerConfig(), optimizer.ScheduleConfig(total_steps=1_000_000))
+    devices, root = mesh.make_mesh(), rng.root_key(0)
+    init, shapes = pretrain.make_init(objective, rule, devices, root)
+    batch = pretrain.abstract_batch(mesh.make_mesh().size, LENGTH)
+    rows = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
+
+    def body(state, batch):
+        return state.replace(step=state.step + 1), {"loss": batch.tokens.sum()}
+
+    def bare():
+        step = jax.jit(body, donate_argnums=0)
+        return step, jax.device_put(rows, jax.devices()[0]), jax.device_put(jax.device_get(init(root)), jax.devices()[0])
+
+    def executed(name):
+        program = executors.compile_step(body, shapes, batch, devices, name)
+        return program.run, program.place(rows), init(root)
+
+    sides = {"bare": bare(), **{name: executed(name) for name in ("jit", "shard_map", "pmap")}}
+    secs: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, (run, placed, state) in sides.items():
+            start = time.perf_counter()
+            state, _ = run(state, placed)
+            jax.block_until_ready(state.step)
+            secs[name].append(time.perf_counter() - start)
+            sides[name] = run, placed, state
+    return {name: 1e3 * statistics.median(values[5:]) for name, values in secs.items()}
+
+
 def cpu_name() -> str:
     """The widest instruction set that decides a ratio on a CPU: AVX-512, AVX2 or neither known."""
     try:

@@ -22,12 +22,17 @@ PRESET = flags.DEFINE_enum("preset", "small", ["tiny", "small", "base"], "Which 
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved steps a side.", lower_bound=2)
 COMPILED = flags.DEFINE_bool("compiled", True, "Measure torch.compile too (it needs a C++ compiler).")
 TEXT = flags.DEFINE_string("text", None, "A .txt file: measures its preparation and feeding as well.")
+DISPATCH = flags.DEFINE_bool("dispatch", False, "Only what each executor costs a call, on all devices.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures here.")
 
 
 def main(_):
     from electra_jax import bench
 
+    if DISPATCH.value:
+        for name, millisecs in bench.measure_dispatch(PRESET.value, rounds=100).items():
+            print(f"{name}: {millisecs:.2f} ms a call")
+        return
     sides = list(bench.SIDES)
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         print("PyTorch and transformers are not installed (pip install 'electra_jax[parity]'): ours alone")

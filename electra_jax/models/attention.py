@@ -90,7 +90,7 @@ def _flat_residuals(kernel):
         def on_flat(*qkv_BxLxC):
             return kernel(*(x.reshape(B, L, H, D) for x in qkv_BxLxC), segments_BxL).reshape(B, L, H * D)
 
-        on_flat = jax.checkpoint(on_flat, policy=jax.checkpoint_policies.save_only_these_names(_RESIDUALS), prevent_cse=False)
+        on_flat = jax.checkpoint(on_flat, policy=jax.checkpoint_policies.save_only_these_names(_RESIDUALS))
         return on_flat(*(x.reshape(B, L, H * D) for x in (q_BxLxHxD, k_BxLxHxD, v_BxLxHxD))).reshape(B, L, H, D)
 
     return run

@@ -105,7 +105,7 @@ def compile_step(
         abstract_batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((mesh.size, x.shape[0] // mesh.size, *x.shape[1:]), x.dtype), abstract_batch
         )
-        place = partial(_with_device_axis, mesh=mesh)
+        place, lower = partial(_with_device_axis, mesh=mesh), step.lower  # under a mesh of its own
     else:
         if executor == "shard_map":
             specs = PartitionSpec(), PartitionSpec(meshes.AXES)
@@ -113,10 +113,10 @@ def compile_step(
             body = jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
         of_state = sharding.shardings(abstract_state, mesh)
         step = jax.jit(body, in_shardings=(of_state, rows), out_shardings=(of_state, whole), donate_argnums=0)
+        lower = meshes.on_mesh(step.lower, mesh)
     start, limit = time.monotonic(), meshes.device_memory_bytes(mesh)
     try:
-        lowered = meshes.on_mesh(step.lower, mesh)(abstract_state, abstract_batch)
-        compiled = lowered.compile(compiler_options=dict(options or {}) or None)
+        compiled = lower(abstract_state, abstract_batch).compile(compiler_options=dict(options or {}) or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

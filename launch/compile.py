@@ -1,0 +1,54 @@
+"""Compiles a pretraining step for TPUs that are not there, and says whether it fits, what it moves and how long it may take.
+
+    pip install '.[tpu]'        # libtpu, the TPU's compiler; no TPU is needed
+    python launch/compile.py --config=configs/pretrain.py:base,flash --topology=v5e:4x4
+    python launch/compile.py --config=configs/pretrain.py:large,flash --topology=v5e:4x4,v5p:2x2x4 --suggest
+    python launch/compile.py --scale        # make scale: every preset, docs/scale.jsonl and the table of docs/scale.md
+
+Minutes a compile on a few cores; --effort=low gives memory and collectives in half of the time, and no estimate of speed.
+Exit codes: 0 done and it fits, 2 something does not fit (and what to change) or is wrong.
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+sys.path.insert(0, ROOT)
+
+from absl import flags
+from ml_collections import config_flags
+
+from electra_jax import cli
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:base,flash", "The config file and its preset.", lock_config=True)
+TOPOLOGY = flags.DEFINE_list("topology", ["v5e:4x4"], "TPU topologies: v5e:4x4, v5p:2x2x4, v6e:8x8, v4:2x2x4, 2*v5e:16x16 (slices) ...")
+EFFORT = flags.DEFINE_enum("effort", "full", ["full", "low"], "The compiler's.")
+SUGGEST = flags.DEFINE_bool("suggest", False, "Where it does not fit, try what may help and print the first change with which it does.")
+JSON = flags.DEFINE_string("json", None, "Also append the results here, one JSON object a line.")
+SCALE = flags.DEFINE_bool("scale", False, "Compile every preset for many topologies; what docs/scale.jsonl has already is skipped.")
+
+
+def main(_):
+    from electra_jax import aot
+
+    if SCALE.value:
+        aot.write_scale(pathlib.Path(ROOT, "configs", "pretrain.py"), pathlib.Path(ROOT, "docs"))
+        return
+    config, unfit = CONFIG.value.to_dict(), []
+    for topology in TOPOLOGY.value:
+        result = aot.compile_for(config, topology, EFFORT.value)
+        print("\n".join(aot.lines(result)), flush=True)
+        if JSON.value:
+            with open(JSON.value, "a") as file:
+                file.write(json.dumps(result) + "\n")
+        if not result["fits"]:
+            found = aot.suggest(config, topology, aot.tell) if SUGGEST.value else None
+            unfit.append(f"{topology}: {aot.advice(config, result, found, SUGGEST.value)}")
+    if unfit:
+        raise cli.UserError("; ".join(unfit))
+
+
+if __name__ == "__main__":
+    cli.run(main)

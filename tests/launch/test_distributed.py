@@ -1,0 +1,202 @@
+"""Several devices, and several real processes, as one run: executors, signals, losses, other meshes, mistakes that only one makes."""
+
+import json
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from electra_jax.data import records
+from tests.launch import runs
+
+STEPS, FEWER = 50, 30  # several processes on few cores are slow: they go the first 30 of the 50 steps
+FIELDS = {"train.steps": STEPS, "schedule.decay_steps": STEPS, "eval.every_steps": 10, "checkpoint.every_steps": 7}
+HEARTBEAT_SECS = 8
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+class Processes:
+    """`count` processes of one run with `devices` fake devices each. each: fields that differ, a dict a process."""
+
+    def __init__(self, workdir, rows, cache, count, devices, wrapped=False, each=(), folders=(), **fields):
+        port = free_port()
+        self.logs = [pathlib.Path(f"{workdir}.{time.monotonic_ns()}.{number}.log") for number in range(count)]
+        self.processes = []
+        for number, log in enumerate(self.logs):
+            own = dict(each[number]) if each else {}
+            command = runs.command(own.pop("workdir", workdir), rows, **{**FIELDS, "train.steps": FEWER, **fields, **own})
+            command += [f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={number}"]
+            command += [f"--heartbeat_secs={HEARTBEAT_SECS}"]
+            if wrapped:
+                command = [sys.executable, str(runs.ROOT / "launch" / "retry.py"), "--once", "--", *command]
+            with open(log, "w") as file:
+                where = dict(env=runs.environment(cache, devices), cwd=folders[number] if folders else None)
+                self.processes.append(subprocess.Popen(command, **where, stdout=file, stderr=subprocess.STDOUT))
+
+    def wait(self, secs=240) -> list[int]:
+        deadline = time.monotonic() + secs
+        try:
+            return [process.wait(max(1, deadline - time.monotonic())) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+    def texts(self) -> list[str]:
+        return [log.read_text() for log in self.logs]
+
+    def reach(self, workdir, step, secs=200) -> None:
+        """Waits until the run has logged `step`."""
+        metrics, deadline = pathlib.Path(workdir) / "metrics.jsonl", time.monotonic() + secs
+        while not (metrics.exists() and any(line["step"] >= step for line in logged(metrics))):
+            assert time.monotonic() < deadline and all(process.poll() is None for process in self.processes), self.texts()
+            time.sleep(0.05)
+
+
+def logged(metrics) -> list[dict]:
+    return [json.loads(line) for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def curve(workdir) -> dict[int, float]:
+    """The training loss of every step: it follows from the rows of the step, so that it tells which they were."""
+    return {line["step"]: line["train/mlm_loss"] for line in runs.learned(workdir) if "train/mlm_loss" in line}
+
+
+def heldout(workdir, step=STEPS) -> float:
+    return next(line["eval/mlm_loss"] for line in runs.learned(workdir) if "eval/mlm_loss" in line and line["step"] == step)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(rows, cache, tmp_path_factory):
+    """One process with the same eight devices."""
+    return run_alone(tmp_path_factory.mktemp("alone") / "run", rows, cache)
+
+
+def run_alone(workdir, rows, cache, **fields):
+    """One process with eight devices, to the end."""
+    command = runs.command(workdir, rows, **{**FIELDS, **fields})
+    done = subprocess.run(command, env=runs.environment(cache, 8), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_pmap_gives_the_same_bits_as_shard_map(rows, cache, undisturbed, tmp_path):
+    pmap = run_alone(tmp_path / "pmap", rows, cache, **{"parallel.executor": "pmap"})
+    assert runs.state_bytes(pmap) == runs.state_bytes(undisturbed)
+    assert curve(pmap) == curve(undisturbed) and heldout(pmap) == heldout(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["jit", "1", "2", "4", "8"])
+def test_every_mesh_learns_the_same_within_the_noise_of_a_seed(mesh, rows, cache, undisturbed, tmp_path):
+    change = {"parallel.executor": "jit"} if mesh == "jit" else {"parallel.fsdp": int(mesh)}
+    workdir = run_alone(tmp_path / "run", rows, cache, **change)
+    other_seed = run_alone(tmp_path / "seed", rows, cache, seed=1)
+    noise = abs(heldout(other_seed) - heldout(undisturbed))
+    assert abs(heldout(workdir) - heldout(undisturbed)) < noise / 2
+    assert_same_rows(workdir, undisturbed)
+
+
+def assert_same_rows(workdir, undisturbed, num_steps=STEPS):
+    """Every step once, each with the rows that the undisturbed run had there: other rows differ in the first digit."""
+    steps = [line["step"] for line in runs.learned(workdir) if "train/mlm_loss" in line]
+    assert steps == list(range(1, num_steps + 1))
+    mine, theirs = curve(workdir), curve(undisturbed)
+    np.testing.assert_allclose([mine[s] for s in steps], [theirs[s] for s in steps], rtol=2e-3)
+    neighbours = [abs(theirs[s] - theirs[s + 1]) / theirs[s] for s in range(1, STEPS)]
+    assert np.median(neighbours) > 4e-3  # the bound above would notice
+    np.testing.assert_allclose(heldout(workdir, num_steps), heldout(undisturbed, num_steps), rtol=1e-3)
+
+
+def test_stopped_by_a_signal_to_one_and_resumed_on_another_mesh(rows, cache, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    two = Processes(workdir, rows, cache, 2, 4)
+    two.reach(workdir, 9)
+    two.processes[1].send_signal(signal.SIGTERM)
+    assert two.wait() == [42, 42], two.texts()
+    saved = [re.search(r"stopped at step (\d+) of", text)[1] for text in two.texts()]
+    assert saved[0] == saved[1] and (workdir / "checkpoints" / saved[0]).is_dir()
+
+    four = Processes(workdir, rows, cache, 4, 2, **{"parallel.slices": 2, "parallel.fsdp": 2})
+    assert four.wait() == [0] * 4, four.texts()
+    assert f"going on from step {saved[0]}" in four.texts()[0]
+    assert_same_rows(workdir, undisturbed, FEWER)
+
+
+def test_a_killed_process_is_named_by_the_others_and_costs_what_was_not_saved(rows, cache, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    two = Processes(workdir, rows, cache, 2, 4, wrapped=True)
+    two.reach(workdir, 10)
+    child = subprocess.run(["pgrep", "-P", str(two.processes[1].pid)], capture_output=True, text=True, check=True).stdout.split()[0]
+    subprocess.run(["kill", "-9", child], check=True)
+    start = time.monotonic()
+    codes = two.wait(60)
+    assert codes[0] == 42 and time.monotonic() - start < 2 * HEARTBEAT_SECS + 15, (codes, two.texts())
+    host = re.escape(socket.gethostname())
+    assert re.search(rf"^.*lost process 1 \({host}\)", two.texts()[0], re.M), two.texts()[0]
+
+    again = Processes(workdir, rows, cache, 2, 4)
+    assert again.wait() == [0, 0], again.texts()
+    assert "going on from step 7" in again.texts()[0]
+    assert_same_rows(workdir, undisturbed, FEWER)
+
+
+def one_line(processes: Processes, pattern: str) -> None:
+    codes, texts = processes.wait(120), processes.texts()
+    assert codes == [2] * len(codes), texts
+    for text in texts:
+        assert re.search(pattern, text) and "Traceback" not in text, texts
+
+
+MISTAKES = {
+    "config": ("process 1 has another config than process 0", dict(each=[{}, {"seed": 1}])),
+    "data": ("process 1 has another data set than process 0", dict(hosts=["rows", "other"])),
+    "no data": ("process 1 of 2: .*no such folder", dict(hosts=["rows", "nowhere"])),
+    "workdir": ("is not the folder that process 0 writes to", dict(each=[{"workdir": "a"}, {"workdir": "b"}])),
+    "pmap": ("pmap runs in one process and there are 2", {"parallel.executor": "pmap"}),
+    "mesh": ("does not fit 2 devices", {"parallel.data": 3}),
+    "batch": ("cannot be dealt out to 2 devices", {"train.batch_rows": 7}),
+    "fsdp": ("divides the width of no parameter", {"parallel.fsdp": 2, "model.hidden_size": 33, "model.head_size": 33,
+                                                  "model.embedding_size": 7, "model.generator_hidden_fraction": 1.0,
+                                                  "model.ffn_factor": 1, "model.positions": "learned"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_all_processes_with_the_same_line(mistake, rows, cache, tmp_path):
+    pattern, arguments = MISTAKES[mistake]
+    hosts = arguments.get("hosts")
+    if hosts:  # one command, and a folder that is another on each host
+        other = tmp_path / "other"
+        shutil.copytree(rows, other)
+        manifest = json.loads((other / "manifest.json").read_text())
+        manifest["corpus"]["documents"] += 1
+        records.save_manifest(other, manifest)
+        for number, name in enumerate(hosts):
+            (tmp_path / f"host{number}").mkdir()
+            (tmp_path / f"host{number}" / "rows").symlink_to(rows if name == "rows" else tmp_path / name)
+        processes = Processes(tmp_path / "run", "rows", cache, 2, 1, folders=[tmp_path / "host0", tmp_path / "host1"])
+    else:
+        each = [{k: tmp_path / v if k == "workdir" else v for k, v in own.items()} for own in arguments.get("each", ())]
+        fields = {name: value for name, value in arguments.items() if name != "each"}
+        processes = Processes(tmp_path / "run", rows, cache, 2, 1, each=each, **fields)
+    codes, texts = processes.wait(120), processes.texts()
+    assert codes == [2, 2], texts
+    for text in texts:
+        assert re.search(pattern, text) and "Traceback" not in text, texts

@@ -1,0 +1,60 @@
+"""What travels between devices in a step, read from the compiled program."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from electra_jax import hlo, rng
+from electra_jax.config import PRESETS
+from electra_jax.objectives import electra, masking
+from electra_jax.parallel import executors, mesh
+from electra_jax.pretrain import abstract_batch, make_init
+from electra_jax.train import optimizer, step
+
+LAYERS, MICRO_BATCHES, LENGTH = 3, 4, 16
+CONFIG = dataclasses.replace(
+    PRESETS["small"], vocab_size=64, max_length=LENGTH, embedding_size=8, hidden_size=16, num_layers=LAYERS, head_size=8,
+    generator_hidden_fraction=0.5, dtype="bfloat16", scan_layers=True,
+)  # fmt: skip
+
+
+def travels(executor: str, data: int, fsdp: int):
+    """The collectives of a step with accumulation over scanned layers, and the shapes of its parameters."""
+    goal = electra.make(CONFIG, masking.MaskingConfig(rate=0.3), masking.Vocabulary(2, 3, 4, np.ones(64, bool)), LENGTH)
+    rule = optimizer.make_optimizer(optimizer.OptimizerConfig(), optimizer.ScheduleConfig(100, 10))
+    devices = mesh.make_mesh(1, data, fsdp, jax.devices()[:8])
+    body = step.make_train_step(goal, rule, rng.root_key(0), MICRO_BATCHES, reduce=executors.reduction(executor))
+    _, state = make_init(goal, rule, devices, rng.root_key(0))
+    program = executors.compile_step(body, state, abstract_batch(32, LENGTH), devices, executor)
+    return hlo.collectives(hlo.Module(program.compiled.as_text())), state.params
+
+
+def test_data_parallel_gradients_are_summed_once_in_float32():
+    found, params = travels("shard_map", 8, 1)
+    assert {c.kind for c in found} == {"all-reduce"} and all(c.depth == 0 and c.times == 1 for c in found)
+    assert {dtype for c in found for dtype in c.dtypes} == {"f32"}
+    gradients = 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+    assert gradients <= sum(c.bytes_once for c in found) < gradients + 1000  # and the sums of losses and metrics
+
+
+def test_the_reader_sees_what_is_in_loops():
+    """Under jit alone XLA sums gradients in every micro-batch and every layer: what shard_map is for."""
+    found, _ = travels("jit", 8, 1)
+    assert {c.times for c in found if c.depth == 2} == {MICRO_BATCHES * LAYERS}
+    assert {c.times for c in found if c.depth == 1} == {MICRO_BATCHES}
+
+
+@pytest.mark.parametrize("data, fsdp", [(2, 4), (1, 8)])
+def test_fsdp_gathers_and_scatters_and_never_sums_a_whole_matrix(data, fsdp):
+    found, params = travels("jit", data, fsdp)
+    kinds = {c.kind for c in found}
+    assert {"all-gather", "reduce-scatter"} <= kinds <= {"all-gather", "reduce-scatter", "all-reduce"}
+    cut = [math.prod(x.shape) for x in jax.tree.leaves(params) if "fsdp" in x.sharding.spec]
+    layers = [size // LAYERS if size % LAYERS == 0 else size for size in cut]
+    whole = max(c.elements for c in found if c.kind == "all-reduce")
+    assert whole <= max(layers) // fsdp  # one device's part, or a bias
+    batch = 32 // MICRO_BATCHES * LENGTH * CONFIG.hidden_size
+    assert max(c.elements for c in found) <= max(max(layers), batch // 8)  # no activation of other rows

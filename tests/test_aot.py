@@ -1,0 +1,117 @@
+"""The TPU's compiler without a TPU. Real compiles; skipped where libtpu is not installed (make aot installs it)."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from configs.pretrain import get_config
+from electra_jax import aot
+from electra_jax.cli import UserError
+from electra_jax.parallel import topology
+from tests.launch import runs
+
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: make aot")
+
+# GiB, XLA's low effort: what landed, and a tenth. A change that needs more should be a decision.
+CEILINGS = {("small,flash", "v5e:2x2"): 1.0, ("base,flash", "v5e:4x4"): 6.0}
+
+
+def tiny(**fields) -> dict:
+    config = get_config("tiny").to_dict()
+    return aot.override(config, {"train.batch_rows": 512, **{name.replace("__", "."): value for name, value in fields.items()}})
+
+
+@pytest.mark.aot
+@needs_libtpu
+@pytest.mark.parametrize("preset, name", CEILINGS)
+def test_presets_stay_under_their_ceiling(preset, name):
+    result = aot.compile_for(get_config(preset).to_dict(), name, "low")
+    assert result["fits"] and result["peak_gib"] < CEILINGS[preset, name], result["peak_gib"]
+    reduces = result["collectives"].pop("all-reduce")
+    assert not result["collectives"] and reduces["dtypes"] == ["f32"] and reduces["in_loops"] == 0
+
+
+@pytest.mark.aot
+@needs_libtpu
+def test_traffic_of_data_parallel_does_not_grow_with_the_chips():
+    sizes = {}
+    for name, chips in (("v5e:4x4", 16), ("v5e:16x16", 256)):
+        result = aot.compile_for(tiny(train__batch_rows=32 * chips), name, "low")
+        sizes[chips] = sum(found["bytes"] for found in result["collectives"].values())
+    assert sizes[16] > 1e6 and sizes[256] < 1.05 * sizes[16], sizes
+
+
+@pytest.mark.aot
+@needs_libtpu
+def test_fsdp_on_a_tpu_gathers_and_scatters_and_cuts_the_state():
+    whole = aot.compile_for(tiny(), "v5e:4x4", "low")
+    cut = aot.compile_for(tiny(parallel__fsdp=4, train__accumulation_steps=2), "v5e:4x4", "low")
+    assert cut["mesh"] == {"data": 4, "fsdp": 4} and cut["executor"] == "jit"
+    assert cut["state_gib"] < 1.05 * whole["state_gib"] / 4
+    largest_parameter = 4096 * 128
+    assert cut["collectives"]["all-gather"]["count"] > 0
+    assert cut["collectives"].get("all-reduce", {"largest_elements": 0})["largest_elements"] <= largest_parameter // 4
+
+
+@pytest.mark.aot
+@needs_libtpu
+def test_two_slices_and_one_chips_share():
+    two = aot.compile_for(tiny(), "2*v5e:2x2", "low")
+    assert two["mesh"] == {"slices": 2, "data": 4} and two["chips"] == 8
+    share = aot.compile_for(tiny(), "v5e:4x4/chip", "low")
+    assert share["chips"] == 1 and share["batch_rows"] == 32 and not share["collectives"]
+
+
+@pytest.mark.aot
+@needs_libtpu
+def test_the_command_line_says_what_to_change_and_finds_it(tmp_path):
+    def run(*more):
+        command = [sys.executable, str(runs.ROOT / "launch" / "compile.py"), f"--config={runs.ROOT}/configs/pretrain.py:tiny", *more]
+        return subprocess.run(command, env=runs.environment(tmp_path), capture_output=True, text=True, timeout=400)
+
+    good = run("--topology=v5e:2x2", "--effort=low", f"--json={tmp_path}/out.jsonl")
+    assert good.returncode == 0 and "fits, peak" in good.stdout and "all-reduce" in good.stdout, good.stderr
+    assert json.loads((tmp_path / "out.jsonl").read_text())["fits"]
+
+    wide = "--config.train.batch_rows=262144", "--config.data.length=64", "--topology=v5e:2x2", "--effort=low"
+    large = run(*wide)
+    assert large.returncode == 2 and "DOES NOT FIT" in large.stdout
+    assert "--suggest tries them" in large.stderr.splitlines()[-1] and "Traceback" not in large.stderr
+    found = run(*wide, "--suggest")
+    assert found.returncode == 2 and "fits with --config." in found.stderr.splitlines()[-1], found.stderr
+
+    for name, words in (("v5e:3x5", "unknown"), ("v7x:2x2", "unknown"), ("nonsense", "unknown"), ("v5e:4x4", "cannot be dealt out")):
+        wrong = run(f"--topology={name}", "--config.train.batch_rows=24", "--effort=low")
+        assert wrong.returncode == 2 and words in wrong.stderr.splitlines()[-1] and "Traceback" not in wrong.stderr, wrong.stderr
+
+
+def test_knobs_go_from_cheap_to_dear():
+    changes = list(aot.knobs(get_config("large").to_dict(), 16))
+    assert changes[0] == {"model.attention_dropout": 0.0}
+    names = [tuple(change) for change in changes]
+    first = [next(i for i, n in enumerate(names) if name in n) for name in ("train.accumulation_steps", "model.remat", "parallel.fsdp")]
+    assert first == sorted(first)
+    assert all(change.get("parallel.fsdp", 1) <= 16 for change in changes)
+    assert get_config("large").model.remat == "none"  # an override copies
+
+
+@needs_libtpu
+def test_an_unknown_topology_names_some():
+    with pytest.raises(UserError, match="v5e:4x8' is unknown|v5e"):
+        topology.devices("v5e:4x7")
+
+
+def test_the_table_and_the_key():
+    config = get_config("base,flash").to_dict()
+    other = get_config("base_pp,flash").to_dict()
+    row = {"topology": "v5e:4x4", "batch_rows": 256, "length": 512, "attention": "splash", "peak_gib": 4.0, "fits": True, "hbm_gib": 16.0,
+           "arguments_gib": 1.3, "state_gib": 1.3, "effort": "low",
+           "collectives": {"all-reduce": {"count": 5, "bytes": 5 << 20, "dtypes": ["f32"]}}}  # fmt: skip
+    text = aot.table([("base,flash", {"parallel.fsdp": 4}, row), ("small", {}, {"topology": "v5e:16x16", "fits": None, "why": "no: b"})])
+    assert "| base,flash fsdp=4 | v5e:4x4 | 256 x 512 | splash | 4.00 |" in text and "5 all-reduce 5 MiB f32" in text
+    if importlib.util.find_spec("libtpu"):
+        assert aot.key(config, "v5e:4x4", "low") == aot.key(other, "v5e:4x4", "low")  # they differ in the number of steps alone
+        assert aot.key(config, "v5e:4x4", "low") != aot.key(aot.override(config, {"model.remat": "full"}), "v5e:4x4", "low")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
+EXIT_DEFECT = 1
 EXIT_USER = 2
 EXIT_AGAIN = 42
 # A path given by a person that cannot be used, wherever it was noticed.
@@ -48,21 +49,34 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         _fail(argv[0], f"{positional[1]!r} is not a flag: write --name=value (--help lists the flags)")
     try:
         main(positional)
-    except UserError as error:
-        _fail(argv[0], one_line(error))
-    except Preempted as error:
-        print(one_line(error), file=sys.stderr, flush=True)
-        sys.exit(EXIT_AGAIN)
-    except KeyboardInterrupt:
-        _fail(argv[0], "interrupted: the same command goes on from the last checkpoint")
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _fail(argv[0], f"the disk is full ({one_line(error)}): free some space, then run the same command again")
-        if error.filename and error.errno in _PLACES:
-            _fail(argv[0], f"{error.filename}: {os.strerror(error.errno)}: choose another place, or mend this one")
-        raise
+    except BaseException as error:
+        found = outcome(error)
+        if found is None:
+            raise
+        say(argv[0], found[1])
+        sys.exit(found[0])
+
+
+def outcome(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, the line to say) of an error that is no defect of ours; None for one that is, or for SystemExit."""
+    if isinstance(error, UserError):
+        return EXIT_USER, one_line(error)
+    if isinstance(error, Preempted):
+        return EXIT_AGAIN, one_line(error)
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_USER, "interrupted: the same command goes on from the last checkpoint"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return EXIT_USER, f"the disk is full ({one_line(error)}): free some space, then run the same command again"
+    if isinstance(error, OSError) and error.filename and error.errno in _PLACES:
+        return EXIT_USER, f"{error.filename}: {os.strerror(error.errno)}: choose another place, or mend this one"
+    return None
+
+
+def say(program: str, message: str) -> None:
+    """A last line on stderr."""
+    print(f"{program.rsplit('/', 1)[-1]}: {message}", file=sys.stderr, flush=True)
 
 
 def _fail(program: str, message: str) -> None:
-    print(f"{program.rsplit('/', 1)[-1]}: {message}", file=sys.stderr, flush=True)
+    say(program, message)
     sys.exit(EXIT_USER)

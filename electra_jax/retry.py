@@ -19,9 +19,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from electra_jax.cli import EXIT_AGAIN, EXIT_USER, UserError
+from electra_jax.cli import EXIT_AGAIN, EXIT_DEFECT, EXIT_USER, UserError
 
-EXIT_DEFECT = 1
 KEPT_LINES = 200
 MAX_WAIT_SECS = 60.0
 

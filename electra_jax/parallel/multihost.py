@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 import jax
 from jax._src import distributed  # the client of the coordination service has no public name
 
-from electra_jax.cli import EXIT_AGAIN, EXIT_USER, Preempted, UserError, one_line
+from electra_jax import cli
+from electra_jax.cli import Preempted, UserError, one_line
 
 T = TypeVar("T")
 _FOREVER_MS = 7 * 24 * 3600 * 1000  # a dead peer ends the wait long before
@@ -93,18 +94,22 @@ def connected(
 
 def _leave_alone(error: BaseException, heartbeat_secs: int) -> None:
     """Ends this process now: a polite exit would wait for peers that wait for us."""
-    code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-    if isinstance(error, UserError | OSError):
-        code = EXIT_USER
-        say(one_line(error))
-        with contextlib.suppress(Exception):  # all may have met the same: whoever left first would make XLA abort the others unheard
-            _client().wait_at_barrier("electra_jax leaving", _LEAVING_MS)
-    elif isinstance(error, ValueError | RuntimeError) and _LOST_PEER.search(str(error)):  # jax raises either for a broken collective
-        code = EXIT_AGAIN
-        say(f"lost a peer ({one_line(error)[:200]}): the same command on all hosts goes on from the last checkpoint")
-        time.sleep(2 * heartbeat_secs + 5)  # within it the service learns who it is, and XLA aborts us with its number: retry.py reads it
+    code, line = cli.outcome(error) or (cli.EXIT_DEFECT, None)
+    lost = line is None and isinstance(error, ValueError | RuntimeError) and _LOST_PEER.search(str(error))  # jax raises either
+    if lost:
+        code = cli.EXIT_AGAIN
+        line = f"lost a peer ({one_line(error)[:200]}): the same command on all hosts goes on from the last checkpoint"
+    if line is not None:
+        cli.say(sys.argv[0], line)
     elif not isinstance(error, SystemExit):
         traceback.print_exception(error)
+    elif isinstance(error.code, int):
+        code = error.code
+    if lost:
+        time.sleep(2 * heartbeat_secs + 5)  # within it the service learns who it is, and XLA aborts us with its number: retry.py reads it
+    if code == cli.EXIT_USER:
+        with contextlib.suppress(Exception):  # all may have met the same: whoever left first would make XLA abort the others unheard
+            _client().wait_at_barrier("electra_jax leaving", _LEAVING_MS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -22,6 +22,7 @@ MAY_CHANGE = (
 )
 CONFIG = "config.json"
 _OURS = {CONFIG, "config.tmp", ".lock"}
+_SHARED = ".shared."  # the start of a file's name by which processes find out that they see one folder
 
 
 class Workdir(NamedTuple):
@@ -82,7 +83,7 @@ def claimed(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _refuse_foreign(workdir: str, names: set[str]) -> None:
-    if CONFIG not in names and names - _OURS:
+    if CONFIG not in names and {name for name in names if not name.startswith(_SHARED)} - _OURS:
         raise UserError(f"{workdir} is not empty and holds no run of ours: choose another --workdir")
 
 
@@ -102,7 +103,7 @@ def check_shared(place: Workdir, wait_secs: float = 10.0) -> None:
     if remote.is_remote(place.name) or multihost.count() == 1:
         return
     workdir = place.path
-    mark = workdir / f".shared.{multihost.from_lead(os.urandom(8).hex())}"
+    mark = workdir / f"{_SHARED}{multihost.from_lead(os.urandom(8).hex())}"
 
     def seen() -> None:
         deadline = time.monotonic() + wait_secs

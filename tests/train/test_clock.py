@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from electra_jax.train.clock import SECTIONS, Clock, Reached, measure_matmul_peak, peak_flops
+from electra_jax.train.clock import SECTIONS, Clock, Reached, measure_matmul_peak, peak_flops, stragglers
 
 
 class Time:
@@ -174,3 +174,25 @@ def test_peaks_by_device_kind(kind, dtype, peak):
 
 def test_a_measured_peak_is_plausible():
     assert 1e8 < measure_matmul_peak(size=256, budget_secs=0.05) < 1e15
+
+
+def test_own_seconds_leave_out_the_wait_for_the_devices():
+    now = [0.0]
+    run_clock = Clock(now=lambda: now[0])
+    with run_clock.section("data"):
+        now[0] += 3
+    with run_clock.section("step"), run_clock.waiting():
+        now[0] += 5
+    with run_clock.section("eval"):
+        now[0] += 100
+    assert run_clock.own_secs() == 3
+
+
+def test_a_straggler_is_named_where_it_matters():
+    assert stragglers([0.3], 1.0) == ({}, None)
+    metrics, line = stragglers([0.02, 0.03, 0.6, 0.02], 1.0)
+    assert metrics == {"clock/host_secs_slowest": 0.6, "clock/host_secs_median": 0.02}
+    assert "process 2 works 0.600 s" in line and "30.0 x" in line
+    assert stragglers([0.02, 0.03, 0.05], 1.0)[1] is None  # a twentieth of a step holds nobody up
+    assert stragglers([0.5, 0.6, 0.55], 1.0)[1] is None  # all alike
+    assert stragglers([0.0, 0.6], 0.0)[1]

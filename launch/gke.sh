@@ -19,7 +19,7 @@ The image holds this project at its working directory, installed for TPU:
   FROM python:3.12
   WORKDIR /electra_jax
   COPY . .
-  RUN pip install --constraint constraints/3.12.txt '.[tpu]'
+  RUN pip install --constraint constraints/3.12.txt '.[tpu,gcs]'
 
 Options:
   --name=NAME             the job (default electra)

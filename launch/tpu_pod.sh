@@ -146,7 +146,7 @@ case $command in
   setup)
     # The machine images bring an older Python than we need; uv fetches one.
     python="python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --allow-existing --python=3.12 .venv"
-    install="python3 -m uv pip install --quiet --python=.venv/bin/python --constraint=constraints/3.12.txt '.[tpu]'"
+    install="python3 -m uv pip install --quiet --python=.venv/bin/python --constraint=constraints/3.12.txt '.[tpu,gcs]'"
     if [[ -n $repo ]]; then
       fetch="if [ -d electra_jax/.git ]; then git -C electra_jax pull --quiet --ff-only; else git clone --quiet $(quote "$repo") electra_jax; fi"
     else

@@ -122,7 +122,7 @@ def compile_step(
             raise
         used = re.search(r"[Uu]sed ([\d.]+)G of", str(error))
         raise TooLarge(int(float(used[1]) * 2**30) if used else None, limit) from error
-    peak_bytes = peak_memory(compiled)
+    peak_bytes = peak_memory(compiled, mesh)
     if limit and peak_bytes > limit:
         raise TooLarge(peak_bytes, limit)
     return Program(compiled, place, peak_bytes, time.monotonic() - start, compiled)
@@ -133,8 +133,9 @@ def _with_device_axis(batch, mesh: Mesh):
     return jax.tree.map(lambda x: jax.device_put(x.reshape(mesh.size, -1, *x.shape[1:]), meshes.by_rows(mesh)), batch)
 
 
-def peak_memory(compiled: jax.stages.Compiled) -> int:
-    """Bytes that one device holds at most: the compiler's own figure where it gives one, else the sum of what it lists."""
+def peak_memory(compiled: jax.stages.Compiled, mesh: Mesh) -> int:
+    """Bytes that one device holds at most: the compiler's own figure on a TPU, elsewhere the sum of what it lists."""
     usage = compiled.memory_analysis()
-    listed = usage.argument_size_in_bytes + usage.output_size_in_bytes - usage.alias_size_in_bytes + usage.temp_size_in_bytes
-    return int(getattr(usage, "peak_memory_in_bytes", 0) or listed)
+    if mesh.devices.flat[0].platform == "tpu" and usage.peak_memory_in_bytes:
+        return usage.peak_memory_in_bytes
+    return usage.argument_size_in_bytes + usage.output_size_in_bytes - usage.alias_size_in_bytes + usage.temp_size_in_bytes

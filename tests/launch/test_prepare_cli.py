@@ -123,7 +123,7 @@ def test_every_mistake_is_one_line_and_exit_2(real_text, vocabulary, tmp_path):
 def test_help_reads_well():
     done = run("--help")
     assert done.returncode == 0
-    assert done.stdout.count("python launch/prepare.py --input=") == 2
+    assert done.stdout.count("python launch/prepare.py --input=") == 3
     for flag in "input output tokenizer vocab_size length packing heldout documents text_field seed workers buckets parts".split():
         assert f"--{flag}: " in done.stdout, flag
     assert max(map(len, done.stdout.splitlines())) <= 140

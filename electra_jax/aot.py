@@ -334,30 +334,35 @@ def wanted() -> Iterator[tuple[str, str, dict[str, Any], str]]:
 
 
 def write_scale(config_file: Path, folder: Path) -> None:
-    """Compiles what is wanted and not yet in FOLDER/scale.jsonl, a line each as it comes, and rewrites the table of FOLDER/scale.md.
+    """Compiles what is wanted and not yet in FOLDER/scale.jsonl, a line each as it comes, with the table of FOLDER/scale.md.
 
     A batch that a topology's chips do not divide is not compiled: the table says so. A small preset's batch on 256 chips is one.
     """
-    path = folder / "scale.jsonl"
+    path, page = folder / "scale.jsonl", folder / "scale.md"
     known = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
-    rows = []
-    for preset, name, change, effort in wanted():
-        config = override(_load(config_file, preset), change)
-        row = known.get(key(config, name, effort))
-        if row is None:
-            print(f"{preset} {change or ''} on {name}, {effort} effort ...", file=sys.stderr, flush=True)
-            try:
-                row = compile_for(config, name, effort)
-            except UserError as error:
-                row = {"topology": name, "effort": effort, "fits": None, "why": one_line(error)}
-            row = {"key": key(config, name, effort), "versions": versions(), **row}
-            known[row["key"]] = row
-            with open(path, "a") as file:
-                file.write(json.dumps(row) + "\n")
-        rows.append((preset, change, row))
-    page = folder / "scale.md"
-    before, _, rest = page.read_text().partition(_BEGIN)
-    page.write_text(before + _BEGIN + "\n" + table(rows) + "\n" + _END + rest.partition(_END)[2])
+    cases = [(preset, name, change, effort, override(_load(config_file, preset), change)) for preset, name, change, effort in wanted()]
+    missing = {key(config, name, effort) for _, name, _, effort, config in cases} - known.keys()
+
+    def write_page() -> None:
+        rows = [(preset, change, known.get(key(config, name, effort))) for preset, name, change, effort, config in cases]
+        before, _, rest = page.read_text().partition(_BEGIN)
+        page.write_text(before + _BEGIN + "\n" + table([row for row in rows if row[2]]) + "\n" + _END + rest.partition(_END)[2])
+
+    write_page()
+    for preset, name, change, effort, config in cases:
+        mark = key(config, name, effort)
+        if mark in known:
+            continue
+        print(f"{len(missing)} to compile: {preset} {change or ''} on {name}, {effort} effort ...", file=sys.stderr, flush=True)
+        try:
+            row = compile_for(config, name, effort)
+        except UserError as error:
+            row = {"topology": name, "effort": effort, "fits": None, "why": one_line(error)}
+        known[mark] = {"key": mark, "versions": versions(), **row}
+        missing.discard(mark)
+        with open(path, "a") as file:
+            file.write(json.dumps(known[mark]) + "\n")
+        write_page()
 
 
 _BEGIN, _END = "<!-- make scale -->", "<!-- end -->"

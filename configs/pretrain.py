@@ -19,7 +19,11 @@ Bible (vocabulary 4,096, 1,000 steps) it reaches a held-out MLM loss 2.1 nats un
 
 Variants: `faithful` keeps the published code's three known defects of pretraining (positions drawn with replacement, no bias
 correction, warm-up times decay), which are mended by default. `flash` sets attention dropout to 0, a named deviation that
-fused attention needs.
+fused attention needs: what one uses on TPUs and GPUs. All devices are used, on every host (README, "Many hosts"):
+
+    python launch/pretrain.py --config=configs/pretrain.py:base,flash --distributed --workdir=gs://BUCKET/base --config.data.path=gs://...
+    python launch/pretrain.py --config=configs/pretrain.py:large,flash --config.parallel.fsdp=16 --config.model.remat=full ...
+    python launch/compile.py  --config=configs/pretrain.py:large,flash --topology=v5e:16x16      # what it needs there (docs/scale.md)
 """
 
 import dataclasses

@@ -120,12 +120,21 @@ def _elements(shape: str) -> int:
 
 
 def collectives(module: Module) -> list[Collective]:
-    """Every collective that a step runs, with the bytes of its operands on one device."""
-    found = []
+    """Every collective that a step runs, with the bytes of its operands on one device.
+
+    A TPU spreads one over several fusions, which name the same chain, and writes most reduce-scatters as a fusion of that name
+    around an all-reduce.
+    """
+    found, chains = [], set()
     for computation, instruction, times, depth in module.walk():
         kind = instruction.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES or instruction.opcode.endswith("-done"):
+        chain = re.search(r'chain_id="(\d+)"', instruction.rest)
+        if kind not in COLLECTIVES or (chain and chain[1] in chains):
             continue
+        if chain:
+            chains.add(chain[1])
+        if computation.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"
         shapes = module.shapes(computation)
         operands = re.findall(_NAME, instruction.rest[: _close(instruction.rest, 0)].replace("(", " "))
         given = " ".join(shapes[name] for name in operands if name in shapes)

@@ -47,13 +47,15 @@ def test_traffic_of_data_parallel_does_not_grow_with_the_chips():
 @pytest.mark.aot
 @needs_libtpu
 def test_fsdp_on_a_tpu_gathers_and_scatters_and_cuts_the_state():
-    whole = aot.compile_for(tiny(), "v5e:4x4", "low")
-    cut = aot.compile_for(tiny(parallel__fsdp=4, train__accumulation_steps=2), "v5e:4x4", "low")
+    config = aot.override(get_config("base,flash").to_dict(), {"model.num_layers": 1})
+    whole = aot.compile_for(config, "v5e:4x4", "low")
+    cut = aot.compile_for(aot.override(config, {"parallel.fsdp": 4}), "v5e:4x4", "low")
     assert cut["mesh"] == {"data": 4, "fsdp": 4} and cut["executor"] == "jit"
-    assert cut["state_gib"] < 1.05 * whole["state_gib"] / 4
-    largest_parameter = 4096 * 128
-    assert cut["collectives"]["all-gather"]["count"] > 0
-    assert cut["collectives"].get("all-reduce", {"largest_elements": 0})["largest_elements"] <= largest_parameter // 4
+    assert cut["state_gib"] < 1.02 * whole["state_gib"] / 4
+    words = 30_522 * 768  # the largest parameter, of a shape that a TPU does not like
+    found = cut["collectives"]
+    assert found["all-gather"]["count"] > 0 and found["reduce-scatter"]["largest_elements"] >= words
+    assert found["all-reduce"]["largest_elements"] <= words // 4
 
 
 @pytest.mark.aot

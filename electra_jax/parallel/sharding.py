@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from electra_jax.cli import UserError
@@ -82,6 +83,18 @@ def like_params(tree):
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs(tree, axes["fsdp"]))
 
 
+def _gather(x, axis: int):
+    """All of an array that fsdp cuts along `axis`. Its transpose scatters the sum of the gradients over the devices.
+
+    A TPU can scatter along the first axis only, and sums along any other whole on every chip (libtpu 0.0.42): a table that is cut by
+    its width travels as one block a device.
+    """
+    if axis == 0:
+        return jax.lax.all_gather(x, "fsdp", axis=0, tiled=True)
+    blocks = jax.lax.all_gather(x, "fsdp", axis=0)
+    return jnp.moveaxis(blocks, 0, 1).reshape(x.shape[0], -1)
+
+
 def on_rows(function: Callable, dtype: str | None = None) -> Callable:
     """function(params, *rows) -> rows, with `params` whole on every device for the time of its use, where fsdp cuts them.
 
@@ -98,7 +111,7 @@ def on_rows(function: Callable, dtype: str | None = None) -> Callable:
 
         def whole(x, where):
             x = x.astype(dtype) if dtype and x.ndim > 1 else x
-            return jax.lax.all_gather(x, "fsdp", axis=where.index("fsdp"), tiled=True) if "fsdp" in where else x
+            return _gather(x, where.index("fsdp")) if "fsdp" in where else x
 
         by_rows = PartitionSpec(AXES)
         gathered = jax.shard_map(

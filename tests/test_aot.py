@@ -112,7 +112,9 @@ def test_the_table_and_the_key():
     row = {"topology": "v5e:4x4", "batch_rows": 256, "length": 512, "attention": "splash", "peak_gib": 4.0, "fits": True, "hbm_gib": 16.0,
            "arguments_gib": 1.3, "state_gib": 1.3, "effort": "low",
            "collectives": {"all-reduce": {"count": 5, "bytes": 5 << 20, "dtypes": ["f32"]}}}  # fmt: skip
-    text = aot.table([("base,flash", {"parallel.fsdp": 4}, row), ("small", {}, {"topology": "v5e:16x16", "fits": None, "why": "no: b"})])
+    large = row | {"fits": False, "peak_gib": None, "collectives": {}}
+    text = aot.table([("base,flash", {"parallel.fsdp": 4}, row), ("large,flash", {}, large)])
+    assert "| splash | more does not fit | 16 | 1.30 | none |" in text
     assert "| base,flash fsdp=4 | v5e:4x4 | 256 x 512 | splash | 4.00 |" in text and "5 all-reduce 5 MiB f32" in text
     if importlib.util.find_spec("libtpu"):
         assert aot.key(config, "v5e:4x4", "low") == aot.key(other, "v5e:4x4", "low")  # they differ in the number of steps alone

@@ -120,8 +120,8 @@ def compile_step(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = re.search(r"[Uu]sed ([\d.]+)G of", str(error))
-        raise TooLarge(int(float(used[1]) * 2**30) if used else None, limit) from error
+        used = re.search(r"\(([\d.]+)G\) exceeds|[Uu]sed ([\d.]+)G of", str(error))
+        raise TooLarge(int(float(used[1] or used[2]) * 2**30) if used else None, limit) from error
     peak_bytes = peak_memory(compiled, mesh)
     if limit and peak_bytes > limit:
         raise TooLarge(peak_bytes, limit)

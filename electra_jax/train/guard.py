@@ -109,7 +109,6 @@ class PreemptionSignal:
             os.write(2, f"\n{signal.Signals(number).name}: saving after this step, then stopping{again}\n".encode())
         self.requested = True
 
-
     def reached(self, step: int) -> bool:
         """Whether to save and stop after this step; the same answer on every process. Call it after each step."""
         return multihost_utils.reached_preemption_sync_point(step) if multihost.count() > 1 else self.requested

@@ -211,7 +211,8 @@ def test_the_command_stops_when_the_wrapper_is_killed(tmp_path):
     signals, end = tmp_path / "signals", time.monotonic() + 10
     while time.monotonic() < end and not (signals.exists() and signals.read_text()):
         time.sleep(0.02)
-    assert signals.read_text() == "SIGTERM "
+    # Once for each thread of the wrapper that outlived its first one: the kernel hands the child from one to the next.
+    assert set(signals.read_text().split()) == {"SIGTERM"}
 
 
 def test_a_grandchild_that_holds_stderr_open_does_not_hold_the_wrapper(tmp_path):

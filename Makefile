@@ -23,7 +23,7 @@ test: $(VENV)/.test  ## All tests that need neither PyTorch nor the network
 parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
 	$(BIN)/python -m pytest -m parity -s tests/parity $(TEST_FLAGS)
 
-aot: $(VENV)/.tpu  ## Two presets and small programs compiled for TPUs that are not there, their memory under a ceiling
+aot: $(VENV)/.test $(VENV)/.tpu  ## Two presets and small programs compiled for TPUs that are not there, their memory under a ceiling
 	$(BIN)/python -m pytest -m aot tests/test_aot.py $(TEST_FLAGS)
 
 scale: $(VENV)/.tpu  ## Every preset compiled for many TPUs (hours; what docs/scale.jsonl has is skipped), the table of docs/scale.md

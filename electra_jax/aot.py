@@ -38,6 +38,7 @@ from electra_jax.train import clock, optimizer
 # the same, and of speed it says nothing. (exec_time_optimization_effort changes neither time nor result with libtpu 0.0.52.)
 EFFORTS = {"full": {}, "low": {"optimization_level": 19}}
 SHARE_OF_HBM_BANDWIDTH = 0.8
+_SHARE = "/chip"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +64,8 @@ def compile_for(config: Mapping[str, Any], name: str, effort: str = "full", esti
     estimate: also the time, at full effort alone. Raises UserError for an unknown topology or a config that cannot be run.
     """
     config = json.loads(json.dumps(config))
-    slices, devices = topology.devices(name.removesuffix("/chip"))
-    if name.endswith("/chip"):
+    slices, devices = topology.devices(name.removesuffix(_SHARE))
+    if name.endswith(_SHARE):
         config["train"]["batch_rows"] //= len(devices)
         config["parallel"] |= {"slices": 1, "data": 1, "fsdp": 1}
         slices, devices = 1, devices[:1]
@@ -117,9 +118,11 @@ def compile_for(config: Mapping[str, Any], name: str, effort: str = "full", esti
         "compile_secs": program.compile_secs,
     }
     try:
-        module = hlo.Module(program.compiled.as_text())
+        text = program.compiled.as_text()
     except jax.errors.JaxRuntimeError as error:  # seen on v6e: an instruction that XLA cannot print
         return result | {"unreadable": one_line(error)[:200]}
+    del program, usage  # gigabytes, and the simulator wants as many
+    module = hlo.Module(text)
     found = hlo.collectives(module)
     result["collectives"] = {
         kind: {
@@ -133,7 +136,7 @@ def compile_for(config: Mapping[str, Any], name: str, effort: str = "full", esti
     }
     if effort == "full" and estimate and platform.device_kind in CHIPS:
         rows = train["batch_rows"] // devices.size // train["accumulation_steps"]
-        kernels = kernel_cycles(name.removesuffix("/chip"), model, rows, config["data"]["length"])
+        kernels = kernel_cycles(name.removesuffix(_SHARE), model, rows, config["data"]["length"])
         kernels = kernels and kernels * train["accumulation_steps"]
         result |= estimates(module, platform.device_kind, flops, kernels, found)
     return result
@@ -146,7 +149,7 @@ def estimates(module: hlo.Module, device_kind: str, flops: float, kernels: float
     classic = sum(op.cycles * op.times for op in operations)
     products = sum(op.cycles * op.times for op in operations if op.multiplies)
     moved = sum(op.bytes_hbm * op.times for op in operations if op.cycles and not op.multiplies)
-    links = sum(c.bytes_once * c.times for c in found)
+    links = sum(max(c.bytes_once, c.bytes_made) * c.times for c in found)  # a gather sends a part and gets the whole
     kernel_secs = (kernels or 0) / chip.clock_hz
     c_secs = classic / chip.clock_hz + kernel_secs
     composite_secs = (
@@ -220,27 +223,32 @@ def knobs(config: Mapping[str, Any], chips: int) -> Iterator[dict[str, Any]]:
     if config["model"]["attention_dropout"] > 0:
         change["model.attention_dropout"] = 0.0
         yield dict(change)
-    rows = config["train"]["batch_rows"] // (chips * config["train"]["accumulation_steps"])
+    accumulation_steps, before = config["train"]["accumulation_steps"], config["parallel"]["fsdp"]
+    rows = config["train"]["batch_rows"] // (chips * accumulation_steps)
     for factor in (2, 4):
         if rows % factor == 0:
-            yield change | {"train.accumulation_steps": config["train"]["accumulation_steps"] * factor}
-    for remat in ("dots", "full"):
+            yield change | {"train.accumulation_steps": accumulation_steps * factor}
+    policies = ["none", "dots", "full"]
+    for remat in policies[policies.index(config["model"]["remat"]) + 1 :]:
         change["model.remat"] = remat
         yield dict(change)
-    fsdp = 2
-    while fsdp <= chips and chips % fsdp == 0 and config["model"]["hidden_size"] % fsdp == 0:
-        yield change | {"parallel.fsdp": fsdp}
-        fsdp *= 2
-    rows_left, factor = rows, 1
-    while rows_left % 2 == 0:
-        rows_left, factor = rows_left // 2, factor * 2
-        yield change | {"parallel.fsdp": fsdp // 2, "train.accumulation_steps": config["train"]["accumulation_steps"] * factor}
+    sizes = [2**n for n in range(1, chips.bit_length()) if chips % 2**n == 0 and config["model"]["hidden_size"] % 2**n == 0]
+    for fsdp in sizes:
+        if before != -1 and fsdp > before:
+            change |= {"parallel.fsdp": fsdp} | ({} if config["parallel"]["data"] == -1 else {"parallel.data": -1})
+            yield dict(change)
+    factor = 2
+    while rows % factor == 0:
+        yield change | {"train.accumulation_steps": accumulation_steps * factor}
+        factor *= 2
 
 
 def suggest(config: Mapping[str, Any], name: str, report: Callable[[dict[str, Any], dict[str, Any]], None]) -> dict[str, Any] | None:
     """The first of `knobs` with which the step fits, compiled at low effort; None where none does. `report` hears of each try."""
-    chips = len(topology.devices(name)[1])
+    chips = len(topology.devices(name.removesuffix(_SHARE))[1])
     for change in knobs(config, chips):
+        if name.endswith(_SHARE) and "parallel.fsdp" in change:
+            continue
         with contextlib.suppress(UserError):  # a mesh that this config cannot have
             result = compile_for(override(config, change), name, "low", estimate=False)
             report(change, result)
@@ -279,11 +287,11 @@ def tell(change: Mapping[str, Any], result: Mapping[str, Any]) -> None:
 def lines(result: Mapping[str, Any]) -> list[str]:
     """A result for people."""
     mesh_words = " x ".join(f"{axis}={size}" for axis, size in result["mesh"].items()) or "one chip"
-    peak = f"{result['peak_gib']:.2f}" if result["peak_gib"] else "more than"
+    peak = f"{result['peak_gib']:.2f} of" if result["peak_gib"] else "above the"
     out = [
         f"{result['topology']}: {result['chips']} x {result['device']}, {mesh_words}, {result['executor']}, "
         f"attention {result['attention']}, {result['batch_rows']} rows of {result['length']}",
-        f"  memory a chip: {'fits' if result['fits'] else 'DOES NOT FIT'}, peak {peak} of {result['hbm_gib']:.0f} GiB"
+        f"  memory a chip: {'fits' if result['fits'] else 'DOES NOT FIT'}, peak {peak} {result['hbm_gib']:.0f} GiB"
         + (f" (arguments {result['arguments_gib']:.2f}, temporaries {result['temporaries_gib']:.2f})" if result["fits"] else ""),
     ]
     for kind, found in result.get("collectives", {}).items():

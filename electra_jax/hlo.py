@@ -31,6 +31,7 @@ class Collective(NamedTuple):
     kind: str
     dtypes: tuple[str, ...]
     bytes_once: int  # of the operands on one device
+    bytes_made: int  # of its results there
     times: int  # a step
     depth: int  # of loops around it
     elements: int  # of the largest array that it makes
@@ -139,7 +140,10 @@ def collectives(module: Module) -> list[Collective]:
         operands = re.findall(_NAME, instruction.rest[: _close(instruction.rest, 0)].replace("(", " "))
         given = " ".join(shapes[name] for name in operands if name in shapes)
         dtypes = tuple(sorted({dtype for dtype, _ in _ARRAY.findall(given)}))
-        found.append(Collective(kind, dtypes, array_bytes(given), times, depth, _elements(instruction.shape)))
+        made = array_bytes(instruction.shape)
+        if instruction.opcode == "all-gather-start":  # its shape names the operands too
+            made -= array_bytes(given)
+        found.append(Collective(kind, dtypes, array_bytes(given), made, times, depth, _elements(instruction.shape)))
     return found
 
 

@@ -74,6 +74,7 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, scratch: str
     """
     config = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
     multihost.agree("config", _sha256(config), "give every process the same command")
+    multihost.agree("number of devices", str(jax.local_device_count()), "give every process as many")
     with PreemptionSignal() as preemption, contextlib.ExitStack() as stack:
         lead = multihost.is_lead()
         place = multihost.together(lambda: stack.enter_context(workdirs.opened(workdir, scratch)) if lead else workdirs.visited(workdir))
@@ -146,7 +147,7 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
         )
         restored = checkpoints.restore(abstract_state)
         start_step = restored.step if restored else 0
-        if preemption.requested:
+        if preemption.requested and multihost.count() == 1:  # several agree on a step to stop after, the first at the earliest
             raise Preempted(f"stopped before step {start_step + 1}: the same command starts it")
         if start_step > train["steps"]:
             raise UserError(f"{place.name} is at step {start_step} already, past train.steps={train['steps']}: raise it")
@@ -166,12 +167,12 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
         for line in plan_lines(config, parts, program, run_clock, start_step):
             telemetry.note(line)
         place.publish()  # now, not at the first save: what may not be written there should be known before hours of training
-        multihost.meet("ready")
 
-    eval_step = mesh.on_mesh(
-        jax.jit(evaluation.make_eval_step(objective, parts.root), out_shardings=mesh.replicated(devices)), devices
-    )
     heldout = [mesh.to_devices(batch, devices) for batch in data.heldout]
+    with run_clock.section("compile"):  # now, and all before any starts: a peer that compiles for half a minute would be taken for dead
+        eval_step = jax.jit(evaluation.make_eval_step(objective, parts.root), out_shardings=mesh.replicated(devices))
+        eval_step = mesh.on_mesh(eval_step.lower, devices)(state.params, *heldout[0]).compile()
+        multihost.meet("ready")
     warned: set[str] = set()
     last: dict[str, float] = {}
 
@@ -229,12 +230,14 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
             evaluate=evaluate,
             services=services,
         )
+        checkpoints.close()
     except Preempted:
         if multihost.is_lead():
             write_report([])
         raise
-    finally:
-        checkpoints.close()
+    except BaseException:
+        checkpoints.leave()
+        raise
     if not last:  # the run was complete before this command
         evaluate(state, train["steps"])
     examples = marked_examples(eval_step, state.params, data, heldout[0])

@@ -10,7 +10,6 @@ import ctypes
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +34,7 @@ _LEADER = re.compile(r"Either the leader task was preempted|Deadline Exceeded\s+
 _NEVER_CAME = re.compile(r"Deadline Exceeded\s+RPC: \S*CoordinationService/RegisterTask")
 # The message of a Python exception that a dead peer causes, and the start of a line of XLA's log.
 _COLLECTIVE = re.compile(r"gloo|nccl|heartbeat|barrier|by peer|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED", re.IGNORECASE)
+_GLOO = re.compile("terminate called after throwing .*gloo::")  # one end of a connection has gone, where no Python catches it
 _LOG = re.compile(r"[IWEF]\d{4} \d\d:\d\d:|\*\*\* ")
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: not between fork and exec
@@ -128,6 +128,8 @@ def understand(returncode: int, lines: Sequence[str], hosts: dict[int, str]) -> 
         if error := _defect(lines):
             return Ending(EXIT_DEFECT, f"aborted after its own error: {error}")
         return Ending(EXIT_AGAIN, lost)
+    if number == signal.SIGABRT and any(map(_GLOO.search, lines)):
+        return Ending(EXIT_AGAIN, "lost a process: Gloo met a broken connection and names none; another host's log may")
     if number == signal.SIGKILL:
         why = "most often the machine ran out of memory: `dmesg` tells, and a smaller batch a device helps"
         return Ending(EXIT_AGAIN, f"killed (SIGKILL): {why}")
@@ -148,15 +150,27 @@ def workdir(command: Sequence[str]) -> str | None:
     return found or None
 
 
+_BUCKET = """
+import fsspec, sys
+fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+print(*fsspec.filesystem("gcs").glob(sys.argv[1]), sep=chr(10))
+"""
+
+
 def newest_checkpoint(folder: str | None) -> int:
-    """The highest step in `folder`/checkpoints; -1 for none, or where it cannot be known."""
+    """The highest whole step in `folder`/checkpoints; -1 for none, or where it cannot be known.
+
+    A bucket is listed by gcsfs, which the command itself needs there, and by gcloud where that cannot.
+    """
     names: list[str] = []
     if folder and folder.startswith("gs://"):
-        if gcloud := shutil.which("gcloud"):
-            command = [gcloud, "storage", "ls", f"{folder.rstrip('/')}/checkpoints/"]
+        commits = f"{folder.rstrip('/')}/checkpoints/*/commit_success.txt"  # what Orbax writes last
+        for command in ([sys.executable, "-c", _BUCKET, commits], ["gcloud", "storage", "ls", commits]):
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
-                names = [line.rstrip("/").rsplit("/", 1)[-1] for line in done.stdout.splitlines()]
+                if done.returncode == 0:
+                    names = [line.rsplit("/", 2)[-2] for line in done.stdout.split()]
+                    break
     elif folder:
         with contextlib.suppress(OSError):
             names = os.listdir(os.path.join(folder, "checkpoints"))

@@ -37,6 +37,10 @@ def main(_):
         aot.write_scale(pathlib.Path(ROOT, "configs", "pretrain.py"), pathlib.Path(ROOT, "docs"))
         return
     config, unfit = CONFIG.value.to_dict(), []
+    if not TOPOLOGY.value:
+        raise cli.UserError("--topology is empty: name one or more, such as --topology=v5e:4x4")
+    if JSON.value:
+        open(JSON.value, "a").close()  # what cannot be written should be known before minutes of compiling
     for topology in TOPOLOGY.value:
         result = aot.compile_for(config, topology, EFFORT.value)
         print("\n".join(aot.lines(result)), flush=True)

@@ -140,17 +140,17 @@ manifest() {
 apiVersion: v1
 kind: Service
 metadata:
-  name: $name
+  name: "$name"
 spec:
   clusterIP: None
   publishNotReadyAddresses: true
   selector:
-    job-name: $name
+    job-name: "$name"
 ---
 apiVersion: batch/v1
 kind: Job
 metadata:
-  name: $name
+  name: "$name"
 spec:
   completionMode: Indexed
   completions: $hosts
@@ -171,11 +171,11 @@ spec:
       - type: DisruptionTarget
   template:
     spec:
-      subdomain: $name
+      subdomain: "$name"
       restartPolicy: Never
       terminationGracePeriodSeconds: $grace_secs
 END
-  [[ -z $service_account ]] || printf '      serviceAccountName: %s\n' "$service_account"
+  [[ -z $service_account ]] || printf '      serviceAccountName: "%s"\n' "$service_account"
   cat <<END
       nodeSelector:
         cloud.google.com/gke-tpu-accelerator: $tpu
@@ -208,7 +208,7 @@ case $command in
     [[ $tpu =~ ^tpu[-a-z0-9]+$ ]] || fail "--tpu=$tpu: write what GKE calls the slice, such as --tpu=tpu-v6e-slice"
     [[ $topology =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] || fail "--topology=$topology: write the slice's chips, such as --topology=4x4"
     [[ -z $service_account || $service_account =~ ^[a-z0-9.-]+$ ]] || fail "--service-account=$service_account is no name of an account"
-    [[ " ${args[*]-}" == *" --workdir"* ]] || fail "pretrain.py needs a place that all hosts share: write -- --workdir=gs://bucket/run ..."
+    [[ " ${args[*]-}" =~ \ --?workdir(=|\ )[^-\ ] ]] || fail "pretrain.py needs a place that all hosts share: write -- --workdir=gs://bucket/run ..."
     yaml=$(manifest)
     if [[ -n $dry_run ]]; then
       printf "%s <<'END'\n%s\nEND\n" "$(quote "${kubectl[@]}" apply --filename=-)" "$yaml"

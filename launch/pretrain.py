@@ -29,6 +29,7 @@ DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes 
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0: join the other processes by hand.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+START_SECS = flags.DEFINE_integer("start_secs", 300, "Within so long all processes must have come.")
 HEARTBEAT_SECS = flags.DEFINE_integer("heartbeat_secs", 100, "A process that is silent for so long is taken for dead.")
 
 
@@ -41,7 +42,7 @@ def main(_):
 
     with multihost.connected(
         cluster=DISTRIBUTED.value, coordinator=COORDINATOR.value, num_processes=NUM_PROCESSES.value,
-        process_id=PROCESS_ID.value, heartbeat_secs=HEARTBEAT_SECS.value,
+        process_id=PROCESS_ID.value, heartbeat_secs=HEARTBEAT_SECS.value, start_secs=START_SECS.value,
     ):  # fmt: skip
         result = pretrain(CONFIG.value, WORKDIR.value, SCRATCH.value)
         if multihost.is_lead():

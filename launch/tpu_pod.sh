@@ -164,8 +164,8 @@ case $command in
     workdir=''
     for ((i = 0; i < ${#args[@]}; i++)); do
       case ${args[i]} in
-        --workdir=*) workdir=${args[i]#*=} ;;
-        --workdir) workdir=${args[i + 1]:-} ;;
+        --workdir=* | -workdir=*) workdir=${args[i]#*=} ;;
+        --workdir | -workdir) workdir=${args[i + 1]:-} ;;
       esac
     done
     [[ -n $workdir ]] || fail "pretrain.py needs a place that all hosts share: write -- --workdir=gs://bucket/run ..."

@@ -59,8 +59,9 @@ def choose(executor: str, mesh: Mesh) -> str:
         return "jit" if fsdp > 1 or mesh.size == 1 else "shard_map"
     if executor != "jit" and fsdp > 1:
         raise UserError(f"parallel.executor={executor} runs data parallel alone and parallel.fsdp is {fsdp}: choose jit or auto")
-    if executor == "pmap" and jax.process_count() > 1:
-        raise UserError(f"parallel.executor=pmap runs in one process and there are {jax.process_count()}: choose shard_map or auto")
+    processes = len({device.process_index for device in mesh.devices.flat})  # of the mesh: a compile for a pod counts the pod's
+    if executor == "pmap" and processes > 1:
+        raise UserError(f"parallel.executor=pmap runs in one process and there are {processes}: choose shard_map or auto")
     return executor
 
 

@@ -63,7 +63,7 @@ def _sizes(sizes: dict[str, int], num_devices: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Platform:
-    name: str  # "cpu", "gpu" or "tpu"
+    name: str  # "cpu", "gpu" (NVIDIA's), "rocm" (AMD's) or "tpu"
     device_kind: str
     dtype: str  # of matrix products
     slots_multiple: int  # masked slots a row are padded to a multiple of this
@@ -72,7 +72,9 @@ class Platform:
     def of(cls, mesh: Mesh) -> "Platform":
         """From the mesh's devices, never from the process's default backend, which is another during a compile for a TPU."""
         device = mesh.devices.flat[0]
-        name = "gpu" if device.platform in ("cuda", "rocm") else device.platform
+        name = {"cuda": "gpu"}.get(device.platform, device.platform)
+        if "rocm" in str(getattr(getattr(device, "client", None), "platform_version", "")).lower():
+            name = "rocm"
         accelerator = name != "cpu"
         return cls(name, device.device_kind, "bfloat16" if accelerator else "float32", 8 if accelerator else 1)
 

@@ -26,6 +26,7 @@ from electra_jax.cli import Preempted, UserError, one_line
 T = TypeVar("T")
 _FOREVER_MS = 7 * 24 * 3600 * 1000  # a dead peer ends the wait long before
 _LEAVING_MS = 3_000
+_START_MS = 60_000  # all have come already
 _LOST_PEER = re.compile(
     r"gloo|nccl|connection (closed|reset)|socket closed|broken pipe|coordination service|heartbeat|peer .*(lost|died|closed)", re.I
 )
@@ -54,11 +55,12 @@ def connected(
     num_processes: int | None = None,
     process_id: int | None = None,
     heartbeat_secs: int = 100,
+    start_secs: int = 300,
 ) -> Iterator[None]:
     """Joins the processes of a run and leaves together with them; alone, where neither `cluster` nor `coordinator` is given.
 
     cluster: by what the environment says (a TPU pod, GKE, Slurm, Open MPI). coordinator: HOST:PORT of process 0, by hand.
-    heartbeat_secs: a process that is silent for so long is dead.
+    heartbeat_secs: a process that is silent for so long is dead. start_secs: within so long all must have come.
 
     Whatever only one process meets ends it at once with the exit code of its kind (`electra_jax.cli`), so that the others
     hear of it by its silence; what all of them know (AgreedError, Preempted) ends them together.
@@ -72,16 +74,28 @@ def connected(
         raise UserError("--coordinator needs --num_processes=N and --process_id=0 to N-1 beside it")
     if coordinator is not None and not (0 <= process_id < num_processes and re.fullmatch(r"\S+:\d+", coordinator)):
         raise UserError(f"--coordinator={coordinator} --num_processes={num_processes} --process_id={process_id}: HOST:PORT, N, 0 to N-1")
-    if heartbeat_secs < 1:
-        raise UserError(f"--heartbeat_secs={heartbeat_secs}: it must be at least 1")
+    for name, secs in (("heartbeat_secs", heartbeat_secs), ("start_secs", start_secs)):
+        if secs < 1:
+            raise UserError(f"--{name}={secs}: it must be at least 1")
+    if coordinator is not None:
+        host, port = coordinator.rsplit(":", 1)
+        try:
+            if not 0 < int(port) < 2**16:
+                raise UserError(f"--coordinator={coordinator}: a port is a number from 1 to 65535")
+            socket.getaddrinfo(host.strip("[]"), int(port))
+        except socket.gaierror as error:
+            raise UserError(f"--coordinator={coordinator}: {host} is not known here ({error.strerror}): mend the name") from error
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=heartbeat_secs)
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, initialization_timeout=start_secs, heartbeat_timeout_seconds=heartbeat_secs
+        )
     except ValueError as error:
         raise UserError(f"no cluster was found ({one_line(error)}): give --coordinator, --num_processes and --process_id") from error
     except RuntimeError as error:
         raise Preempted(f"the processes of this run did not all come ({one_line(error)}): start them again") from error
     try:
+        _agree_on_count()
         hosts = gather(socket.gethostname())
         say("processes: " + ", ".join(f"{number} {host}" for number, host in enumerate(hosts)))
         yield
@@ -90,6 +104,17 @@ def connected(
         raise
     except BaseException as error:
         _leave_alone(error, heartbeat_secs)
+
+
+def _agree_on_count() -> None:
+    """UserError where this process and process 0, or process 0 and any, speak of another number of processes: they would wait for ever."""
+    state = distributed.global_state
+    _client().key_value_set(f"electra_jax/count/{state.process_id}", str(count()))
+    for number in range(count()) if is_lead() else (0,):
+        other = int(_client().blocking_key_value_get(f"electra_jax/count/{number}", _START_MS))
+        if other != count():
+            told = f"process {number} was told of {other} processes and process {state.process_id} of {count()}"
+            raise UserError(f"{told}: give all the same --num_processes")
 
 
 def _leave_alone(error: BaseException, heartbeat_secs: int) -> None:
@@ -167,15 +192,14 @@ def together(check: Callable[[], T]) -> T:
     return result
 
 
-def compare(name: str, value: float) -> list[float]:
+def compare(name: str, value: float) -> dict[int, float]:
     """Tells the others this process's latest value; process 0 gets the latest of each that has told one, the others nothing. No waiting."""
     if count() == 1:
-        return []
+        return {}
     _client().key_value_set(f"electra_jax/latest/{name}/{distributed.global_state.process_id}", repr(value), allow_overwrite=True)
     if not is_lead():
-        return []
-    told = {int(key.rsplit("/", 1)[1]): float(text) for key, text in _client().key_value_dir_get(f"electra_jax/latest/{name}/")}
-    return [told[number] for number in sorted(told)]
+        return {}
+    return {int(key.rsplit("/", 1)[1]): float(text) for key, text in _client().key_value_dir_get(f"electra_jax/latest/{name}/")}
 
 
 def agree(name: str, value: str, mend: str) -> None:

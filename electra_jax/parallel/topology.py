@@ -27,7 +27,7 @@ def offline() -> None:
 def devices(name: str) -> tuple[int, list[Any]]:
     """(number of slices, the devices) of "v5e:4x4", or of several slices, "2*v5e:4x4". UserError for a name that is none."""
     offline()
-    match = re.fullmatch(r"(?:(\d+)\*)?((\w+):(\d+(?:x\d+)*))", name)
+    match = re.fullmatch(r"(?:([1-9]\d*)\*)?((\w+):(\d+(?:x\d+)*))", name)
     if not match:
         raise _unknown(name)
     from jax.experimental import topologies

@@ -180,6 +180,13 @@ class Checkpoints:
 
     close = wait
 
+    def leave(self, secs: float = 60.0) -> None:
+        """Gives a save under way its last chance where this process ends by an error of its own: the others may train on, so that nothing
+        is agreed with them, nothing removed, and after `secs` nothing waited for. Raises nothing."""
+        if self._saving is not None:
+            with contextlib.suppress(Exception):
+                self._saving[1].result(timeout=secs if multihost.count() > 1 else None)
+
     def _explained(self, step: int, error: Exception) -> Exception:
         """The partial save is removed, because it may be what fills the disk; a person's business becomes a UserError."""
         with contextlib.suppress(UserError):

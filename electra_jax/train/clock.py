@@ -8,7 +8,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 SECTIONS = ("init", "compile", "data", "step", "eval", "checkpoint", "other")  # other: outside every section
@@ -82,20 +82,20 @@ def measure_matmul_peak(dtype: str = "float32", size: int = 2048, budget_secs: f
     return 2 * size**3 / best_secs
 
 
-def stragglers(own_secs: Sequence[float], step_secs: float) -> tuple[dict[str, float], str | None]:
-    """What the hosts' own seconds a step say: metrics, and a line where one of them holds up the others; ({}, None) for one host.
+def stragglers(own_secs: Mapping[int, float], step_secs: float) -> tuple[dict[str, float], str | None]:
+    """What the hosts' own seconds a step, by process, say: metrics, and a line where one holds up the others; ({}, None) for one host.
 
     Hosts wait for one another in every step, so that all of them take the same time for it; the slow one is the one that
     works while the others wait. It matters where its own work is more than a tenth of a step.
     """
     if len(own_secs) < 2:
         return {}, None
-    slowest, middle = max(own_secs), statistics.median_low(own_secs)
+    slowest, middle = max(own_secs.values()), statistics.median_low(own_secs.values())
     metrics = {"clock/host_secs_slowest": slowest, "clock/host_secs_median": middle}
     if slowest < 1.5 * middle or slowest < 0.1 * step_secs:
         return metrics, None
     return metrics, (
-        f"straggler: process {own_secs.index(slowest)} works {slowest:.3f} s a step by itself, the median {middle:.3f} s "
+        f"straggler: process {max(own_secs, key=own_secs.get)} works {slowest:.3f} s a step by itself, the median {middle:.3f} s "
         f"({slowest / max(middle, 1e-9):.1f} x): its disk or its CPU is slow"
     )
 

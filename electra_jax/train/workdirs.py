@@ -99,8 +99,13 @@ def _locked(folder: pathlib.Path, workdir: str) -> Iterator[pathlib.Path]:
 
 
 def check_shared(place: Workdir, wait_secs: float = 10.0) -> None:
-    """AgreedError where a process cannot see in the workdir what process 0 writes there. A network file system may take seconds."""
-    if remote.is_remote(place.name) or multihost.count() == 1:
+    """AgreedError where processes name the workdir differently (Orbax compares the names), or where one cannot see in it what process 0
+    writes there. A network file system may take seconds."""
+    if multihost.count() == 1:
+        return
+    name = place.name if remote.is_remote(place.name) else str(place.path.absolute())
+    multihost.agree("--workdir", name, "write it alike for all, and mount it at the same place")
+    if remote.is_remote(place.name):
         return
     workdir = place.path
     mark = workdir / f"{_SHARED}{multihost.from_lead(os.urandom(8).hex())}"

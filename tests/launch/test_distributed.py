@@ -33,21 +33,29 @@ def free_port() -> int:
 
 
 class Processes:
-    """`count` processes of one run with `devices` fake devices each. each: fields that differ, a dict a process."""
+    """`count` processes of one run with `devices` fake devices each (a number, or one for each).
 
-    def __init__(self, workdir, rows, cache, count, devices, wrapped=False, each=(), folders=(), **fields):
+    each: fields that differ, a dict a process. told: the --num_processes of each. prelude: code by process, that runs before the script.
+    """
+
+    def __init__(
+        self, workdir, rows, cache, count, devices, wrapped=False, each=(), folders=(), told=(), prelude=None, logs=None, **fields
+    ):
         port = free_port()
-        self.logs = [pathlib.Path(f"{workdir}.{time.monotonic_ns()}.{number}.log") for number in range(count)]
+        self.logs = [pathlib.Path(f"{logs or workdir}.{time.monotonic_ns()}.{number}.log") for number in range(count)]
         self.processes = []
         for number, log in enumerate(self.logs):
             own = dict(each[number]) if each else {}
             command = runs.command(own.pop("workdir", workdir), rows, **{**FIELDS, "train.steps": FEWER, **fields, **own})
-            command += [f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={number}"]
+            command += [f"--coordinator=localhost:{port}", f"--num_processes={told[number] if told else count}", f"--process_id={number}"]
+            if code := (prelude or {}).get(number):
+                command[1:1] = ["-c", code + THEN]
             command += [f"--heartbeat_secs={HEARTBEAT_SECS}"]
             if wrapped:
                 command = [sys.executable, str(runs.ROOT / "launch" / "retry.py"), "--once", "--", *command]
             with open(log, "w") as file:
-                where = dict(env=runs.environment(cache, devices), cwd=folders[number] if folders else None)
+                here = devices[number] if isinstance(devices, tuple) else devices
+                where = dict(env=runs.environment(cache, here), cwd=folders[number] if folders else None)
                 self.processes.append(subprocess.Popen(command, **where, stdout=file, stderr=subprocess.STDOUT))
 
     def wait(self, secs=240) -> list[int]:
@@ -157,18 +165,46 @@ def test_a_killed_process_is_named_by_the_others_and_costs_what_was_not_saved(ro
     assert_same_rows(workdir, undisturbed, FEWER)
 
 
-def one_line(processes: Processes, pattern: str) -> None:
-    codes, texts = processes.wait(120), processes.texts()
-    assert codes == [2] * len(codes), texts
-    for text in texts:
-        assert re.search(pattern, text) and "Traceback" not in text, texts
+THEN = "\nimport runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+DEFECT = """
+from electra_jax.data import loader
+def batches(*args, before=loader.batches, **kwargs):
+    for number, batch in enumerate(before(*args, **kwargs), start=1):
+        if number == 12:
+            raise KeyError("a defect")
+        yield batch
+loader.batches = batches
+"""
+
+
+@pytest.mark.parametrize("at_fault", [0, 1])
+def test_a_defect_in_one_process_ends_it_and_the_others_hear(at_fault, rows, cache, tmp_path):
+    """After a save, which the others go on to finish: nothing may wait for them."""
+    two = Processes(tmp_path / "run", rows, cache, 2, 1, wrapped=True, prelude={at_fault: DEFECT})
+    codes, texts = two.wait(150), two.texts()
+    assert (codes[at_fault], codes[1 - at_fault]) == (1, 42), texts
+    assert "KeyError: 'a defect'" in texts[at_fault] and f"lost process {at_fault} (" in texts[1 - at_fault], texts
+    assert (tmp_path / "run" / "checkpoints" / "7").is_dir()
+
+
+def test_an_interrupt_of_one_while_it_compiles_stops_all(rows, tmp_path):
+    two = Processes(tmp_path / "run", rows, tmp_path / "cold", 2, 1)
+    while "compiling the step" not in two.texts()[0]:
+        assert two.processes[0].poll() is None, two.texts()
+        time.sleep(0.05)
+    two.processes[1].send_signal(signal.SIGINT)
+    assert two.wait(150) == [42, 42], two.texts()
+    assert len({re.search(r"stopped at step (\d+) of", text)[1] for text in two.texts()}) == 1
 
 
 MISTAKES = {
     "config": ("process 1 has another config than process 0", dict(each=[{}, {"seed": 1}])),
     "data": ("process 1 has another data set than process 0", dict(hosts=["rows", "other"])),
     "no data": ("process 1 of 2: .*no such folder", dict(hosts=["rows", "nowhere"])),
-    "workdir": ("is not the folder that process 0 writes to", dict(each=[{"workdir": "a"}, {"workdir": "b"}])),
+    "workdir": ("is not the folder that process 0 writes to", dict(hosts=["rows", "rows"])),
+    "spelling": ("process 1 has another --workdir than process 0", dict(each=[{"workdir": "a"}, {"workdir": "../host/a"}])),
+    "devices": ("process 1 has another number of devices than process 0", dict(devices=(2, 1))),
+    "told": (r"process \d was told of \d processes and process \d of \d", dict(told=(2, 3))),
     "pmap": ("pmap runs in one process and there are 2", {"parallel.executor": "pmap"}),
     "mesh": ("does not fit 2 devices", {"parallel.data": 3}),
     "batch": ("cannot be dealt out to 2 devices", {"train.batch_rows": 7}),
@@ -191,11 +227,11 @@ def test_a_mistake_ends_all_processes_with_the_same_line(mistake, rows, cache, t
         for number, name in enumerate(hosts):
             (tmp_path / f"host{number}").mkdir()
             (tmp_path / f"host{number}" / "rows").symlink_to(rows if name == "rows" else tmp_path / name)
-        processes = Processes(tmp_path / "run", "rows", cache, 2, 1, folders=[tmp_path / "host0", tmp_path / "host1"])
+        workdir = "/proc/self/cwd/run" if mistake == "workdir" else tmp_path / "run"  # one name, two folders
+        processes = Processes(workdir, "rows", cache, 2, 1, folders=[tmp_path / "host0", tmp_path / "host1"], logs=tmp_path / "log")
     else:
-        each = [{k: tmp_path / v if k == "workdir" else v for k, v in own.items()} for own in arguments.get("each", ())]
-        fields = {name: value for name, value in arguments.items() if name != "each"}
-        processes = Processes(tmp_path / "run", rows, cache, 2, 1, each=each, **fields)
+        each = [{k: f"{tmp_path}/host/{v}" if k == "workdir" else v for k, v in own.items()} for own in arguments.get("each", ())]
+        processes = Processes(tmp_path / "run", rows, cache, 2, **{"devices": 1, **arguments, "each": each})
     codes, texts = processes.wait(120), processes.texts()
     assert codes == [2, 2], texts
     for text in texts:

@@ -25,6 +25,7 @@ LOST = {
     "stopped_coordinator": "lost process 0 (hostA): ",
     "two_killed": "lost process 3 (hostD): ",  # the coordinator names one of the two
     "restarted": "lost process 1 (hostB): it died and was started again",
+    "gloo_pair": "lost a process: Gloo met a broken connection",  # a survivor of three, when another was killed
     "never_came": "lost a process: not all came to the start",
     "jax12.killed.at_other": "lost process 1 (hostB): ",
     "jax12.stopped.at_other": "lost process 1 (hostB): ",
@@ -155,14 +156,26 @@ def test_starts_and_once(tmp_path):
 
 
 def test_the_newest_checkpoint_in_a_bucket(tmp_path, monkeypatch):
+    """By gcloud, where Python has no gcsfs."""
     gcloud = tmp_path / "gcloud"
-    gcloud.write_text('#!/bin/sh\n[ "$*" = "storage ls gs://b/run/checkpoints/" ] || exit 1\nfor n in 7 12 99.x; do echo "$3$n/"; done\n')
+    whole = "gs://b/run/checkpoints/*/commit_success.txt"
+    answer = 'for n in 7 12 99.x; do echo "${3%%/\\**}/$n/${3##*/}"; done'
+    gcloud.write_text(f'#!/bin/sh\n[ "$*" = "storage ls {whole}" ] || exit 1\n{answer}\n')
     gcloud.chmod(0o755)
+    monkeypatch.setattr(retry.sys, "executable", "/nowhere/python")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert retry.newest_checkpoint("gs://b/run") == retry.newest_checkpoint("gs://b/run/") == 12
     assert retry.newest_checkpoint("gs://b/other") == -1
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert retry.newest_checkpoint("gs://b/run") == -1
+
+
+def test_a_step_in_a_bucket_counts_once_it_is_whole(gcs, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    for step, last in ((7, "commit_success.txt"), (12, "commit_success.txt"), (15, "state/0")):
+        gcs.buckets.setdefault("b", {})[f"run/checkpoints/{step}/{last}"] = b"x"
+    assert retry.newest_checkpoint("gs://b/run") == retry.newest_checkpoint("gs://b/run/") == 12
+    assert retry.newest_checkpoint("gs://b/other") == -1
 
 
 STOPPABLE = """

@@ -12,7 +12,7 @@ from electra_jax.parallel import multihost
 
 def test_alone():
     assert multihost.count() == 1 and multihost.is_lead()
-    assert multihost.gather({"a": 1}) == [{"a": 1}] and multihost.from_lead([2]) == [2] and multihost.compare("x", 1.0) == []
+    assert multihost.gather({"a": 1}) == [{"a": 1}] and multihost.from_lead([2]) == [2] and multihost.compare("x", 1.0) == {}
     assert multihost.together(lambda: 5) == 5
     multihost.agree("config", "x", "mend it")
     multihost.meet("anything")
@@ -30,6 +30,9 @@ def test_alone():
         (dict(coordinator="localhost", num_processes=2, process_id=0), "HOST:PORT"),
         (dict(coordinator="localhost:1", num_processes=2, process_id=2), "0 to N-1"),
         (dict(coordinator="localhost:1", num_processes=2, process_id=1, heartbeat_secs=0), "at least 1"),
+        (dict(coordinator="localhost:1", num_processes=2, process_id=1, start_secs=0), "at least 1"),
+        (dict(coordinator="localhost:65536", num_processes=2, process_id=1), "65535"),
+        (dict(coordinator="no-such-host.invalid:99", num_processes=2, process_id=1), "is not known here"),
     ],
 )
 def test_flags_that_do_not_go_together(given, message):

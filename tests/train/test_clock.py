@@ -189,10 +189,10 @@ def test_own_seconds_leave_out_the_wait_for_the_devices():
 
 
 def test_a_straggler_is_named_where_it_matters():
-    assert stragglers([0.3], 1.0) == ({}, None)
-    metrics, line = stragglers([0.02, 0.03, 0.6, 0.02], 1.0)
+    assert stragglers({0: 0.3}, 1.0) == ({}, None)
+    metrics, line = stragglers({0: 0.02, 1: 0.03, 3: 0.6, 5: 0.02}, 1.0)  # those which have told one
     assert metrics == {"clock/host_secs_slowest": 0.6, "clock/host_secs_median": 0.02}
-    assert "process 2 works 0.600 s" in line and "30.0 x" in line
-    assert stragglers([0.02, 0.03, 0.05], 1.0)[1] is None  # a twentieth of a step holds nobody up
-    assert stragglers([0.5, 0.6, 0.55], 1.0)[1] is None  # all alike
-    assert stragglers([0.0, 0.6], 0.0)[1]
+    assert "process 3 works 0.600 s" in line and "30.0 x" in line
+    assert stragglers(dict(enumerate([0.02, 0.03, 0.05])), 1.0)[1] is None  # a twentieth of a step holds nobody up
+    assert stragglers(dict(enumerate([0.5, 0.6, 0.55])), 1.0)[1] is None  # all alike
+    assert stragglers({0: 0.0, 1: 0.6}, 0.0)[1]

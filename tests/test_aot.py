@@ -85,7 +85,8 @@ def test_the_command_line_says_what_to_change_and_finds_it(tmp_path):
     found = run(*wide, "--suggest")
     assert found.returncode == 2 and "fits with --config." in found.stderr.splitlines()[-1], found.stderr
 
-    for name, words in (("v5e:3x5", "unknown"), ("v7x:2x2", "unknown"), ("nonsense", "unknown"), ("v5e:4x4", "cannot be dealt out")):
+    names = ("v5e:3x5", "unknown"), ("v7x:2x2", "unknown"), ("0*v5e:2x2", "unknown"), ("", "empty"), ("v5e:4x4", "cannot be dealt out")
+    for name, words in names:
         wrong = run(f"--topology={name}", "--config.train.batch_rows=24", "--effort=low")
         assert wrong.returncode == 2 and words in wrong.stderr.splitlines()[-1] and "Traceback" not in wrong.stderr, wrong.stderr
 
@@ -98,6 +99,11 @@ def test_knobs_go_from_cheap_to_dear():
     assert first == sorted(first)
     assert all(change.get("parallel.fsdp", 1) <= 16 for change in changes)
     assert get_config("large").model.remat == "none"  # an override copies
+
+    given = {"model.attention_dropout": 0.0, "model.remat": "full", "parallel.fsdp": 8, "parallel.data": 2}
+    later = list(aot.knobs(aot.override(get_config("large").to_dict(), given), 16))
+    assert not any("model.remat" in change for change in later)  # what was asked for is never undone
+    assert [c["parallel.fsdp"] for c in later if list(c) == ["parallel.fsdp", "parallel.data"]] == [16]
 
 
 @needs_libtpu

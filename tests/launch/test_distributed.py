@@ -35,12 +35,14 @@ def free_port() -> int:
 class Processes:
     """`count` processes of one run with `devices` fake devices each (a number, or one for each).
 
-    each: fields that differ, a dict a process. told: the --num_processes of each. prelude: code by process, that runs before the script.
+    more: flags of all. each: fields that differ, a dict a process. told: the --num_processes of each.
+    prelude: code by process, that runs before the script. logs: where they lie, if not beside the workdir.
     """
 
     def __init__(
-        self, workdir, rows, cache, count, devices, wrapped=False, each=(), folders=(), told=(), prelude=None, logs=None, **fields
-    ):
+        self, workdir, rows, cache, count, devices, *more,
+        wrapped=False, each=(), folders=(), told=(), prelude=None, logs=None, **fields
+    ):  # fmt: skip
         port = free_port()
         self.logs = [pathlib.Path(f"{logs or workdir}.{time.monotonic_ns()}.{number}.log") for number in range(count)]
         self.processes = []
@@ -50,7 +52,7 @@ class Processes:
             command += [f"--coordinator=localhost:{port}", f"--num_processes={told[number] if told else count}", f"--process_id={number}"]
             if code := (prelude or {}).get(number):
                 command[1:1] = ["-c", code + THEN]
-            command += [f"--heartbeat_secs={HEARTBEAT_SECS}"]
+            command += [f"--heartbeat_secs={HEARTBEAT_SECS}"] + list(more)
             if wrapped:
                 command = [sys.executable, str(runs.ROOT / "launch" / "retry.py"), "--once", "--", *command]
             with open(log, "w") as file:
@@ -195,6 +197,20 @@ def test_an_interrupt_of_one_while_it_compiles_stops_all(rows, tmp_path):
     two.processes[1].send_signal(signal.SIGINT)
     assert two.wait(150) == [42, 42], two.texts()
     assert len({re.search(r"stopped at step (\d+) of", text)[1] for text in two.texts()}) == 1
+
+
+def test_several_processes_train_in_a_bucket(gcs, rows, cache, undisturbed, tmp_path):
+    files = gcs.buckets.setdefault("bucket", {})
+    for steps in (9, 12):  # the second time another host's disk is the first process's
+        where = dict(logs=tmp_path / "log", **{"train.steps": steps})
+        two = Processes("gs://bucket/run", rows, cache, 2, 4, f"--scratch={tmp_path}/scratch{steps}", **where)
+        assert two.wait() == [0, 0], two.texts()
+        assert f"run/checkpoints/{steps}/commit_success.txt" in files
+    assert "going on from step 9" in two.texts()[0]
+    (tmp_path / "metrics.jsonl").write_bytes(files["run/metrics.jsonl"])
+    mine, theirs = curve(tmp_path), curve(undisturbed)
+    assert list(mine) == list(range(1, 13))
+    np.testing.assert_allclose(list(mine.values()), [theirs[step] for step in mine], rtol=2e-3)
 
 
 MISTAKES = {

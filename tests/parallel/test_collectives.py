@@ -52,6 +52,8 @@ def test_fsdp_gathers_and_scatters_and_never_sums_a_whole_matrix(data, fsdp):
     found, params = travels("jit", data, fsdp)
     kinds = {c.kind for c in found}
     assert {"all-gather", "reduce-scatter"} <= kinds <= {"all-gather", "reduce-scatter", "all-reduce"}
+    gathers = [c for c in found if c.kind == "all-gather"]
+    assert gathers and all(c.bytes_made == fsdp * c.bytes_once for c in gathers)
     cut = [math.prod(x.shape) for x in jax.tree.leaves(params) if "fsdp" in x.sharding.spec]
     layers = [size // LAYERS if size % LAYERS == 0 else size for size in cut]
     whole = max(c.elements for c in found if c.kind == "all-reduce")

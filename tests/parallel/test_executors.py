@@ -35,6 +35,22 @@ def test_unknown_executor_is_named():
         executors.choose("jitt", mesh.make_mesh())
 
 
+def test_pmap_counts_the_processes_of_the_mesh_and_not_its_own():
+    """A compile for a pod is one process that compiles for many."""
+
+    class Device:
+        def __init__(self, process_index):
+            self.process_index = process_index
+
+    class Mesh:
+        shape, size, devices = {"fsdp": 1}, 4, np.array([[Device(0), Device(0), Device(1), Device(1)]])
+
+    with pytest.raises(UserError, match="runs in one process and there are 2"):
+        executors.choose("pmap", Mesh())
+    Mesh.devices = Mesh.devices[:, :2]
+    assert executors.choose("pmap", Mesh()) == "pmap"
+
+
 def test_platform_comes_from_the_devices():
     class Device:
         platform, device_kind = "tpu", "TPU v5 lite"
@@ -43,5 +59,8 @@ def test_platform_comes_from_the_devices():
         devices = np.array([[Device()]])
 
     assert mesh.Platform.of(Mesh()) == mesh.Platform("tpu", "TPU v5 lite", "bfloat16", 8)
+    Device.platform, Device.device_kind = "gpu", "AMD Instinct MI300X"
+    Device.client = type("Client", (), {"platform_version": "rocm 60400"})
+    assert mesh.Platform.of(Mesh()).name == "rocm"  # where auto does not mean cuDNN
     assert mesh.Platform.of(mesh.make_mesh()).dtype == "float32"
     assert mesh.device_memory_bytes(mesh.make_mesh()) > 2**28

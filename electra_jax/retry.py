@@ -150,11 +150,14 @@ def workdir(command: Sequence[str]) -> str | None:
     return found or None
 
 
+# In a process of its own, which can be given up.
 _BUCKET = """
-import fsspec, sys
-fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
-print(*fsspec.filesystem("gcs").glob(sys.argv[1]), sep=chr(10))
+import sys
+sys.path.insert(0, sys.argv[2])
+from electra_jax import remote
+print(*remote.filesystem().glob(sys.argv[1]), sep=chr(10))
 """
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def newest_checkpoint(folder: str | None) -> int:
@@ -165,7 +168,7 @@ def newest_checkpoint(folder: str | None) -> int:
     names: list[str] = []
     if folder and folder.startswith("gs://"):
         commits = f"{folder.rstrip('/')}/checkpoints/*/commit_success.txt"  # what Orbax writes last
-        for command in ([sys.executable, "-c", _BUCKET, commits], ["gcloud", "storage", "ls", commits]):
+        for command in ([sys.executable, "-c", _BUCKET, commits, _ROOT], ["gcloud", "storage", "ls", commits]):
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
                 if done.returncode == 0:

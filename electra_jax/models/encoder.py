@@ -68,6 +68,7 @@ def apply(params: Params, config: EncoderConfig, embedded_NxE: Array, batch: Bat
     if config.scan_layers:
         numbers = jnp.arange(1, config.num_layers + 1, dtype=jnp.uint32)
         return jax.lax.scan(lambda x, inputs: (layer(x, *inputs), None), x, (params["layers"], numbers))[0]
+    layer = jax.jit(layer)  # traced and differentiated once and not once a layer; XLA inlines it
     for number, layer_params in enumerate(unstack(params["layers"], config.num_layers), start=1):
         x = layer(x, layer_params, jnp.uint32(number))
     return x

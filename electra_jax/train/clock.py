@@ -62,7 +62,7 @@ def _contains(words: list[str], name: list[str]) -> bool:
     return any(words[i : i + len(name)] == name for i in range(len(words)))
 
 
-def measure_matmul_peak(dtype: str = "float32", size: int = 2048, budget_secs: float = 0.6) -> float:
+def measure_matmul_peak(dtype: str = "float32", size: int = 2048, budget_secs: float = 0.25) -> float:
     """FLOP/s of a `size`-cubed matrix product on the default device: the best of as many as fit.
 
     It stands in where there is no data sheet: a CPU's figure depends on its cores, clock and neighbours.

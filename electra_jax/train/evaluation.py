@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import rankdata
 
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, Params
@@ -57,7 +56,9 @@ def roc_auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
     negatives = len(label_N) - positives
     if not positives or not negatives:
         return 0.5
-    rank_sum = float(rankdata(score_N)[label_N.astype(bool)].sum())
+    _, place_N, counts = np.unique(score_N, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # from 1; equal scores share their mean rank
+    rank_sum = float(ranks[place_N][label_N.astype(bool)].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 

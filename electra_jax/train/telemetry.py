@@ -172,41 +172,46 @@ class Silent:
 
 
 class _EventFile:
-    """TensorBoard scalars, written at once by the caller.
+    """TensorBoard scalars, written by the caller at each flush.
 
     Not tensorboardX's SummaryWriter: on a full disk its writer thread dies with a trace, and the training
-    loop then waits for ever at its full queue of ten.
+    loop then waits for ever at its full queue of ten. tensorboardX is imported at the first flush and not before the
+    first step: it takes a second or two with it (torch, google.cloud.storage) where they are installed.
     """
 
     def __init__(self, folder: pathlib.Path, start_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2, summary_pb2
-
-        self._event_pb2, self._summary_pb2 = event_pb2, summary_pb2
-        folder.mkdir(exist_ok=True)
-        # The name alone has whole seconds, and a second session within one would overwrite the first.
-        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
-        # TensorBoard reads the files in name order, and here forgets what it read of this step and later
-        # (what SummaryWriter calls purge_step).
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write_event(start_step + 1, session_log=start)
+        self._folder, self._start_step = folder, start_step
+        self._writer = None
+        self._waiting: list[tuple[float, int, Mapping[str, float]]] = []
         self._flushed = time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        pb2 = self._summary_pb2.Summary
-        values = [pb2.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
-        self._write_event(step, summary=pb2(value=values))
+        self._waiting.append((time.time(), int(step), metrics))
         if time.monotonic() - self._flushed > _TENSORBOARD_FLUSH_SECS:
             self.flush()
 
-    def _write_event(self, step: int, **what: Any) -> None:
-        self._writer.write_event(self._event_pb2.Event(wall_time=time.time(), step=int(step), **what))
-
     def flush(self) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        if self._writer is None:
+            self._folder.mkdir(exist_ok=True)
+            # The name alone has whole seconds, and a second session within one would overwrite the first.
+            self._writer = EventsWriter(str(self._folder / "events"), filename_suffix=f".{time.time_ns()}")
+            # TensorBoard reads the files in name order, and here forgets what it read of this step and later
+            # (what SummaryWriter calls purge_step).
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=self._start_step + 1, session_log=start))
+        for wall_time, step, metrics in self._waiting:
+            values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
+            self._writer.write_event(Event(wall_time=wall_time, step=step, summary=Summary(value=values)))
+        self._waiting.clear()
         self._writer.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
+        self.flush()
         self._writer.close()
 
 

@@ -7,6 +7,7 @@ import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # nothing comes from the user's cache or goes there; runs.py has caches of its own
 
 import pytest
 

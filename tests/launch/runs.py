@@ -19,7 +19,7 @@ FIELDS = {
 def environment(cache: pathlib.Path, devices: int = 1) -> dict[str, str]:
     """So many fake devices, and a compilation cache shared by the runs of a test: the same program is compiled once."""
     cached = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PLATFORMS": "cpu"}
-    cached["JAX_NUM_CPU_DEVICES"] = str(devices)
+    cached |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_NUM_CPU_DEVICES": str(devices)}
     return {**os.environ, **cached, "PYTHONPATH": str(ROOT)}
 
 

@@ -3,14 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from electra_jax import rng
 from electra_jax.cli import UserError
+from electra_jax.models import backward
 from electra_jax.parallel import sharding
 from electra_jax.types import Array
 
-# The published code adds -10000 to masked scores (google-research/electra model/modeling.py). exp of either is exactly 0 beside any
-# real score, and a finite value keeps a row that is all padding free of NaN.
-MASKED = -1e4
 _RESIDUALS = "attention_residuals"  # what the backward kernel needs of the forward one: never computed again
 
 
@@ -66,16 +63,7 @@ def attend(
     if path in ("splash", "cudnn"):
         kernel = _flat_residuals(sharding.per_device(splash)) if path == "splash" else sharding.per_device(cudnn)
         return kernel(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL)
-    wide = jnp.promote_types(q_BxLxHxD.dtype, jnp.float32)
-    scores_BxHxLxM = jnp.einsum("blhd,bmhd->bhlm", q_BxLxHxD, k_BxLxHxD, preferred_element_type=wide)
-    scores_BxHxLxM *= q_BxLxHxD.shape[-1] ** -0.5
-    same_Bx1xLxM = segments_BxL[:, None, :, None] == segments_BxL[:, None, None, :]
-    scores_BxHxLxM = jnp.where(same_Bx1xLxM, scores_BxHxLxM, jnp.asarray(MASKED, wide))
-    weights_BxHxLxM = jnp.exp(scores_BxHxLxM - jnp.max(scores_BxHxLxM, axis=-1, keepdims=True))
-    weights_BxHxLxM /= jnp.sum(weights_BxHxLxM, axis=-1, keepdims=True)
-    if seeds_Bx2 is not None and rate:
-        weights_BxHxLxM = rng.dropout(weights_BxHxLxM, seeds_Bx2, rate)
-    return jnp.einsum("bhlm,bmhd->blhd", weights_BxHxLxM.astype(v_BxLxHxD.dtype), v_BxLxHxD)
+    return backward.attention(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL, seeds_Bx2, rate)
 
 
 def _flat_residuals(kernel):
@@ -120,5 +108,5 @@ def splash(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: A
 def cudnn(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array) -> Array:
     """The same by cuDNN's fused kernel. Segments go in as a bias: its own masks know lengths of rows and no packing."""
     same_Bx1xLxM = segments_BxL[:, None, :, None] == segments_BxL[:, None, None, :]
-    bias_Bx1xLxM = jnp.where(same_Bx1xLxM, 0.0, MASKED).astype(q_BxLxHxD.dtype)
+    bias_Bx1xLxM = jnp.where(same_Bx1xLxM, 0.0, backward.MASKED).astype(q_BxLxHxD.dtype)
     return jax.nn.dot_product_attention(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, bias_Bx1xLxM, implementation="cudnn")

@@ -4,11 +4,13 @@ params = {"embeddings": shared by both, LayerNorm and positions too,
           "generator": {"project", "layers", "head"}, "discriminator": {"project", "layers", "head"}}
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from electra_jax.config import ElectraConfig
-from electra_jax.models import encoder, heads, layers
+from electra_jax.models import backward, encoder, heads, layers
 from electra_jax.parallel import sharding
 from electra_jax.types import Array, Batch, Params
 
@@ -21,7 +23,7 @@ def init_params(key: Array, config: ElectraConfig) -> Params:
     dtype = jnp.dtype(config.dtype)
     embeddings = layers.Embeddings(config).init(keys["embeddings"], batch)["params"]
     generator, discriminator = config.generator, config.discriminator
-    mlm_head = heads.MLMHead(generator).init(keys["mlm"], jnp.zeros((1, generator.hidden_size), dtype), embeddings["word"])
+    mlm_head = heads.MLMHead(generator, config.vocab_size).init(keys["mlm"], jnp.zeros((1, generator.hidden_size), dtype))
     rtd_head = heads.RTDHead(discriminator).init(keys["rtd"], jnp.zeros((1, discriminator.hidden_size), dtype))
     return {
         "embeddings": embeddings,
@@ -40,7 +42,19 @@ def hidden_states(params: Params, config: ElectraConfig, network: str, batch: Ba
 def generator_apply(
     params: Params, config: ElectraConfig, batch: Batch, slots_BxK: Array, seeds_Bx2: Array | None = None
 ) -> Array:
-    """Vocabulary logits [B, K, V] at the positions `slots_BxK` of rows whose chosen tokens are masked.
+    """Vocabulary logits [B, K, V] at the positions `slots_BxK` of rows whose chosen tokens are masked."""
+    return _at_slots(heads.logits, params, config, batch, slots_BxK, seeds_Bx2)
+
+
+def generator_nll(
+    params: Params, config: ElectraConfig, batch: Batch, slots_BxK: Array, targets_BxK: Array, seeds_Bx2: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """Of the same logits: (-log probability of the target [B, K], unnormalised probabilities [B, K, V], is it the likeliest [B, K])."""
+    return _at_slots(backward.vocabulary_nll, params, config, batch, slots_BxK, seeds_Bx2, targets_BxK)
+
+
+def _at_slots(function: Callable, params: Params, config: ElectraConfig, batch: Batch, slots_BxK: Array, seeds_Bx2: Array | None, *more):
+    """function(x [S, E], words [V, E], bias [V], *more [S]) of the generator's head at the slots, each result [S, ..] as [B, K, ..].
 
     Only the slots are projected onto the vocabulary: at 15% masked, projecting every position costs 13 to 28% of a step.
     """
@@ -49,13 +63,14 @@ def generator_apply(
     # Row by row, so that a batch which is cut by rows stays so.
     x_BxKxH = jax.vmap(lambda x_LxH, slots_K: x_LxH[slots_K])(x_NxH.reshape(B, L, -1), slots_BxK)
 
-    def head(params, x_BxKxH):
-        x_SxH = x_BxKxH.reshape(-1, x_BxKxH.shape[-1])
-        logits_SxV = heads.MLMHead(config.generator).apply({"params": params["head"]}, x_SxH, params["word"])
-        return logits_SxV.reshape(*x_BxKxH.shape[:2], config.vocab_size)
+    def head(params, x_BxKxH, *more_BxK):
+        flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+        x_SxE, bias_V = heads.MLMHead(config.generator, config.vocab_size).apply({"params": params["head"]}, flat(x_BxKxH))
+        out = function(x_SxE, params["word"].astype(x_SxE.dtype), bias_V, *map(flat, more_BxK))
+        return jax.tree.map(lambda y: y.reshape(*x_BxKxH.shape[:2], *y.shape[1:]), out)
 
     head_params = {"head": params["generator"]["head"], "word": params["embeddings"]["word"]}
-    return sharding.rows(sharding.on_rows(head, config.dtype)(head_params, x_BxKxH))
+    return sharding.rows(sharding.on_rows(head, config.dtype)(head_params, x_BxKxH, *more))
 
 
 def discriminator_apply(params: Params, config: ElectraConfig, batch: Batch, seeds_Bx2: Array | None = None) -> Array:

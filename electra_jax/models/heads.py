@@ -4,24 +4,28 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from electra_jax.config import EncoderConfig
-from electra_jax.models.layers import LayerNorm, dense, gelu, glorot_dense
+from electra_jax.models import backward
+from electra_jax.models.layers import LayerNorm, dense, glorot_dense
 from electra_jax.types import Array
 
 
 class MLMHead(nn.Module):
-    """Hidden [S, H] -> vocabulary logits [S, V], at least float32: dense, GELU, LayerNorm, the word table's transpose, bias."""
+    """Hidden [S, H] -> ([S, E], bias [V]): dense, GELU, LayerNorm. `logits` adds the word table."""
 
     config: EncoderConfig
+    vocab_size: int
 
     @nn.compact
-    def __call__(self, x_SxH: Array, word_VxE: Array) -> Array:
-        config, dtype = self.config, jnp.dtype(self.config.dtype)
-        bias_V = self.param("bias", nn.initializers.zeros, word_VxE.shape[:1], jnp.dtype(config.param_dtype))
-        x_SxE = gelu(dense(config, config.embedding_size, "dense")(x_SxH))
-        x_SxE = LayerNorm(config.layer_norm_eps, config.param_dtype, name="norm")(x_SxE)
-        wide = jnp.promote_types(dtype, jnp.float32)
-        logits_SxV = jnp.einsum("se,ve->sv", x_SxE, word_VxE.astype(dtype), preferred_element_type=wide)
-        return logits_SxV + bias_V[None]
+    def __call__(self, x_SxH: Array) -> tuple[Array, Array]:
+        config = self.config
+        bias_V = self.param("bias", nn.initializers.zeros, (self.vocab_size,), jnp.dtype(config.param_dtype))
+        x_SxE = backward.gelu(dense(config, config.embedding_size, "dense")(x_SxH))
+        return LayerNorm(config.layer_norm_eps, config.param_dtype, name="norm")(x_SxE), bias_V
+
+
+def logits(x_SxE: Array, word_VxE: Array, bias_V: Array) -> Array:
+    """[S, V], at least float32."""
+    return jnp.einsum("se,ve->sv", x_SxE, word_VxE, preferred_element_type=backward.wide_type(x_SxE)) + bias_V[None]
 
 
 class RTDHead(nn.Module):
@@ -31,6 +35,6 @@ class RTDHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_NxH: Array) -> Array:
-        x_NxH = gelu(dense(self.config, self.config.hidden_size, "dense")(x_NxH))
+        x_NxH = backward.gelu(dense(self.config, self.config.hidden_size, "dense")(x_NxH))
         logits_Nx1 = glorot_dense(self.config, 1, "out")(x_NxH)
-        return logits_Nx1[:, 0].astype(jnp.promote_types(logits_Nx1.dtype, jnp.float32))
+        return logits_Nx1[:, 0].astype(backward.wide_type(logits_Nx1))

@@ -5,13 +5,12 @@ from a normal truncated at two deviations of 0.02.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from electra_jax import rng
 from electra_jax.config import ElectraConfig, EncoderConfig
-from electra_jax.models import attention
+from electra_jax.models import attention, backward
 from electra_jax.types import Array, Batch
 
 # The dropout sites of a layer (see rng.site_seeds). Embeddings use layer 0's own number; layers count from 1.
@@ -34,11 +33,6 @@ def sinusoids(amplitude: float = 0.2):
     return init
 
 
-def gelu(x: Array) -> Array:
-    """The exact form, x P(X <= x). Through erf: `jax.nn.gelu(approximate=False)` goes through erfc and costs twice."""
-    return x * (0.5 * (1.0 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype))))
-
-
 class LayerNorm(nn.Module):
     """Over the last axis, in at least float32, returned in the input's type."""
 
@@ -46,19 +40,17 @@ class LayerNorm(nn.Module):
     param_dtype: str
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        width = x.shape[-1]
+    def __call__(self, x_NxC: Array) -> Array:
+        width = x_NxC.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,), jnp.dtype(self.param_dtype))
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.dtype(self.param_dtype))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.epsilon)
-        return (centred * inverse * scale[None] + bias[None]).astype(x.dtype)
+        return backward.layer_norm(x_NxC, scale, bias, self.epsilon)
 
 
-def dense(config: EncoderConfig, features: int, name: str, kernel_init=None) -> nn.Dense:
+def dense(config: EncoderConfig, features: int, name: str, kernel_init=None, dot_general=None) -> nn.Dense:
     return nn.Dense(
         features,
+        dot_general=dot_general,
         dtype=jnp.dtype(config.dtype),
         param_dtype=jnp.dtype(config.param_dtype),
         kernel_init=kernel_init or truncated_normal(config.init_std),
@@ -109,8 +101,8 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x_NxH: Array) -> Array:
-        x_NxF = gelu(dense(self.config, self.config.ffn_size, "intermediate")(x_NxH))
-        return dense(self.config, self.config.hidden_size, "output")(x_NxF)
+        x_NxF = backward.gelu(dense(self.config, self.config.ffn_size, "intermediate")(x_NxH))
+        return dense(self.config, self.config.hidden_size, "output", dot_general=backward.narrowing_dot_general)(x_NxF)
 
 
 class Block(nn.Module):

@@ -58,13 +58,12 @@ def make(
         slots = plan.slots
         masked = masking.mask(batch, slots, vocabulary)
         with jax.named_scope("generator"):
-            logits_BxKxV = electra.generator_apply(params, config, masked, slots.positions, plan.generator_seeds)
-        with jax.named_scope("mlm_loss"):
             targets_BxK = masking.gather(batch.tokens, slots)
-            target_logits_BxK = jnp.take_along_axis(logits_BxKxV, targets_BxK[..., None], axis=2)[..., 0]
-            mlm_BxK = jax.nn.logsumexp(logits_BxKxV, axis=2) - target_logits_BxK
+            mlm_BxK, mass_BxKxV, right_BxK = electra.generator_nll(
+                params, config, masked, slots.positions, targets_BxK, plan.generator_seeds
+            )
         with jax.named_scope("sample"):
-            sampled_BxK = masking.sample(logits_BxKxV, plan.uniform)
+            sampled_BxK = masking.sample(mass_BxKxV, plan.uniform)
             corrupted, replaced_BxL = masking.corrupt(batch, slots, sampled_BxK)
         with jax.named_scope("discriminator"):
             rtd_logits_BxL = electra.discriminator_apply(params, config, corrupted, plan.discriminator_seeds)
@@ -78,9 +77,8 @@ def make(
         called_BxL = (rtd_logits_BxL > 0) & able_BxL
         right_BxL = (called_BxL == replaced_BxL) & able_BxL
         num_able = count(able_BxL)
-        best_BxK = jnp.argmax(logits_BxKxV, axis=2)
         metrics = {
-            "mlm_accuracy": (jnp.sum(plan.mlm_weights * (best_BxK == targets_BxK)), jnp.sum(plan.mlm_weights)),
+            "mlm_accuracy": (jnp.sum(plan.mlm_weights * right_BxK), jnp.sum(plan.mlm_weights)),
             "sampled_accuracy": (jnp.sum(slots.weights * (sampled_BxK == targets_BxK)), jnp.sum(slots.weights)),
             "replace_rate": (count(replaced_BxL), num_able),
             "rtd_accuracy": (count(right_BxL), num_able),

@@ -130,22 +130,23 @@ def gather(values_BxL: Array, slots: Slots) -> Array:
     return jnp.take_along_axis(values_BxL, slots.positions, axis=1)
 
 
-def sample(logits_BxKxV: Array, uniform_BxKx2: Array, block: int = 128) -> Array:
-    """One token a slot from softmax(logits), [B, K] int32, by a two-level inverse CDF in at least float32.
+def sample(mass_BxKxV: Array, uniform_BxKx2: Array, block: int = 128) -> Array:
+    """One token a slot, [B, K] int32, from unnormalised probabilities, by a two-level inverse CDF in at least float32.
 
     First a block of `block` tokens by the blocks' sums, then a token within it, each with a uniform number of its own, so that the
     tail keeps full resolution. Equal in distribution to Gumbel's argmax, at 1/30 of its cost (no noise over the vocabulary).
     """
-    B, K, V = logits_BxKxV.shape
-    wide = jnp.promote_types(logits_BxKxV.dtype, jnp.float32)
-    logits_SxV = jax.lax.stop_gradient(logits_BxKxV).reshape(B * K, V).astype(wide)
+    B, K, V = mass_BxKxV.shape
+    wide, block = jnp.promote_types(mass_BxKxV.dtype, jnp.float32), min(block, V)
+    mass_SxV = jax.lax.stop_gradient(mass_BxKxV).reshape(B * K, V).astype(wide)
     uniform_Sx2 = uniform_BxKx2.reshape(B * K, 2).astype(wide)
-    num_blocks = -(-V // block)
-    mass_SxV = jnp.exp(logits_SxV - jnp.max(logits_SxV, axis=1, keepdims=True))
-    mass_SxNxM = jnp.pad(mass_SxV, ((0, 0), (0, num_blocks * block - V))).reshape(B * K, num_blocks, block)
-    which_S = _inverse_cdf(jnp.sum(mass_SxNxM, axis=2), uniform_Sx2[:, 0])
-    within_SxM = jnp.take_along_axis(mass_SxNxM, which_S[:, None, None], axis=1)[:, 0]
-    token_S = which_S * block + _inverse_cdf(within_SxM, uniform_Sx2[:, 1])
+    # Sums over a sliding window, and no reshape to whole blocks: padding [S, V] would copy it.
+    mass_SxN = jax.lax.reduce_window(mass_SxV, jnp.zeros((), wide), jax.lax.add, (1, block), (1, block), ((0, 0), (0, -V % block)))
+    start_S = _inverse_cdf(mass_SxN, uniform_Sx2[:, 0]) * block
+    # Of the last block: the last `block` tokens, without those that belong to the block before.
+    token_SxM = jnp.minimum(start_S, V - block)[:, None] + jnp.arange(block)[None]
+    within_SxM = jnp.where(token_SxM < start_S[:, None], 0.0, jnp.take_along_axis(mass_SxV, token_SxM, axis=1))
+    token_S = token_SxM[:, 0] + _inverse_cdf(within_SxM, uniform_Sx2[:, 1])
     return token_S.reshape(B, K).astype(jnp.int32)
 
 

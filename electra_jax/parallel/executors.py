@@ -11,8 +11,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from electra_jax.cli import UserError
 from electra_jax.config import one_of
+from electra_jax.parallel import allocator, sharding
 from electra_jax.parallel import mesh as meshes
-from electra_jax.parallel import sharding
 
 EXECUTORS = ("auto", "jit", "shard_map", "pmap")
 _PMAP_AXIS = "devices"
@@ -123,10 +123,13 @@ def compile_step(
             raise
         used = re.search(r"\(([\d.]+)G\) exceeds|[Uu]sed ([\d.]+)G of", str(error))
         raise TooLarge(int(float(used[1] or used[2]) * 2**30) if used else None, limit) from error
+    allocator.release()
     peak_bytes = peak_memory(compiled, mesh)
     if limit and peak_bytes > limit:
         raise TooLarge(peak_bytes, limit)
-    return Program(compiled, place, peak_bytes, time.monotonic() - start, compiled)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    run = allocator.bounded(compiled, compiled.memory_analysis().temp_size_in_bytes) if on_cpu else compiled
+    return Program(run, place, peak_bytes, time.monotonic() - start, compiled)
 
 
 def _with_device_axis(batch, mesh: Mesh):

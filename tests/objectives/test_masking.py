@@ -120,9 +120,10 @@ def test_sampling_follows_the_softmax():
     r = np.random.default_rng(0)
     logits = r.normal(0, 2, 300).astype(np.float32)
     logits[17], logits[140] = -1e9, 4.0
+    mass = np.exp(logits - logits.max())
     n = 200_000
     uniform = rng.StepRng(rng.root_key(1), jnp.int32(0)).uniform("u", jnp.arange(n // 50), (50, 2))
-    samples = jax.jit(lambda u: jax.lax.map(lambda x: masking.sample(jnp.tile(logits[None, None], (1, 50, 1)), x[None]), u))(uniform)
+    samples = jax.jit(lambda u: jax.lax.map(lambda x: masking.sample(jnp.tile(mass[None, None], (1, 50, 1)), x[None]), u))(uniform)
     counts = np.bincount(np.ravel(samples), minlength=300)
     p = np.exp(logits.astype(np.float64) - logits.max())
     p /= p.sum()
@@ -131,21 +132,29 @@ def test_sampling_follows_the_softmax():
     assert stats.chisquare(counts[common], p[common] / p[common].sum() * counts[common].sum()).pvalue > 1e-4
 
 
-def test_sampling_is_float32_whatever_the_logits(monkeypatch):
-    """Trap 7: noise in half precision cannot reach the tail. bfloat16 logits sample as their float32 values do."""
-    logits = jnp.asarray(np.random.default_rng(2).normal(0, 3, (4, 500, 400)), jnp.bfloat16)
+def test_sampling_is_float32_whatever_the_probabilities():
+    """Trap 7: noise in half precision cannot reach the tail. bfloat16 probabilities sample as their float32 values do."""
+    mass = jnp.exp(jnp.asarray(np.random.default_rng(2).normal(0, 3, (4, 500, 400)), jnp.bfloat16))
     uniform = jax.random.uniform(rng.root_key(5), (4, 500, 2))
-    np.testing.assert_array_equal(masking.sample(logits, uniform), masking.sample(logits.astype(jnp.float32), uniform))
+    np.testing.assert_array_equal(masking.sample(mass, uniform), masking.sample(mass.astype(jnp.float32), uniform))
     # A token of probability 2e-4: uniform numbers of 8 bits (bfloat16) would give it 0 or 4e-3.
-    flat = jnp.full((1, 100_000, 5000), 0.0, jnp.bfloat16)[:, :4000]
+    flat = jnp.full((1, 4000, 5000), 1.0, jnp.bfloat16)
     u = jax.random.uniform(rng.root_key(6), (1, 4000, 2))
     assert len(np.unique(masking.sample(flat, u))) > 2500  # 5000 (1 - e^-.8) = 2753 distinct of 5000
 
 
 def test_sampling_stops_the_gradient():
-    logits = jnp.zeros((1, 1, 5))
     with pytest.raises(TypeError, match="float0|integer|real"):
-        jax.grad(lambda x: masking.sample(x, jnp.zeros((1, 1, 2))).sum())(logits)
+        jax.grad(lambda x: masking.sample(x, jnp.zeros((1, 1, 2))).sum())(jnp.ones((1, 1, 5)))
+
+
+@pytest.mark.parametrize("size", [5, 128, 129, 300, 384])
+def test_every_token_can_be_sampled_and_none_without_mass(size):
+    """The last block overlaps the one before: each token is found by the blocks' sums and its place, and by no other way."""
+    mass = np.eye(size, dtype=np.float32)[None]  # slot i: token i alone has mass
+    for number in (0.0, 0.5, 0.999999):
+        uniform = jnp.full((1, size, 2), number)
+        np.testing.assert_array_equal(masking.sample(jnp.asarray(mass), uniform)[0], np.arange(size))
 
 
 def test_corruption_and_labels():

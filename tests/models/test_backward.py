@@ -1,0 +1,123 @@
+"""Each backward pass written by hand against what jax derives from the plain form, and what it keeps for it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from electra_jax import rng
+from electra_jax.models import backward
+
+SEEDS = jnp.asarray([[1, 2], [3, 4]], jnp.uint32)
+SEGMENTS = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 3, 0, 0], [1] * 10], jnp.int32)
+
+
+def normal(number, *shape):
+    return np.random.default_rng(number).normal(size=shape)
+
+
+def plain_attention(q, k, v, segments, seeds, rate):
+    scores = jnp.einsum("blhd,bmhd->bhlm", q, k) * q.shape[-1] ** -0.5
+    same = segments[:, None, :, None] == segments[:, None, None, :]
+    weights = jax.nn.softmax(jnp.where(same, scores, -jnp.inf), axis=-1)
+    if seeds is not None:
+        weights = jnp.where(rng.keep_mask(seeds, weights.shape[1:], rate), weights / (1 - rate), 0.0)
+    return jnp.einsum("bhlm,bmhd->blhd", weights, v)
+
+
+def plain_layer_norm(x, scale, bias, epsilon):
+    return jax.nn.standardize(x, axis=-1, epsilon=epsilon) * scale[None] + bias[None]
+
+
+def plain_nll(x, word, bias, targets):
+    return -jnp.take_along_axis(jax.nn.log_softmax(x @ word.T + bias[None], axis=1), targets[:, None], axis=1)[:, 0]
+
+
+QKV = [normal(n, 2, 10, 3, 4) for n in range(3)]
+NORM = [normal(3, 7, 6) * 3 + 1, normal(4, 6), normal(5, 6)]
+VOCABULARY = [normal(6, 9, 5), normal(7, 300, 5), normal(8, 300)]
+TARGETS = jnp.asarray([0, 299, 5, 5, 5, 17, 18, 19, 20])
+
+CASES = {
+    "attention": (lambda *qkv: backward.attention(*qkv, SEGMENTS, None, 0.3), lambda *qkv: plain_attention(*qkv, SEGMENTS, None, 0.3), QKV),
+    "attention, dropout": (
+        lambda *qkv: backward.attention(*qkv, SEGMENTS, SEEDS, 0.3),
+        lambda *qkv: plain_attention(*qkv, SEGMENTS, SEEDS, 0.3),
+        QKV,
+    ),
+    "layer_norm": (lambda *x: backward.layer_norm(*x, 1e-3), lambda *x: plain_layer_norm(*x, 1e-3), NORM),
+    "gelu": (backward.gelu, lambda x: x * 0.5 * (1 + jax.lax.erf(x / np.sqrt(2))), [np.linspace(-7, 7, 99)]),
+    "narrowing": (
+        lambda x, kernel: backward.narrowing_dot_general(x, kernel, (((1,), (0,)), ((), ()))),
+        lambda x, kernel: x @ kernel,
+        [normal(9, 8, 12), normal(10, 12, 3)],
+    ),
+    "vocabulary_nll": (lambda *x: backward.vocabulary_nll(*x, TARGETS)[0], lambda *x: plain_nll(*x, TARGETS), VOCABULARY),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradient_are_those_of_the_plain_form(name):
+    function, plain, operands = CASES[name]
+    with jax.enable_x64(True):
+        operands = [jnp.asarray(x, jnp.float64) for x in operands]
+        wanted, pull_plain = jax.vjp(plain, *operands)
+        found, pull = jax.vjp(jax.jit(function), *operands)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+        upstream = jnp.asarray(normal(11, *wanted.shape))
+        for number, (a, b) in enumerate(zip(pull_plain(upstream), pull(upstream), strict=True)):
+            assert b.dtype == jnp.float64
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-11, err_msg=f"operand {number}")
+            assert np.abs(a).max() > 0.1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_stays_bfloat16_with_sums_in_float32(name):
+    function, _, operands = CASES[name]
+    exact = [jnp.asarray(x, jnp.bfloat16).astype(jnp.float32) for x in operands]
+    small = [x.astype(jnp.bfloat16) for x in exact]
+    if name == "layer_norm":
+        small[1:] = exact[1:]  # its scale and bias are parameters, and stay wide
+    if name == "vocabulary_nll":
+        small[2] = exact[2]
+    (wanted, pull_wanted), (found, pull) = jax.vjp(function, *exact), jax.vjp(function, *small)
+    upstream = jnp.asarray(normal(11, *wanted.shape), jnp.bfloat16)
+    np.testing.assert_allclose(found.astype(jnp.float32), wanted, atol=0.03 * np.abs(wanted).max())
+    for x, a, b in zip(small, pull_wanted(upstream.astype(wanted.dtype)), pull(upstream.astype(found.dtype)), strict=True):
+        assert b.dtype == x.dtype
+        np.testing.assert_allclose(b.astype(jnp.float32), a, atol=0.03 * np.abs(a).max())
+
+
+def test_vocabulary_probabilities_and_accuracy():
+    x, word, bias = (jnp.asarray(x, jnp.float32) for x in VOCABULARY)
+    logits = np.asarray(x @ word.T + bias[None])
+    targets = jnp.asarray(np.where(np.arange(9) % 2, logits.argmax(1), 3))
+    _, mass_SxV, right_S = backward.vocabulary_nll(x, word, bias, targets)
+    np.testing.assert_allclose(mass_SxV / mass_SxV.sum(1, keepdims=True), special.softmax(logits, axis=1), atol=1e-6)
+    np.testing.assert_array_equal(right_S, logits.argmax(1) == np.asarray(targets))
+
+
+def test_no_gradient_flows_through_the_probabilities():
+    x, word, bias = (jnp.asarray(x, jnp.float32) for x in VOCABULARY)
+    gradient = jax.grad(lambda x: jnp.sum(backward.vocabulary_nll(x, word, bias, TARGETS)[1] ** 2))(x)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_what_is_kept_for_the_backward_pass():
+    """Attention: one [B, H, L, L]; GELU: its input alone; LayerNorm: x and two numbers a row; the vocabulary: one [S, V]."""
+
+    def kept(function, *operands):
+        _, pull = jax.vjp(function, *(jnp.asarray(x, jnp.float32) for x in operands))
+        return [x.shape for x in jax.tree.leaves(pull)]
+
+    attention = kept(lambda *qkv: backward.attention(*qkv, SEGMENTS, SEEDS, 0.3), *QKV)
+    assert attention.count((2, 3, 10, 10)) == 1
+    assert kept(backward.gelu, normal(0, 5, 4)) == [(5, 4)]
+    assert sorted(kept(lambda *x: backward.layer_norm(*x, 1e-3), *NORM)) == [(6,), (7,), (7,), (7, 6)]
+    assert kept(lambda *x: backward.vocabulary_nll(*x, TARGETS)[0], *VOCABULARY).count((9, 300)) == 1
+
+
+def test_narrowing_product_refuses_other_shapes():
+    with pytest.raises(ValueError, match="two matrices"):
+        backward.narrowing_dot_general(jnp.ones((2, 3, 4)), jnp.ones((4, 2)), (((2,), (0,)), ((), ())))

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import numpy as np
 
 from electra_jax import hlo, pretrain, rng
 from electra_jax.cli import UserError, one_line
-from electra_jax.models import encoder
+from electra_jax.models import attention, encoder, row_attention
 from electra_jax.objectives import masking
 from electra_jax.parallel import executors, mesh, topology
 from electra_jax.train import clock, optimizer
@@ -172,11 +173,15 @@ def estimates(module: hlo.Module, device_kind: str, flops: float, kernels: float
 
 # --- The simulator's count of a Pallas kernel: one kernel a process, because libtpu reads its options once.
 
-_KERNELS = ("splash_mha_fwd_segmented_residuals.1", "splash_mha_dkv_segmented_no_residuals.1")
+# (forward, backward) of a path of attention
+_KERNELS = {
+    "rows": (row_attention.FORWARD + ".1", row_attention.BACKWARD + ".1"),
+    "splash": ("splash_mha_fwd_segmented_residuals.1", "splash_mha_dkv_segmented_no_residuals.1"),
+}
 _ONE_KERNEL = """
 import sys
 from electra_jax import aot
-aot.compile_attention(sys.argv[1], *map(int, sys.argv[2:]))
+aot.compile_attention(*sys.argv[1:3], *map(int, sys.argv[3:]))
 """
 
 
@@ -186,37 +191,41 @@ def kernel_cycles(name: str, model, rows: int, length: int) -> float | None:
     Of more than 12 heads a part is simulated and scaled, because 16 heads of 8 rows want more than 14 GB (three times 4 heads of 16
     rows were 6% below 12 heads).
     """
-    if model.attention != "splash":
+    if model.attention not in _KERNELS:
         return 0.0
     total = 0.0
     for network in (model.generator, model.discriminator):
-        for kernel in _KERNELS:
+        for kernel in _KERNELS[model.attention]:
             heads = max(n for n in range(1, 13) if network.num_heads % n == 0)
-            cycles = _simulated(name, kernel, rows, length, heads, network.head_size)
+            cycles = _simulated(name, model.attention, kernel, rows, length, heads, network.head_size)
             if cycles is None:
                 return None
-            again = 1 + (kernel == _KERNELS[0] and network.remat != "none")  # computed again in the backward pass
+            again = 1 + (kernel == _KERNELS[model.attention][0] and network.remat != "none")  # computed again in the backward pass
             total += cycles * network.num_heads / heads * network.num_layers * again
     return total
 
 
-def _simulated(name: str, kernel: str, *shape: int) -> int | None:
+def _simulated(name: str, path: str, kernel: str, *shape: int) -> int | None:
     with tempfile.TemporaryDirectory() as folder:
         options = f"--xla_jf_dump_static_llo_profile_to={folder} --xla_jf_dump_only_matching_hlo={kernel}"
-        command = [sys.executable, "-c", _ONE_KERNEL, name, *map(str, shape)]
+        command = [sys.executable, "-c", _ONE_KERNEL, name, path, *map(str, shape)]
         subprocess.run(command, env={**os.environ, "LIBTPU_INIT_ARGS": options}, capture_output=True, check=False)
         texts = [path.read_text() for path in Path(folder).iterdir()]
     match = re.search(r"estimated_cycles: (\d+)", " ".join(texts))
     return int(match[1]) if match else None
 
 
-def compile_attention(name: str, rows: int, length: int, heads: int, head_size: int) -> None:
+def compile_attention(name: str, path: str, rows: int, length: int, heads: int, head_size: int) -> None:
     """Compiles one layer's attention, forward and backward, for one chip: what `_simulated` looks into."""
-    from electra_jax.models import attention
-
     devices = mesh.make_mesh(devices=topology.devices(name)[1][:1])
-    q = jax.ShapeDtypeStruct((rows, length, heads, head_size), np.dtype("bfloat16"))
-    loss = jax.grad(lambda q, k, v, segments: attention.splash(q, k, v, segments).astype("float32").sum(), (0, 1, 2))
+    q = jax.ShapeDtypeStruct((rows, length, heads * head_size), np.dtype("bfloat16"))
+
+    @partial(jax.grad, argnums=(0, 1, 2))
+    def loss(q, k, v, segments):
+        with jax.named_scope("attention"):  # or the kernels' names would tell of jvp and transpose
+            arrays = (x.reshape(rows, length, heads, head_size) for x in (q, k, v))
+            return attention.attend(*arrays, segments, None, 0.0, path).astype("float32").sum()
+
     whole = mesh.replicated(devices)
     jax.jit(loss, in_shardings=whole, out_shardings=whole).lower(q, q, q, jax.ShapeDtypeStruct((rows, length), np.int32)).compile()
 

@@ -12,7 +12,7 @@ from electra_jax.cli import UserError
 
 POSITIONS = ("learned", "sinusoidal_init", "rotary")
 REMAT = ("none", "dots", "full")
-ATTENTION = ("auto", "xla", "splash", "cudnn")
+ATTENTION = ("auto", "xla", "rows", "splash", "cudnn")
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -252,10 +252,7 @@ def model_config(config: Mapping[str, Any], platform: mesh.Platform) -> ElectraC
         raise UserError("float64 needs JAX_ENABLE_X64=1 in the environment; or choose model.dtype=float32")
     wanted = fields.pop("attention")
     networks = ElectraConfig(**fields).discriminator, ElectraConfig(**fields).generator
-    paths = {
-        attention.choose(wanted, platform.name, config["data"]["length"], x.head_size, x.dtype, x.attention_dropout) for x in networks
-    }
-    return ElectraConfig(**fields, attention=paths.pop() if len(paths) == 1 else "xla")
+    return ElectraConfig(**fields, attention=attention.choose(wanted, platform.name, config["data"]["length"], networks))
 
 
 def optimizer_config(config: Mapping[str, Any]) -> optimizer.OptimizerConfig:

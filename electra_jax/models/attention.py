@@ -1,10 +1,13 @@
 """Self-attention over packed rows: a token sees the tokens of its own segment, and nothing else."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from electra_jax.cli import UserError
-from electra_jax.models import backward
+from electra_jax.config import EncoderConfig
+from electra_jax.models import backward, row_attention
 from electra_jax.parallel import sharding
 from electra_jax.types import Array
 
@@ -25,26 +28,37 @@ def rotate(x_BxLxHxD: Array, positions_BxL: Array) -> Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def choose(attention: str, platform: str, length: int, head_size: int, dtype: str, dropout: float) -> str:
-    """The path of one network's attention, "xla", "splash" or "cudnn", from what was asked for ("auto" or one of them).
+def choose(attention: str, platform: str, length: int, networks: Sequence[EncoderConfig]) -> str:
+    """The one path of the networks' attention, "xla", "rows", "splash" or "cudnn", from what was asked for ("auto" or one of them).
 
-    The fused ones never write the scores to memory, and have no dropout on attention weights: a rate above 0 means xla. Splash
-    (TPU) wants lengths that are multiples of 128, and below 256 the scores are too small to be worth a kernel; cuDNN (GPU) wants
-    two-byte types and heads of a multiple of 8 up to 128. UserError where the one asked for cannot run here.
+    The fused ones never write the scores to memory, and have no dropout on attention weights: a rate above 0 means xla. Those for
+    TPUs want lengths that are multiples of 128, `rows` at most 1,024, and below 256 the scores are too small to be worth a kernel;
+    cuDNN (GPU) wants two-byte types and heads of a multiple of 8 up to 128. UserError where the one asked for cannot run here.
     """
-    reasons = {
-        "splash": [
-            ("it runs on a TPU", platform == "tpu"),
-            (f"rows of {length} tokens are no multiple of 128", length % 128 == 0),
-        ],
-        "cudnn": [
-            ("it runs on an NVIDIA GPU", platform == "gpu"),
-            (f"it needs bfloat16 and model.dtype is {dtype}", dtype == "bfloat16"),
-            (f"heads are {head_size} wide, not a multiple of 8 up to 128", head_size % 8 == 0 and head_size <= 128),
-        ],
-    }
-    no_dropout = ("it has no dropout on attention weights: --config.model.attention_dropout=0", dropout == 0)
-    failing = {name: [why for why, holds in (*rules, no_dropout) if not holds] for name, rules in reasons.items()}
+    failing = {"rows": [], "splash": [], "cudnn": []}  # the first that fails nowhere is the best
+    for network in networks:
+        heads, size, dtype = network.num_heads, network.head_size, network.dtype
+        reasons = {
+            "rows": [
+                ("it runs on a TPU", platform == "tpu"),
+                (
+                    f"{heads} heads of {size} over rows of {length} tokens do not suit it: model.attention=splash",
+                    row_attention.fits(length, heads, size),
+                ),
+            ],
+            "splash": [
+                ("it runs on a TPU", platform == "tpu"),
+                (f"rows of {length} tokens are no multiple of 128", length % 128 == 0),
+            ],
+            "cudnn": [
+                ("it runs on an NVIDIA GPU", platform == "gpu"),
+                (f"it needs bfloat16 and model.dtype is {dtype}", dtype == "bfloat16"),
+                (f"heads are {size} wide, not a multiple of 8 up to 128", size % 8 == 0 and size <= 128),
+            ],
+        }
+        no_dropout = ("it has no dropout on attention weights: --config.model.attention_dropout=0", network.attention_dropout == 0)
+        for name, rules in reasons.items():
+            failing[name] += [why for why, holds in (*rules, no_dropout) if not holds]
     if attention == "auto":
         able = [name for name, why in failing.items() if not why]
         return able[0] if able and length >= 256 else "xla"
@@ -60,10 +74,19 @@ def attend(
 
     Scores and softmax are at least float32. Dropout falls on the attention weights (`rate`, only where `seeds_Bx2` are given).
     """
+    if path == "rows":
+        return sharding.per_device(rows)(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL)
     if path in ("splash", "cudnn"):
         kernel = _flat_residuals(sharding.per_device(splash)) if path == "splash" else sharding.per_device(cudnn)
         return kernel(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL)
     return backward.attention(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL, seeds_Bx2, rate)
+
+
+def rows(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array, interpret: bool = False) -> Array:
+    """The same by our kernel for TPUs. `interpret`: on any platform, slowly."""
+    B, L, H, D = q_BxLxHxD.shape
+    arrays_BxLxC = (x.reshape(B, L, H * D) for x in (q_BxLxHxD, k_BxLxHxD, v_BxLxHxD))
+    return row_attention.attend(*arrays_BxLxC, segments_BxL, D, interpret).reshape(B, L, H, D)
 
 
 def _flat_residuals(kernel):

@@ -1,11 +1,14 @@
 """Fused attention against the plain form, on packed rows, forward and backward."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
+from electra_jax.config import PRESETS
 from electra_jax.models import attention
 
 
@@ -21,8 +24,21 @@ def packed(B=2, L=256, H=2, D=64, seed=0):
     return arrays, jnp.asarray(segments)
 
 
-@pytest.mark.parametrize("shape", [dict(L=256, D=64), dict(L=384, D=64), dict(L=128, D=32, H=4)])
-def test_splash_equals_the_plain_form_forward_and_backward(shape):
+@pytest.mark.parametrize(
+    "kernel, shape",
+    [
+        (attention.rows, dict(L=256, D=64)),
+        (attention.rows, dict(L=384, D=64, H=4)),
+        (attention.rows, dict(L=128, D=32, H=8)),
+        (attention.rows, dict(L=128, D=128)),
+        (attention.rows, dict(L=128, H=1)),
+        (attention.rows, dict(L=1024, B=1)),
+        (attention.splash, dict(L=256, D=64)),
+        (attention.splash, dict(L=384, D=64)),
+        (attention.splash, dict(L=128, D=32, H=4)),
+    ],
+)
+def test_a_kernel_equals_the_plain_form_forward_and_backward(kernel, shape):
     (q, k, v, g), segments = packed(**shape)
     real = (segments > 0)[:, :, None, None]  # what padding sees of itself is nobody's business
 
@@ -33,7 +49,7 @@ def test_splash_equals_the_plain_form_forward_and_backward(shape):
         return attention.attend(q, k, v, segments, None, 0.0)
 
     def fused(q, k, v):
-        return attention.splash(q, k, v, segments, interpret=True)
+        return kernel(q, k, v, segments, interpret=True)
 
     np.testing.assert_allclose(jnp.where(real, fused(q, k, v), 0), jnp.where(real, plain(q, k, v), 0), atol=1e-5, rtol=0)
     wanted, found = (jax.grad(loss(function), (0, 1, 2))(q, k, v) for function in (plain, fused))
@@ -42,43 +58,60 @@ def test_splash_equals_the_plain_form_forward_and_backward(shape):
         assert np.abs(a).max() > 0.1
 
 
-def test_splash_never_sees_another_segment():
+@pytest.mark.parametrize("kernel", [attention.rows, attention.splash])
+def test_a_kernel_never_sees_another_segment(kernel):
     (q, k, v, _), segments = packed(B=1)
     first = segments == 1
     changed = jnp.where(first[:, :, None, None], v, v + 100.0)
-    before, after = (attention.splash(q, k, x, segments, interpret=True) for x in (v, changed))
+    before, after = (kernel(q, k, x, segments, interpret=True) for x in (v, changed))
     np.testing.assert_array_equal(np.asarray(before)[np.asarray(first)], np.asarray(after)[np.asarray(first)])
 
 
-@pytest.mark.parametrize(
-    "asked, platform, length, head, dtype, dropout, path",
-    [
-        ("auto", "tpu", 512, 64, "bfloat16", 0.0, "splash"),
-        ("auto", "tpu", 512, 64, "bfloat16", 0.1, "xla"),
-        ("auto", "tpu", 128, 64, "bfloat16", 0.0, "xla"),
-        ("auto", "tpu", 500, 64, "bfloat16", 0.0, "xla"),
-        ("auto", "gpu", 512, 64, "bfloat16", 0.0, "cudnn"),
-        ("auto", "gpu", 512, 64, "float32", 0.0, "xla"),
-        ("auto", "cpu", 512, 64, "float32", 0.0, "xla"),
-        ("xla", "tpu", 512, 64, "bfloat16", 0.0, "xla"),
-        ("splash", "tpu", 128, 64, "bfloat16", 0.0, "splash"),
-    ],
-)
-def test_auto_takes_what_can_run(asked, platform, length, head, dtype, dropout, path):
-    assert attention.choose(asked, platform, length, head, dtype, dropout) == path
+def networks(*shapes, dtype="bfloat16", dropout=0.0):
+    """A network for each (heads, head size)."""
+    base = PRESETS["base"].discriminator
+    return [
+        dataclasses.replace(base, hidden_size=heads * size, num_heads=heads, dtype=dtype, attention_dropout=dropout)
+        for heads, size in shapes
+    ]
+
+
+BASE = ((12, 64), (4, 64))
 
 
 @pytest.mark.parametrize(
-    "asked, platform, length, head, dtype, dropout, why",
+    "asked, platform, length, of, path",
     [
-        ("splash", "cpu", 512, 64, "float32", 0.0, "runs on a TPU"),
-        ("splash", "tpu", 512, 64, "bfloat16", 0.1, "attention_dropout=0"),
-        ("splash", "tpu", 100, 64, "bfloat16", 0.0, "multiple of 128"),
-        ("cudnn", "gpu", 512, 64, "float32", 0.0, "bfloat16"),
-        ("cudnn", "gpu", 512, 12, "bfloat16", 0.0, "12 wide"),
-        ("cudnn", "tpu", 512, 64, "bfloat16", 0.0, "GPU"),
+        ("auto", "tpu", 512, networks(*BASE), "rows"),
+        ("auto", "tpu", 2048, networks(*BASE), "splash"),
+        ("auto", "tpu", 512, networks((12, 64), (3, 64)), "splash"),
+        ("auto", "tpu", 512, networks(*BASE, dropout=0.1), "xla"),
+        ("auto", "tpu", 128, networks(*BASE), "xla"),
+        ("auto", "tpu", 500, networks(*BASE), "xla"),
+        ("auto", "gpu", 512, networks(*BASE), "cudnn"),
+        ("auto", "gpu", 512, networks(*BASE, dtype="float32"), "xla"),
+        ("auto", "cpu", 512, networks(*BASE, dtype="float32"), "xla"),
+        ("xla", "tpu", 512, networks(*BASE), "xla"),
+        ("splash", "tpu", 128, networks(*BASE), "splash"),
     ],
 )
-def test_what_cannot_run_says_why(asked, platform, length, head, dtype, dropout, why):
+def test_auto_takes_what_can_run(asked, platform, length, of, path):
+    assert attention.choose(asked, platform, length, of) == path
+
+
+@pytest.mark.parametrize(
+    "asked, platform, length, of, why",
+    [
+        ("rows", "cpu", 512, networks(*BASE), "runs on a TPU"),
+        ("rows", "tpu", 2048, networks(*BASE), "model.attention=splash"),
+        ("splash", "cpu", 512, networks(*BASE, dtype="float32"), "runs on a TPU"),
+        ("splash", "tpu", 512, networks(*BASE, dropout=0.1), "attention_dropout=0"),
+        ("splash", "tpu", 100, networks(*BASE), "multiple of 128"),
+        ("cudnn", "gpu", 512, networks(*BASE, dtype="float32"), "bfloat16"),
+        ("cudnn", "gpu", 512, networks((12, 12)), "12 wide"),
+        ("cudnn", "tpu", 512, networks(*BASE), "GPU"),
+    ],
+)
+def test_what_cannot_run_says_why(asked, platform, length, of, why):
     with pytest.raises(UserError, match=why):
-        attention.choose(asked, platform, length, head, dtype, dropout)
+        attention.choose(asked, platform, length, of)

@@ -1,6 +1,7 @@
 """Self-attention over packed rows: a token sees the tokens of its own segment, and nothing else."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,7 @@ def choose(attention: str, platform: str, length: int, networks: Sequence[Encode
         reasons = {
             "rows": [
                 ("it runs on a TPU", platform == "tpu"),
+                ("it adds biases where rotary positions have turned them: model.attention=splash", network.positions != "rotary"),
                 (
                     f"{heads} heads of {size} over rows of {length} tokens do not suit it: model.attention=splash",
                     row_attention.fits(length, heads, size),
@@ -70,23 +72,23 @@ def choose(attention: str, platform: str, length: int, networks: Sequence[Encode
 def attend(
     q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array, seeds_Bx2: Array | None, rate: float, path: str = "xla"
 ) -> Array:
-    """Scaled dot-product attention within segments, [B, L, H, D], by one of `choose`'s paths.
+    """Scaled dot-product attention within segments, [B, L, H, D], by one of `choose`'s paths (`rows` stands apart).
 
     Scores and softmax are at least float32. Dropout falls on the attention weights (`rate`, only where `seeds_Bx2` are given).
     """
-    if path == "rows":
-        return sharding.per_device(rows)(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL)
     if path in ("splash", "cudnn"):
         kernel = _flat_residuals(sharding.per_device(splash)) if path == "splash" else sharding.per_device(cudnn)
         return kernel(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL)
     return backward.attention(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL, seeds_Bx2, rate)
 
 
-def rows(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array, interpret: bool = False) -> Array:
-    """The same by our kernel for TPUs. `interpret`: on any platform, slowly."""
-    B, L, H, D = q_BxLxHxD.shape
-    arrays_BxLxC = (x.reshape(B, L, H * D) for x in (q_BxLxHxD, k_BxLxHxD, v_BxLxHxD))
-    return row_attention.attend(*arrays_BxLxC, segments_BxL, D, interpret).reshape(B, L, H, D)
+def rows(
+    products_BxLxC: Sequence[Array], biases_C: Sequence[Array], segments_BxL: Array, head_size: int, interpret: bool = False
+) -> Array:
+    """The same by our kernel for TPUs, of queries, keys and values [B, L, H x D] and the biases [H x D] that they lack. [B, L, H x D]."""
+    biases_Bx1xC = tuple(jnp.broadcast_to(x_C, (segments_BxL.shape[0], 1, x_C.shape[0])) for x_C in biases_C)
+    run = partial(row_attention.attend, head_size=head_size, interpret=interpret)
+    return sharding.per_device(run)(tuple(products_BxLxC), biases_Bx1xC, segments_BxL)
 
 
 def _flat_residuals(kernel):

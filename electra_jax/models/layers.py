@@ -63,6 +63,20 @@ def glorot_dense(config: EncoderConfig, features: int, name: str) -> nn.Dense:
     return dense(config, features, name, nn.initializers.glorot_uniform())
 
 
+class Product(nn.Module):
+    """`dense`, whose bias is left to the caller: x [N, H] -> ([N, F], [F])."""
+
+    config: EncoderConfig
+    features: int
+
+    @nn.compact
+    def __call__(self, x_NxH: Array) -> tuple[Array, Array]:
+        config, dtype, param_dtype = self.config, jnp.dtype(self.config.dtype), jnp.dtype(self.config.param_dtype)
+        kernel_HxF = self.param("kernel", truncated_normal(config.init_std), (x_NxH.shape[-1], self.features), param_dtype)
+        bias_F = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
+        return x_NxH @ kernel_HxF.astype(dtype), bias_F
+
+
 class Embeddings(nn.Module):
     """Word + position + type, LayerNorm, [B x L, E]. All of it is shared by generator and discriminator."""
 
@@ -88,11 +102,15 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x_NxH: Array, batch: Batch, seeds_Bx2: Array | None) -> Array:
         config = self.config
-        heads = (*batch.segments.shape, config.num_heads, config.head_size)
-        q, k, v = (dense(config, config.hidden_size, name)(x_NxH).reshape(heads) for name in ("query", "key", "value"))
-        if config.positions == "rotary":
-            q, k = attention.rotate(q, batch.positions), attention.rotate(k, batch.positions)
-        y = attention.attend(q, k, v, batch.segments, seeds_Bx2, config.attention_dropout, config.attention)
+        names, heads = ("query", "key", "value"), (*batch.segments.shape, config.num_heads, config.head_size)
+        if config.attention == "rows":
+            products_NxH, biases_H = zip(*(Product(config, config.hidden_size, name=name)(x_NxH) for name in names), strict=True)
+            y = attention.rows([x.reshape(*batch.segments.shape, -1) for x in products_NxH], biases_H, batch.segments, config.head_size)
+        else:
+            q, k, v = (dense(config, config.hidden_size, name)(x_NxH).reshape(heads) for name in names)
+            if config.positions == "rotary":
+                q, k = attention.rotate(q, batch.positions), attention.rotate(k, batch.positions)
+            y = attention.attend(q, k, v, batch.segments, seeds_Bx2, config.attention_dropout, config.attention)
         return dense(config, config.hidden_size, "output")(y.reshape(x_NxH.shape))
 
 

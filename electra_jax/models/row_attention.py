@@ -21,6 +21,8 @@ from jax.experimental import pallas as pl
 
 from electra_jax.types import Array
 
+Arrays = tuple[Array, Array, Array]
+
 LANES = 128
 MAX_LENGTH = 1024  # the scores of 512 queries, a few times over, are 8 MiB of the 16 that a kernel has
 FORWARD, BACKWARD = "row_attention_forward", "row_attention_backward"  # what the compiled program calls them
@@ -37,43 +39,44 @@ def fits(length: int, num_heads: int, head_size: int) -> bool:
     return length % LANES == 0 and length <= MAX_LENGTH and (width < LANES or (width % LANES == 0 and LANES % head_size == 0))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def attend(q_BxLxC: Array, k_BxLxC: Array, v_BxLxC: Array, segments_BxL: Array, head_size: int, interpret: bool = False) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def attend(qkv: Arrays, biases: Arrays, segments_BxL: Array, head_size: int, interpret: bool = False) -> Array:
     """Scaled dot-product attention within segments of heads side by side, C = H x D, where it `fits`. [B, L, C].
 
-    Scores and softmax are float32. interpret: on any platform, slowly.
+    qkv: queries, keys and values [B, L, C] without their `biases` [B, 1, C], which are added here, because here the sums that are
+    their gradients cost nothing. Sums, scores and softmax are float32. interpret: on any platform, slowly.
     """
-    return _forward(q_BxLxC, k_BxLxC, v_BxLxC, segments_BxL, head_size, interpret)[0]
+    return _forward(qkv, biases, segments_BxL, head_size, interpret)[0]
 
 
-def _forward(q_BxLxC, k_BxLxC, v_BxLxC, segments_BxL, head_size, interpret):
-    arrays = q_BxLxC, k_BxLxC, v_BxLxC
-    wide, per_query, segments = _specs(q_BxLxC, head_size)
+def _forward(qkv, biases, segments_BxL, head_size, interpret):
+    q_BxLxC = qkv[0]
+    wide, bias, per_query, segments = _specs(q_BxLxC, head_size)
     y_BxLxC, logsumexp = pl.pallas_call(
         partial(_forward_kernel, head_size=head_size),
         grid=_grid(q_BxLxC),
-        in_specs=[wide] * 3 + segments,
+        in_specs=[wide] * 3 + [bias] * 3 + segments,
         out_specs=[wide, per_query],
         out_shape=[_like(q_BxLxC), _statistics(q_BxLxC, head_size)],
         name=FORWARD,
         interpret=interpret,
-    )(*arrays, *_both_ways(segments_BxL))
-    return y_BxLxC, (*arrays, segments_BxL, logsumexp)
+    )(*qkv, *biases, *_both_ways(segments_BxL))
+    return y_BxLxC, (qkv, biases, segments_BxL, logsumexp)
 
 
 def _backward(head_size, interpret, residuals, g_BxLxC):
-    *arrays, segments_BxL, logsumexp = residuals
-    wide, per_query, segments = _specs(g_BxLxC, head_size)
+    qkv, biases, segments_BxL, logsumexp = residuals
+    wide, bias, per_query, segments = _specs(g_BxLxC, head_size)
     grads = pl.pallas_call(
         partial(_backward_kernel, head_size=head_size),
         grid=_grid(g_BxLxC),
-        in_specs=[wide] * 3 + segments + [per_query, wide],
-        out_specs=[wide] * 3,
-        out_shape=[_like(x) for x in arrays],
+        in_specs=[wide] * 3 + [bias] * 3 + segments + [per_query, wide],
+        out_specs=[wide] * 3 + [bias] * 3,
+        out_shape=[_like(x) for x in (*qkv, *biases)],
         name=BACKWARD,
         interpret=interpret,
-    )(*arrays, *_both_ways(segments_BxL), logsumexp, g_BxLxC)
-    return *grads, None
+    )(*qkv, *biases, *_both_ways(segments_BxL), logsumexp, g_BxLxC)
+    return tuple(grads[:3]), tuple(grads[3:]), None
 
 
 attend.defvjp(_forward, _backward)
@@ -81,10 +84,12 @@ attend.defvjp(_forward, _backward)
 
 # --- One row, 128 columns (W): heads of D, one after another. Queries in parts (P), against all keys (L).
 
-def _forward_kernel(q_ref, k_ref, v_ref, query_segment_ref, key_segment_ref, y_ref, logsumexp_ref, *, head_size):
-    k_LxW, v_WxL = k_ref[0], v_ref[0].T
+def _forward_kernel(
+    q_ref, k_ref, v_ref, q_bias_ref, k_bias_ref, v_bias_ref, query_segment_ref, key_segment_ref, y_ref, logsumexp_ref, *, head_size
+):
+    k_LxW, v_WxL = _biased(k_ref[0], k_bias_ref), _biased(v_ref[0], v_bias_ref).T
     for part in _parts(k_LxW.shape[0]):
-        q_PxW = q_ref[0, part]
+        q_PxW = _biased(q_ref[0, part], q_bias_ref)
         same_LxP = key_segment_ref[0] == query_segment_ref[0, :, part]
         y_WxP = []
         for number, columns in enumerate(_heads(q_PxW, head_size)):
@@ -98,12 +103,15 @@ def _forward_kernel(q_ref, k_ref, v_ref, query_segment_ref, key_segment_ref, y_r
 
 
 def _backward_kernel(
-    q_ref, k_ref, v_ref, query_segment_ref, key_segment_ref, logsumexp_ref, g_ref, dq_ref, dk_ref, dv_ref, *, head_size
-):
-    k_LxW, v_LxW, k_WxL = k_ref[0], v_ref[0], k_ref[0].T
+    q_ref, k_ref, v_ref, q_bias_ref, k_bias_ref, v_bias_ref, query_segment_ref, key_segment_ref, logsumexp_ref, g_ref,
+    dq_ref, dk_ref, dv_ref, dq_bias_ref, dk_bias_ref, dv_bias_ref, *, head_size
+):  # fmt: skip
+    k_LxW, v_LxW = _biased(k_ref[0], k_bias_ref), _biased(v_ref[0], v_bias_ref)
+    k_WxL = k_LxW.T
     dk_LxW, dv_LxW = (jnp.zeros(k_LxW.shape, jnp.float32) for _ in range(2))
+    dq_bias_1xW = jnp.zeros((1, k_LxW.shape[1]), jnp.float32)
     for part in _parts(k_LxW.shape[0]):
-        q_PxW, g_PxW = q_ref[0, part], g_ref[0, part]
+        q_PxW, g_PxW = _biased(q_ref[0, part], q_bias_ref), g_ref[0, part]
         same_LxP = key_segment_ref[0] == query_segment_ref[0, :, part]
         dq_WxP = []
         for number, columns in enumerate(_heads(q_PxW, head_size)):
@@ -116,8 +124,17 @@ def _backward_kernel(
             dv_LxW += _product(weights_LxP.astype(q_PxW.dtype), g_head_PxW)
             dk_LxW += _product(dscores_LxP, q_head_PxW)
             dq_WxP.append(_product(k_WxL[columns], dscores_LxP))
-        dq_ref[0, part] = jnp.concatenate(dq_WxP, axis=0).T.astype(dq_ref.dtype)
+        dq_PxW = jnp.concatenate(dq_WxP, axis=0).T
+        dq_bias_1xW += jnp.sum(dq_PxW, axis=0, keepdims=True)
+        dq_ref[0, part] = dq_PxW.astype(dq_ref.dtype)
     dk_ref[0], dv_ref[0] = dk_LxW.astype(dk_ref.dtype), dv_LxW.astype(dv_ref.dtype)
+    sums = dq_bias_1xW, *(jnp.sum(x, axis=0, keepdims=True) for x in (dk_LxW, dv_LxW))
+    for ref, sum_1xW in zip((dq_bias_ref, dk_bias_ref, dv_bias_ref), sums, strict=True):
+        ref[0] = sum_1xW.astype(ref.dtype)
+
+
+def _biased(x_PxW, bias_ref):
+    return (x_PxW.astype(jnp.float32) + bias_ref[0]).astype(x_PxW.dtype)
 
 
 def _scores(k_LxW, q_head_PxW, same_LxP, head_size):
@@ -153,10 +170,11 @@ def _grid(x_BxLxC):
 
 
 def _specs(x_BxLxC, head_size):
-    """Blocks of the columns of one row, of what is kept of each query, and of the segments of queries and keys."""
+    """Blocks of the columns of one row, of a bias, of what is kept of each query, and of the segments of queries and keys."""
     L, W = x_BxLxC.shape[1], _width(x_BxLxC)
     return (
         pl.BlockSpec((1, L, W), lambda row, block: (row, 0, block)),
+        pl.BlockSpec((1, 1, W), lambda row, block: (row, 0, block)),
         pl.BlockSpec((1, 1, W // head_size, L), lambda row, block: (row, block, 0, 0)),
         [pl.BlockSpec((1, 1, L), lambda row, block: (row, 0, 0)), pl.BlockSpec((1, L, 1), lambda row, block: (row, 0, 0))],
     )

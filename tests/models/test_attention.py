@@ -24,15 +24,26 @@ def packed(B=2, L=256, H=2, D=64, seed=0):
     return arrays, jnp.asarray(segments)
 
 
+BIASES = [0.1 * np.random.default_rng(1).normal(size=2048).astype(np.float32) for _ in range(3)]
+
+
+def rows(q, k, v, segments, interpret):
+    """`attention.rows` in the form of the others: it adds the biases that were taken away."""
+    B, L, H, D = q.shape
+    biases = [jnp.asarray(bias[: H * D]) for bias in BIASES]
+    products = [x.reshape(B, L, H * D) - bias[None, None] for x, bias in zip((q, k, v), biases, strict=True)]
+    return attention.rows(products, biases, segments, D, interpret=interpret).reshape(B, L, H, D)
+
+
 @pytest.mark.parametrize(
     "kernel, shape",
     [
-        (attention.rows, dict(L=256, D=64)),
-        (attention.rows, dict(L=384, D=64, H=4)),
-        (attention.rows, dict(L=128, D=32, H=8)),
-        (attention.rows, dict(L=128, D=128)),
-        (attention.rows, dict(L=128, H=1)),
-        (attention.rows, dict(L=1024, B=1)),
+        (rows, dict(L=256, D=64)),
+        (rows, dict(L=384, D=64, H=4)),
+        (rows, dict(L=128, D=32, H=8)),
+        (rows, dict(L=128, D=128)),
+        (rows, dict(L=128, H=1)),
+        (rows, dict(L=1024, B=1)),
         (attention.splash, dict(L=256, D=64)),
         (attention.splash, dict(L=384, D=64)),
         (attention.splash, dict(L=128, D=32, H=4)),
@@ -58,7 +69,20 @@ def test_a_kernel_equals_the_plain_form_forward_and_backward(kernel, shape):
         assert np.abs(a).max() > 0.1
 
 
-@pytest.mark.parametrize("kernel", [attention.rows, attention.splash])
+def test_gradients_of_biases_are_sums_over_tokens():
+    (q, k, v, g), segments = packed()
+    B, L, H, D = q.shape
+    products, biases = [x.reshape(B, L, H * D) for x in (q, k, v)], [jnp.asarray(bias[: H * D]) for bias in BIASES]
+
+    def loss(products, biases):
+        return jnp.sum(attention.rows(products, biases, segments, D, interpret=True) * g.reshape(B, L, H * D))
+
+    wide, narrow = jax.grad(loss, (0, 1))(products, biases)
+    for dx, dbias in zip(wide, narrow, strict=True):
+        np.testing.assert_allclose(dbias, dx.sum((0, 1)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [rows, attention.splash])
 def test_a_kernel_never_sees_another_segment(kernel):
     (q, k, v, _), segments = packed(B=1)
     first = segments == 1

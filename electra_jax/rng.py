@@ -52,23 +52,19 @@ def site_seeds(seeds_Bx2: Array, layer: Array | int, place: int) -> Array:
     return mix32(seeds_Bx2 ^ mix32(site * jnp.uint32(0x9E3779B9) + jnp.uint32(0x85EBCA6B)))
 
 
-def _index(shape: tuple[int, ...]) -> Array:
-    """uint32 [*shape], row-major. Made in its shape: to reshape a flat count is a copy on a TPU."""
-    index, stride = jnp.zeros(shape, jnp.uint32), 1
-    for axis in reversed(range(len(shape))):
-        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
-        stride *= shape[axis]
-    return index
-
-
 def keep_mask(seeds_Bx2: Array, shape: tuple[int, ...], rate: float) -> Array:
     """bool [B, *shape], True with probability 1 - rate: a hash of (the row's seed, the element's index within the row).
 
     The second seed word enters between the two rounds, so that no two seeds give shifted copies of one stream.
     """
-    per_row = (-1, *(1,) * len(shape))
-    first, second = (seeds_Bx2[:, i].reshape(per_row) for i in range(2))
-    x = _index(shape)[None] ^ first
+    rows = seeds_Bx2.shape[:1] + shape
+    # Made in its shape, and for every row: to reshape a flat count is a copy on a TPU, to broadcast one row's an array in memory.
+    index, stride = jnp.zeros(rows, jnp.uint32), 1
+    for axis in reversed(range(1, len(rows))):
+        index += jax.lax.broadcasted_iota(jnp.uint32, rows, axis) * jnp.uint32(stride)
+        stride *= rows[axis]
+    first, second = (seeds_Bx2[:, i].reshape(-1, *(1,) * len(shape)) for i in range(2))
+    x = index ^ first
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15) ^ second) * jnp.uint32(0x846CA68B)
     x = x ^ (x >> 16)

@@ -174,11 +174,20 @@ def _vocabulary_nll_fwd(x_SxE, word_VxE, bias_V, targets_S):
     wide = wide_type(x_SxE)
     logits_SxV = jnp.einsum("se,ve->sv", x_SxE, word_VxE, preferred_element_type=wide) + bias_V[None]
     best_S = jnp.max(logits_SxV, axis=1)
-    target_S = jnp.take_along_axis(logits_SxV, targets_S[:, None], axis=1)[:, 0]
+    target_S = jax.lax.platform_dependent(logits_SxV, targets_S, tpu=_pick_by_sum, default=_pick)
     mass_SxV = jnp.exp(logits_SxV - best_S[:, None])
     total_S = jnp.sum(mass_SxV, axis=1)
     out = jnp.log(total_S) + best_S - target_S, mass_SxV, target_S >= best_S
-    return out, (x_SxE, word_VxE, targets_S, mass_SxV.astype(x_SxE.dtype), total_S)
+    return out, (x_SxE, word_VxE, targets_S, mass_SxV, total_S)
+
+
+def _pick(logits_SxV, targets_S):
+    return jnp.take_along_axis(logits_SxV, targets_S[:, None], axis=1)[:, 0]
+
+
+def _pick_by_sum(logits_SxV, targets_S):
+    """The same for TPUs, which copy all logits for a look-up."""
+    return jnp.sum(jnp.where(targets_S[:, None] == jnp.arange(logits_SxV.shape[1])[None], logits_SxV, 0), axis=1)
 
 
 def _vocabulary_nll_bwd(residuals, grads):
@@ -186,11 +195,12 @@ def _vocabulary_nll_bwd(residuals, grads):
     grad_S, dtype, wide = grads[0], x_SxE.dtype, total_S.dtype
     share_S = grad_S / total_S
     x_wide = x_SxE.astype(wide)
-    expected_SxE = jnp.einsum("sv,ve->se", mass_SxV, word_VxE, preferred_element_type=wide)
+    mass_narrow = mass_SxV.astype(dtype)
+    expected_SxE = jnp.einsum("sv,ve->se", mass_narrow, word_VxE, preferred_element_type=wide)
     grad_x = expected_SxE * share_S[:, None] - word_VxE[targets_S].astype(wide) * grad_S[:, None]
-    grad_word = jnp.einsum("sv,se->ve", mass_SxV, (x_wide * share_S[:, None]).astype(dtype), preferred_element_type=wide)
+    grad_word = jnp.einsum("sv,se->ve", mass_narrow, (x_wide * share_S[:, None]).astype(dtype), preferred_element_type=wide)
     grad_word = grad_word.at[targets_S].add(-x_wide * grad_S[:, None])
-    grad_bias = jnp.einsum("sv,s->v", mass_SxV, share_S.astype(dtype), preferred_element_type=wide).at[targets_S].add(-grad_S)
+    grad_bias = (share_S @ mass_SxV).at[targets_S].add(-grad_S)
     return grad_x.astype(dtype), grad_word.astype(word_VxE.dtype), grad_bias, None
 
 

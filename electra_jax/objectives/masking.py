@@ -16,6 +16,8 @@ from electra_jax.cli import UserError
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch
 
+BLOCK = 128  # tokens of the sampling's first level: a TPU's register is so wide
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskingConfig:
@@ -130,24 +132,46 @@ def gather(values_BxL: Array, slots: Slots) -> Array:
     return jnp.take_along_axis(values_BxL, slots.positions, axis=1)
 
 
-def sample(mass_BxKxV: Array, uniform_BxKx2: Array, block: int = 128) -> Array:
+def sample(mass_BxKxV: Array, uniform_BxKx2: Array) -> Array:
     """One token a slot, [B, K] int32, from unnormalised probabilities, by a two-level inverse CDF in at least float32.
 
-    First a block of `block` tokens by the blocks' sums, then a token within it, each with a uniform number of its own, so that the
+    First a block of 128 tokens by the blocks' sums, then a token within it, each with a uniform number of its own, so that the
     tail keeps full resolution. Equal in distribution to Gumbel's argmax, at 1/30 of its cost (no noise over the vocabulary).
     """
     B, K, V = mass_BxKxV.shape
-    wide, block = jnp.promote_types(mass_BxKxV.dtype, jnp.float32), min(block, V)
+    wide = jnp.promote_types(mass_BxKxV.dtype, jnp.float32)
     mass_SxV = jax.lax.stop_gradient(mass_BxKxV).reshape(B * K, V).astype(wide)
     uniform_Sx2 = uniform_BxKx2.reshape(B * K, 2).astype(wide)
-    # Sums over a sliding window, and no reshape to whole blocks: padding [S, V] would copy it.
-    mass_SxN = jax.lax.reduce_window(mass_SxV, jnp.zeros((), wide), jax.lax.add, (1, block), (1, block), ((0, 0), (0, -V % block)))
-    start_S = _inverse_cdf(mass_SxN, uniform_Sx2[:, 0]) * block
-    # Of the last block: the last `block` tokens, without those that belong to the block before.
-    token_SxM = jnp.minimum(start_S, V - block)[:, None] + jnp.arange(block)[None]
-    within_SxM = jnp.where(token_SxM < start_S[:, None], 0.0, jnp.take_along_axis(mass_SxV, token_SxM, axis=1))
-    token_S = token_SxM[:, 0] + _inverse_cdf(within_SxM, uniform_Sx2[:, 1])
+    which_S = _inverse_cdf(jax.lax.platform_dependent(mass_SxV, tpu=_block_sums_by_product, default=_block_sums), uniform_Sx2[:, 0])
+    within_SxM = jax.lax.platform_dependent(mass_SxV, which_S, tpu=_block_by_product, default=_block)
+    token_S = which_S * BLOCK + _inverse_cdf(within_SxM, uniform_Sx2[:, 1])
     return token_S.reshape(B, K).astype(jnp.int32)
+
+
+def _block_sums(mass_SxV: Array) -> Array:
+    """[S, blocks]. By a sliding window, and no reshape to whole blocks: to pad [S, V] is to copy it."""
+    pad = ((0, 0), (0, -mass_SxV.shape[1] % BLOCK))
+    return jax.lax.reduce_window(mass_SxV, jnp.zeros((), mass_SxV.dtype), jax.lax.add, (1, BLOCK), (1, BLOCK), pad)
+
+
+def _block(mass_SxV: Array, which_S: Array) -> Array:
+    """The masses [S, 128] of one block; 0 beyond the vocabulary."""
+    token_SxM = which_S[:, None] * BLOCK + jnp.arange(BLOCK)[None]
+    return jnp.take_along_axis(mass_SxV, token_SxM, axis=1, mode="fill", fill_value=0)
+
+
+# A TPU copies [S, V] to cut it into blocks and to look one up: 4.4 M cycles of Base's step on a v5e by the compiler's count, and 0.8 M by
+# matrix products with zeros and ones, which are exact to float32.
+def _block_sums_by_product(mass_SxV: Array) -> Array:
+    block_V = jnp.arange(mass_SxV.shape[1]) // BLOCK
+    of_block_VxN = jax.nn.one_hot(block_V, -(-len(block_V) // BLOCK), dtype=mass_SxV.dtype)
+    return jnp.matmul(mass_SxV, of_block_VxN, precision=jax.lax.Precision.HIGHEST)
+
+
+def _block_by_product(mass_SxV: Array, which_S: Array) -> Array:
+    block_V, place_V = jnp.divmod(jnp.arange(mass_SxV.shape[1]), BLOCK)
+    chosen_SxV = jnp.where(block_V[None] == which_S[:, None], mass_SxV, 0)
+    return jnp.matmul(chosen_SxV, jax.nn.one_hot(place_V, BLOCK, dtype=mass_SxV.dtype), precision=jax.lax.Precision.HIGHEST)
 
 
 def _inverse_cdf(mass_SxN: Array, uniform_S: Array) -> Array:

@@ -121,3 +121,9 @@ def test_what_is_kept_for_the_backward_pass():
 def test_narrowing_product_refuses_other_shapes():
     with pytest.raises(ValueError, match="two matrices"):
         backward.narrowing_dot_general(jnp.ones((2, 3, 4)), jnp.ones((4, 2)), (((2,), (0,)), ((), ())))
+
+
+def test_a_logit_picked_by_a_sum():
+    """What a TPU computes, on any platform."""
+    logits, targets = jnp.asarray(normal(1, 9, 300), jnp.float32), TARGETS
+    np.testing.assert_array_equal(backward._pick_by_sum(logits, targets), backward._pick(logits, targets))

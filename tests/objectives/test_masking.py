@@ -208,3 +208,15 @@ def test_whole_words_are_chosen_whole():
 def test_bad_fields_are_refused(fields):
     with pytest.raises(UserError, match="masking"):
         masking.MaskingConfig(**fields)
+
+
+@pytest.mark.parametrize("vocab_size", [1000, 384, 50])
+def test_blocks_by_products_are_the_blocks(vocab_size):
+    """What a TPU computes, on any platform."""
+    r = np.random.default_rng(0)
+    mass = jnp.asarray(np.exp(r.normal(size=(200, vocab_size)) * 3), jnp.float32)
+    which = jnp.asarray(r.integers(0, -(-vocab_size // masking.BLOCK), 200))
+    sums = masking._block_sums(mass)
+    np.testing.assert_allclose(sums, np.add.reduceat(np.asarray(mass, np.float64), range(0, vocab_size, masking.BLOCK), axis=1), rtol=1e-5)
+    np.testing.assert_allclose(masking._block_sums_by_product(mass), sums, rtol=1e-5)
+    np.testing.assert_array_equal(masking._block_by_product(mass, which), masking._block(mass, which))

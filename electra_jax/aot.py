@@ -219,15 +219,20 @@ def compile_attention(name: str, path: str, rows: int, length: int, heads: int, 
     """Compiles one layer's attention, forward and backward, for one chip: what `_simulated` looks into."""
     devices = mesh.make_mesh(devices=topology.devices(name)[1][:1])
     q = jax.ShapeDtypeStruct((rows, length, heads * head_size), np.dtype("bfloat16"))
+    bias = jax.ShapeDtypeStruct((heads * head_size,), np.dtype("float32"))
 
-    @partial(jax.grad, argnums=(0, 1, 2))
-    def loss(q, k, v, segments):
+    def attend(qkv, biases, segments):
+        if path == "rows":
+            return attention.rows(qkv, biases, segments, head_size)
+        return attention.attend(*(x.reshape(rows, length, heads, head_size) for x in qkv), segments, None, 0.0, path)
+
+    @partial(jax.grad, argnums=(0, 1))
+    def loss(qkv, biases, segments):
         with jax.named_scope("attention"):  # or the kernels' names would tell of jvp and transpose
-            arrays = (x.reshape(rows, length, heads, head_size) for x in (q, k, v))
-            return attention.attend(*arrays, segments, None, 0.0, path).astype("float32").sum()
+            return attend(qkv, biases, segments).astype("float32").sum()
 
-    whole = mesh.replicated(devices)
-    jax.jit(loss, in_shardings=whole, out_shardings=whole).lower(q, q, q, jax.ShapeDtypeStruct((rows, length), np.int32)).compile()
+    whole, segments = mesh.replicated(devices), jax.ShapeDtypeStruct((rows, length), np.int32)
+    jax.jit(loss, in_shardings=whole, out_shardings=whole).lower([q] * 3, [bias] * 3, segments).compile()
 
 
 # --- What to change where it does not fit

@@ -8,13 +8,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from electra_jax.bench import growth, parts, peers, rows, step, suite, tables
+from electra_jax.bench import growth, parts, rows, step, suite, tables
 from electra_jax.bench.processes import Side, Spread, Turns, first_turn_secs, measure, spread
 from electra_jax.cli import UserError
 from electra_jax.config import PRESETS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-ENVIRONMENT = {"platform": "cpu", "kind": "cpu", "cores": 2, "instructions": "AVX2", "versions": {"jax": "1.2.3"}}
+ENVIRONMENT = {"platform": "cpu", "kind": "cpu", "cores": 2, "instructions": "AVX2", "peak_bfloat16": None, "versions": {"jax": "1.2.3"}}
 
 
 def tiny(**model):
@@ -35,15 +35,18 @@ def test_a_ratio_is_taken_round_by_round():
 
 def test_sides_wait_for_their_turns_and_say_why_they_cannot_start():
     side = Side("counts", "tests.bench_side:counting", {})
-    turns = measure([side, side._replace(name="broken", arguments={"broken": True})], rounds=3)
+    broken = side._replace(name="broken", arguments={"broken": True})
+    turns = measure([side, broken, side._replace(name="absent", needs=("no_such_package",))], rounds=3, optional=["broken", "absent"])
     assert [sample["turn"] for sample in turns.samples["counts"]] == [4, 5, 6]  # one that compiles and two that warm up come before
     assert all(sample["wall"] > 0 and sample["peak_mib"] > 1 for sample in turns.samples["counts"])
-    assert turns.failed == {"broken": "RuntimeError: no such | device"}
+    assert turns.failed == {"broken": "RuntimeError: no such | device", "absent": "not installed: pip install no_such_package"}
+    with pytest.raises(UserError, match="broken: .*no such"):
+        measure([broken], rounds=3)
     with pytest.raises(UserError, match="round 2.*lost the device"):
         measure([side._replace(arguments={"fails_at": 5})], rounds=3)
     assert 0 < first_turn_secs(side) < 60
     with pytest.raises(UserError, match="no such"):
-        first_turn_secs(side._replace(arguments={"broken": True}))
+        first_turn_secs(broken)
 
 
 def test_tables_into_a_page(tmp_path):
@@ -113,13 +116,14 @@ def test_the_figure_is_the_same_for_the_same_numbers(tmp_path):
 
 def test_peers_that_are_missing_have_a_row_that_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert peers.missing("txtai") == "not installed: pip install torch transformers txtai"
     case = step.Case("step tiny", "tiny", 8, 64, tuple(step.PEERS))
-    table = step.table(case, tiny(), "cpu", 2, str(tmp_path))
+    table = step.table(case, tiny(), ENVIRONMENT, 2, str(tmp_path))
     assert [line[0] for line in table.rows] == ["electra_jax", *step.PEERS]
     assert all("not installed: pip install" in line[1] for line in table.rows[1:])
     assert float(table.rows[0][1]) > 0 and "%" in table.rows[0][-1]
-    ours = table.figures["runs"]["electra_jax"]["electra_jax"]
+    assert table.rows[-1] == ["txtai TokenDetection", "not installed: pip install torch transformers txtai"]
+    (run,) = table.figures["runs"]
+    ours = run["electra_jax"]
     assert len(ours) == 2 and ours[0]["flops"] > 0 and all(np.isfinite(sample["loss"]) for sample in ours)
 
 

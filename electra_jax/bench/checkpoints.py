@@ -5,10 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from electra_jax.bench import peers
 from electra_jax.bench.processes import Side, measure
 from electra_jax.bench.tables import Table, number, times
-from electra_jax.cli import UserError
 
 OURS, THEIRS = "electra_jax", "torch.save, torch.load"
 
@@ -42,12 +40,8 @@ def checkpoint(config: Mapping[str, Any]) -> Callable[[], dict[str, float]]:
 
 def table(config: Mapping[str, Any], preset: str, rounds: int) -> Table:
     ours = Side(OURS, "electra_jax.bench.checkpoints:checkpoint", {"config": config})
-    theirs = Side(THEIRS, "electra_jax.bench.peers:checkpoint", {"config": config})
-    reason = peers.missing("transformers")
-    turns = measure([ours] if reason else [ours, theirs], rounds)
-    if OURS in turns.failed:
-        raise UserError(f"{OURS}: {turns.failed[OURS]}")
-    reason = reason or turns.failed.get(THEIRS)
+    theirs = Side(THEIRS, "electra_jax.bench.peers:checkpoint", {"config": config}, needs=("torch", "transformers"))
+    turns = measure([ours, theirs], rounds, optional=[THEIRS])
     columns = ("blocked", "saved", "restored")
     lines = [
         [side, number(turns.median(side, "bytes") / 2**20), *(number(turns.median(side, name)) for name in columns),
@@ -59,6 +53,6 @@ def table(config: Mapping[str, Any], preset: str, rounds: int) -> Table:
         f"`{preset}`: parameters and optimizer on a local disk, read back from the system's page cache; ours has a checksum of every "
         f"array, made and compared; {rounds} rounds.",
         ("side", "MiB", "s the step waits", "s until it is on disk", "s to restore", "in x ours: waits", "on disk", "restore"),
-        [*lines, *([[THEIRS, reason, *[""] * 6]] if reason else [])],
+        [*lines, *map(list, turns.failed.items())],
         turns.samples,
     )

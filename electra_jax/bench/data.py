@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from electra_jax import demo
-from electra_jax.bench import peers
-from electra_jax.bench.processes import Side, Turns, measure
+from electra_jax.bench.processes import Side, measure
 from electra_jax.bench.tables import Table, cores, number, times
 from electra_jax.cli import UserError
 from electra_jax.data import loader, prepare, tokenizer
@@ -145,7 +144,7 @@ def preparation_table(folder: pathlib.Path, text: pathlib.Path, rounds: int) -> 
         ours = Side(f"preparation, {processes}", _HERE + "preparing", {"text": str(text), "vocabulary": words, "workers": workers})
         rust = Side(f"the Rust tokenizer alone, {threads}", _HERE + "tokenizing", {"text": str(text), "vocabulary": words},
                     {"TOKENIZERS_PARALLELISM": parallel})  # fmt: skip
-        turns = _measured([ours, rust], rounds)
+        turns = measure([ours, rust], rounds)
         runs |= turns.samples
         for side in (ours.name, rust.name):
             lines.append([
@@ -165,18 +164,16 @@ def preparation_table(folder: pathlib.Path, text: pathlib.Path, rounds: int) -> 
 
 def feeding_table(folder: pathlib.Path, text: pathlib.Path, rounds: int) -> Table:
     lines, runs = [], {}
-    reason = peers.missing("transformers")
     for length in LENGTHS:
         rows = str(prepared(folder, text, length))
         ours = Side("electra_jax", _HERE + "feeding", {"folder": rows})
-        theirs = Side("torch DataLoader", _HERE + "torch_feeding", {"folder": rows})
-        runs[length] = turns = _measured([ours] if reason else [ours, theirs], rounds)
+        theirs = Side("torch DataLoader", _HERE + "torch_feeding", {"folder": rows}, needs=("torch",))
+        runs[length] = turns = measure([ours, theirs], rounds, optional=[theirs.name])
         for side in turns.samples:
             ratio = "1" if side == ours.name else times(turns.rates(ours.name, side, "tokens", "cpu"))
             rates = (turns.rate(side, "tokens", secs).median / 1e6 for secs in ("wall", "cpu"))
             lines.append([side, str(length), *map(number, rates), ratio])
-        if reason:
-            lines.append([theirs.name, str(length), reason, "", ""])
+        lines += [[name, str(length), reason] for name, reason in turns.failed.items()]
     return Table(
         "feeding",
         f"Shuffled batches of {BATCH_ROWS} rows with segments, positions and types, on one core; {rounds} rounds.",
@@ -185,9 +182,3 @@ def feeding_table(folder: pathlib.Path, text: pathlib.Path, rounds: int) -> Tabl
         {str(length): turns.samples for length, turns in runs.items()},
     )
 
-
-def _measured(sides: list[Side], rounds: int) -> Turns:
-    turns = measure(sides, rounds)
-    for side, reason in turns.failed.items():
-        raise UserError(f"{side}: {reason}")
-    return turns

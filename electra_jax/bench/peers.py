@@ -5,7 +5,6 @@ gives; "all positions" is what its users write: every position projected, and Gu
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import tempfile
@@ -16,13 +15,7 @@ from electra_jax.bench import rows
 from electra_jax.config import ElectraConfig, EncoderConfig
 
 Run = Callable[[], dict[str, float]]
-NEEDS = {"transformers": ("torch", "transformers"), "txtai": ("torch", "transformers", "txtai")}
 
-
-def missing(name: str) -> str | None:
-    """What to install for it; None where it is there."""
-    absent = [package for package in NEEDS[name] if importlib.util.find_spec(package) is None]
-    return f"not installed: pip install {' '.join(absent)}" if absent else None
 
 
 class Models(NamedTuple):

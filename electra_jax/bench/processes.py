@@ -6,6 +6,7 @@ order turns round from one round to the next. Each side has its own peak of memo
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from electra_jax.cli import UserError, one_line
@@ -26,13 +27,19 @@ _SERVE = "from electra_jax.bench import processes; processes.serve()"
 class Side(NamedTuple):
     """`function`, "module:name", called with `arguments` (JSON values) in the child, returns run() -> figures of one turn.
 
-    `environment` is the child's own. What run() returns ("flops", "tokens", "bytes" ...) stands in the turn beside its time.
+    `environment` is the child's own; `needs`: packages. What run() returns ("flops", "tokens" ...) stands in the turn beside its time.
     """
 
     name: str
     function: str
     arguments: Mapping[str, Any]
     environment: Mapping[str, str] = {}
+    needs: tuple[str, ...] = ()
+
+    def missing(self) -> str | None:
+        """What to install for it; None where it is there."""
+        absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
+        return f"not installed: pip install {' '.join(absent)}" if absent else None
 
 
 class Spread(NamedTuple):
@@ -80,19 +87,26 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(middle, low, high)
 
 
-def measure(sides: Sequence[Side], rounds: int) -> Turns:
-    """`rounds` turns of each side, one at a time, the order turned round after each. A side that cannot start is left out, and why."""
+def measure(sides: Sequence[Side], rounds: int, optional: Container[str] = ()) -> Turns:
+    """`rounds` turns of each side, one at a time, the order turned round after each.
+
+    A side whose name is in `optional` may be unable to start: it is left out, with the reason. UserError where another cannot.
+    """
     samples: dict[str, list[dict[str, float]]] = {}
     failed = {}
     with contextlib.ExitStack() as stack:
         children = {}
         for side in sides:
-            child = stack.enter_context(_Child(side))
-            first = child.answer()
-            if "failed" in first:
-                failed[side.name] = first["failed"]
-                continue
-            children[side.name], samples[side.name] = child, []
+            reason = side.missing()
+            if not reason:
+                child = stack.enter_context(_Child(side))
+                reason = child.answer().get("failed")
+            if not reason:
+                children[side.name], samples[side.name] = child, []
+            elif side.name in optional:
+                failed[side.name] = reason
+            else:
+                raise UserError(f"{side.name}: {reason}")
         for number in range(rounds):
             names = list(children) if number % 2 == 0 else list(reversed(children))
             for name in names:
@@ -105,6 +119,8 @@ def measure(sides: Sequence[Side], rounds: int) -> Turns:
 
 def first_turn_secs(side: Side) -> float:
     """From the start of a process to the end of its first turn: imports, building, compiling. UserError where it fails."""
+    if reason := side.missing():
+        raise UserError(reason)
     start = time.monotonic()
     with _Child(side, warmup=0) as child:
         answer = child.answer()

@@ -1,32 +1,26 @@
 """The pretraining step beside the peers', and rows of real lengths: ours packed, theirs padded."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from electra_jax.bench import peers
-from electra_jax.bench.processes import Side, Spread, Turns, measure, spread
+from electra_jax.bench.processes import Side, Turns, measure, spread
 from electra_jax.bench.tables import Table, number, share, times
-from electra_jax.cli import UserError
 
 OURS, PEAK = "electra_jax", "matmul"
 GetConfig = Callable[[str], Mapping[str, Any]]  # configs/pretrain.py's get_config
 
 
-class Peer(NamedTuple):
-    function: str
-    arguments: Mapping[str, Any]
-    package: str = "transformers"
-
-
-PEERS: Mapping[str, Peer] = {
-    "transformers, eager attention": Peer("step", {"attention": "eager"}),
-    "transformers, SDPA": Peer("step", {"attention": "sdpa"}),
-    "transformers, SDPA, torch.compile": Peer("step", {"attention": "sdpa", "compiled": True}),
-    "transformers, all positions projected": Peer("step", {"attention": "sdpa", "projected": "all"}),
-    "txtai TokenDetection": Peer("txtai_step", {}, "txtai"),
-}
+_TORCH = ("torch", "transformers")
 _SDPA, _COMPILED = "transformers, SDPA", "transformers, SDPA, torch.compile"
+# name -> (function of bench.peers, its arguments, packages)
+PEERS: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
+    "transformers, eager attention": ("step", {"attention": "eager"}, _TORCH),
+    _SDPA: ("step", {}, _TORCH),
+    _COMPILED: ("step", {"compiled": True}, _TORCH),
+    "transformers, all positions projected": ("step", {"projected": "all"}, _TORCH),
+    "txtai TokenDetection": ("txtai_step", {}, (*_TORCH, "txtai")),
+}
 
 
 class Case(NamedTuple):
@@ -64,79 +58,67 @@ def config(get_config: GetConfig, preset: str, rows: int, length: int) -> dict[s
     return found
 
 
-def tables(get_config: GetConfig, platform: str, rounds: int, cache: str, presets: tuple[str, ...], what: str) -> Iterator[Table]:
+def tables(
+    get_config: GetConfig, environment: Mapping[str, Any], rounds: int, cache: str, presets: Container[str], what: str
+) -> Iterator[Table]:
     """`what`: "step" or "packed". `cache`: a folder for compiled programs, so that ours compiles once and not once a peer."""
-    for case in CASES[platform]:
+    for case in CASES[environment["platform"]]:
         if case.name.startswith(what) and case.preset.split(",")[0] in presets:
-            yield table(case, config(get_config, case.preset, case.rows, case.length), platform, rounds, cache)
+            yield table(case, config(get_config, case.preset, case.rows, case.length), environment, rounds, cache)
 
 
-def table(case: Case, config: Mapping[str, Any], platform: str, rounds: int, cache: str) -> Table:
+def table(case: Case, config: Mapping[str, Any], environment: Mapping[str, Any], rounds: int, cache: str) -> Table:
     """A row a side. Ours meets each peer in a run of its own: two sides and the matrix product are all that memory must hold."""
-    dtype = "float32" if platform == "cpu" else "bfloat16"
     ours = Side(OURS, "electra_jax.bench.ours:step", {"config": config, "kind": case.kind}, {"JAX_COMPILATION_CACHE_DIR": cache})
-    peak = Side(PEAK, "electra_jax.bench.ours:matmul", {"dtype": dtype, "size": 4096 if platform == "cpu" else 16384})
-    met: dict[str, Turns] = {}
-    lines: list[list[str]] = []
-    for name in case.peers:
-        peer = PEERS[name]
-        if reason := peers.missing(peer.package):
-            lines.append([name, *_blank(reason)])
-            continue
-        kind = "padded" if case.kind == "packed" else case.kind
-        side = Side(name, f"electra_jax.bench.peers:{peer.function}", {"config": config, "kind": kind, **peer.arguments})
-        turns = measure([ours, side, peak], rounds)
-        if reason := turns.failed.get(name):
-            lines.append([name, *_blank(reason)])
-        _require(turns, OURS, PEAK)
-        met[name] = turns
-        if name in turns.samples:
-            lines.append(_line(name, turns))
-    if not any(turns for turns in met.values()):
-        met[OURS] = measure([ours, peak], rounds)
-        _require(met[OURS], OURS, PEAK)
-    everything = Turns(
-        {side: [sample for turns in met.values() for sample in turns.samples[side]] for side in (OURS, PEAK)}, {}
-    )
-    lines.insert(0, _line(OURS, everything))
-    tera = everything.rate(PEAK, "flops").median / 1e12
+    peak, dtype = peak_side(environment["platform"])
+    kind = "padded" if case.kind == "packed" else case.kind
+    theirs = [
+        Side(name, f"electra_jax.bench.peers:{function}", {"config": config, "kind": kind, **arguments}, needs=packages)
+        for name, (function, arguments, packages) in PEERS.items()
+        if name in case.peers
+    ]
+    groups = [[ours, side, peak] for side in theirs if not side.missing()] or [[ours, peak]]
+    runs = [measure(group, rounds, optional=case.peers) for group in groups]
+    pooled = {name: [sample for turns in runs for sample in turns.samples[name]] for name in (OURS, PEAK)}
+    lines, failed = [_line(OURS, Turns(pooled, {}), environment)], {side.name: side.missing() for side in theirs}
+    for turns in runs:
+        lines += [_line(name, turns, environment) for name in turns.samples if name in case.peers]
+        failed |= turns.failed
+    lines += [[name, reason] for name, reason in failed.items() if reason]
+    if dtype == "bfloat16" and not case.peers:
+        lines.append(["transformers", "not measured: PyTorch does not run here on this device"])
+    tera = spread([sample["flops"] / sample["wall"] for sample in pooled[PEAK]]).median / 1e12
     rows = "" if case.kind == "full" else ": film reviews, ours packed, the peers' padded, a review a row; padding is not counted"
+    sheet = ("share of the data sheet's peak",) if environment["peak_bfloat16"] else ()
     return Table(
         case.name,
         f"`{case.preset}`, {case.rows} rows of {case.length}{rows}, {dtype}; {rounds} rounds, in which a matrix product reached "
         f"{number(tera)} TFLOP/s.",
         ("side", "wall s", "CPU-s", "tokens/s", "rows/s", "peak MiB", "ours in x of it, tokens/s", "ours in x of it, tokens a CPU-s",
-         "share of the matrix product, wall", "CPU-s"),
+         "share of the matrix product, wall", "CPU-s", *sheet),
         lines,
-        {"case": case._asdict(), "runs": {name: turns.samples for name, turns in met.items()}},
+        {"case": case._asdict(), "runs": [turns.samples for turns in runs]},
     )  # fmt: skip
 
 
-def _line(side: str, turns: Turns) -> list[str]:
-    ours = turns.samples[OURS]
-    ratios = [times(turns.rates(OURS, side, "tokens")), times(turns.rates(OURS, side, "tokens", "cpu"))] if side != OURS else ["1", "1"]
+def peak_side(platform: str) -> tuple[Side, str]:
+    """(the matrix product that a step is held against, the type of its numbers)."""
+    dtype, size = ("float32", 4096) if platform == "cpu" else ("bfloat16", 16384)
+    return Side(PEAK, "electra_jax.bench.ours:matmul", {"dtype": dtype, "size": size}), dtype
+
+
+def _line(side: str, turns: Turns, environment: Mapping[str, Any]) -> list[str]:
+    ours, own, peaks = (turns.samples[name] for name in (OURS, side, PEAK))
+
+    def utilisation(secs: str, flops_per_sec: float | None = None) -> str:
+        """Of what a step must multiply, the same for every side with the same rows."""
+        triples = zip(ours, own, peaks, strict=True)
+        return share(spread([o["flops"] / s[secs] / (flops_per_sec or p["flops"] / p[secs]) for o, s, p in triples]))
+
+    sheet = environment["peak_bfloat16"]
     return [
-        side,
-        number(turns.median(side, "wall")),
-        number(turns.median(side, "cpu")),
-        number(turns.rate(side, "tokens").median),
-        number(turns.rate(side, "rows").median),
-        number(turns.peak(side)),
-        *ratios,
-        *(share(_utilisation(ours, turns.samples[side], turns.samples[PEAK], secs)) for secs in ("wall", "cpu")),
-    ]
-
-
-def _utilisation(ours, samples, peaks, secs: str) -> Spread:
-    """The share of the matrix product's rate: what a step must multiply, the same for every side with the same rows."""
-    return spread([o["flops"] / s[secs] / (p["flops"] / p[secs]) for o, s, p in zip(ours, samples, peaks, strict=True)])
-
-
-def _blank(reason: str) -> list[str]:
-    return [reason, *[""] * 8]
-
-
-def _require(turns: Turns, *sides: str) -> None:
-    for side in sides:
-        if side in turns.failed:
-            raise UserError(f"{side}: {turns.failed[side]}")
+        side, number(turns.median(side, "wall")), number(turns.median(side, "cpu")), number(turns.rate(side, "tokens").median),
+        number(turns.rate(side, "rows").median), number(turns.peak(side)),
+        *(times(turns.rates(OURS, side, "tokens", secs)) if side != OURS else "1" for secs in ("wall", "cpu")),
+        utilisation("wall"), utilisation("cpu"), *([utilisation("wall", sheet)] if sheet else []),
+    ]  # fmt: skip

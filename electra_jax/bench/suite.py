@@ -48,7 +48,7 @@ def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, preset
     get_config, platform = load_config(root), environment["platform"]
     for word in ("step", "packed"):
         if word in what:
-            yield from step.tables(get_config, platform, rounds, str(folder / "cache"), presets, word)
+            yield from step.tables(get_config, environment, rounds, str(folder / "cache"), presets, word)
     if "step" in what and platform != "gpu":
         yield tables.Table("step base gpu", "`base` on a GPU (rows of 512, bfloat16): not measured, there is no GPU here.", (), (), {})
     small = step.config(get_config, "small", 32, 128)

@@ -12,7 +12,6 @@ from electra_jax.bench.processes import Side, measure
 from electra_jax.bench.tables import Table, cores, number, times
 from electra_jax.cli import UserError
 from electra_jax.data import loader, prepare, tokenizer
-from electra_jax.data.workers import Workers
 
 Run = Callable[[], dict[str, float]]
 VOCAB_SIZE, BATCH_ROWS, LENGTHS = 30_522, 32, (128, 512)
@@ -139,11 +138,10 @@ def _one_core() -> None:
 def preparation_table(folder: pathlib.Path, text: pathlib.Path, rounds: int) -> Table:
     words, runs, lines = str(vocabulary(folder, text)), {}, []
     num_bytes = text.stat().st_size
-    both = (("1 process", "1 thread", 1, "false"), (f"{Workers(0, num_bytes).workers} processes", f"{cores()} threads", 0, "true"))
-    for processes, threads, workers, parallel in both:
-        ours = Side(f"preparation, {processes}", _HERE + "preparing", {"text": str(text), "vocabulary": words, "workers": workers})
-        rust = Side(f"the Rust tokenizer alone, {threads}", _HERE + "tokenizing", {"text": str(text), "vocabulary": words},
-                    {"TOKENIZERS_PARALLELISM": parallel})  # fmt: skip
+    given = {"text": str(text), "vocabulary": words}
+    for label, workers, parallel in (("one", 1, "false"), (f"all {cores()}", cores(), "true")):
+        ours = Side(f"preparation, processes: {label}", _HERE + "preparing", {**given, "workers": workers})
+        rust = Side(f"the Rust tokenizer alone, threads: {label}", _HERE + "tokenizing", given, {"TOKENIZERS_PARALLELISM": parallel})
         turns = measure([ours, rust], rounds)
         runs |= turns.samples
         for side in (ours.name, rust.name):
@@ -154,8 +152,8 @@ def preparation_table(folder: pathlib.Path, text: pathlib.Path, rounds: int) -> 
             ])  # fmt: skip
     return Table(
         "preparation",
-        f"{num_bytes / 1e6:.1f} MB of English (`{text.name}`) to shuffled, densely packed rows of 128, WordPiece of 30,522: one process "
-        f"against one thread, then what both take by themselves (preparation: a process for each 2 MiB); {rounds} rounds.",
+        f"{num_bytes / 1e6:.1f} MB of English (`{text.name}`) to shuffled, densely packed rows of 128, WordPiece of 30,522; {rounds} "
+        "rounds.",
         ("what", "wall s", "MB/s", "MB a CPU-second", "MB/s, preparation in x of it", "MB a CPU-second, the same"),
         lines,
         runs,

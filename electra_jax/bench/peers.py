@@ -1,21 +1,24 @@
 """The peers: the same step in PyTorch transformers, and txtai's. The losses are ours: MLM + 50 x RTD, embeddings shared, dropout on.
 
-The first two settings gather the masked slots before the vocabulary projection and sample by an inverse CDF, the fastest that PyTorch
-gives; "all positions" is what its users write: every position projected, and Gumbel noise.
+Projected "slots": the masked slots are gathered before the vocabulary projection, and sampled by an inverse CDF, the fastest that PyTorch
+gives. "all": what its users write, every position projected, and Gumbel noise.
 """
 
 import contextlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from electra_jax.bench import rows
 from electra_jax.config import ElectraConfig, EncoderConfig
+from electra_jax.objectives import masking
 
 Run = Callable[[], dict[str, float]]
-
 
 
 class Models(NamedTuple):
@@ -41,7 +44,7 @@ def models(config: ElectraConfig, attention: str) -> Models:
     generator = transformers.ElectraForMaskedLM(theirs(config.generator))
     discriminator = transformers.ElectraForPreTraining(theirs(config.discriminator))
     discriminator.electra.embeddings = generator.electra.embeddings
-    return Models(generator.train(), discriminator.train())
+    return Models(generator.to(_device()).train(), discriminator.to(_device()).train())
 
 
 def losses(both: Models, tokens, real, slots, used, shown, sample, projected: str = "slots"):
@@ -88,35 +91,51 @@ def inverse_cdf(logits):
     return torch.searchsorted(total, torch.rand_like(total[..., :1]) * total[..., -1:])[..., 0].clamp(max=logits.shape[-1] - 1)
 
 
-def step(
-    config: Mapping[str, Any],
-    kind: str = "full",
-    attention: str = "sdpa",
-    compiled: bool = False,
-    projected: str = "slots",
-) -> Run:
-    """A turn is one step on the rows that ours gets. bfloat16 (autocast) on a GPU, as ours, and float32 on a CPU."""
+class Given(NamedTuple):
+    """What a step gets. `draw()` -> (slots int64 [B, K], shown bool [B, K]), anew each step."""
+
+    device: Any
+    tokens: Any  # int64 [B, L]
+    real: Any  # bool [B, L]
+    used: Any  # bool [B, K]: as many masked slots a row as masking.choose takes
+    draw: Callable
+    figures: dict[str, float]
+
+
+def given(config: Mapping[str, Any], kind: str) -> Given:
+    """The rows that ours gets, on the GPU where PyTorch has one."""
     import torch
 
-    model, batch, device = _model(config), _batch(config, kind), _device()
-    both = Models(*(network.to(device) for network in models(model, attention)))
-    tokens = torch.from_numpy(batch.tokens).long().to(device)
-    real = None if kind == "full" else torch.from_numpy(batch.segments > 0).to(device)
-    able = torch.from_numpy(batch.segments > 0).to(device) & (tokens != rows.CLS) & (tokens != rows.SEP)
-    num_slots, used = _slots(config, batch, device)
+    device = _device()
+    batch = rows.make(kind, config["model"]["vocab_size"], config["train"]["batch_rows"], config["data"]["length"])
+    masks = masking.MaskingConfig(**config["masking"])
+    num_slots = masks.max_predictions(batch.tokens.shape[1])
+    wanted = np.clip(np.round((batch.segments > 0).sum(1) * masks.rate), 1, num_slots)
+    used = torch.from_numpy(np.arange(num_slots)[None] < wanted[:, None]).to(device)
+    tokens, real = torch.from_numpy(batch.tokens).long().to(device), torch.from_numpy(batch.segments > 0).to(device)
+    able = real & (tokens != rows.CLS) & (tokens != rows.SEP)
+
+    def draw():
+        slots = (torch.rand(tokens.shape, device=device) * able).topk(num_slots).indices
+        return slots, torch.rand(slots.shape, device=device) < masks.mask_fraction
+
+    return Given(device, tokens, real, used, draw, {"tokens": rows.useful_tokens(batch), "rows": len(batch.row)})
+
+
+def step(config: Mapping[str, Any], kind: str = "full", attention: str = "sdpa", compiled: bool = False, projected: str = "slots") -> Run:
+    """A turn is one step. bfloat16 (autocast) on a GPU, as ours, and float32 on a CPU."""
+    import torch
+
+    batch, both = given(config, kind), models(_model(config), attention)
+    real = None if kind == "full" else batch.real  # no mask where nothing is padding
     sample = inverse_cdf if projected == "slots" else gumbel
 
     def loss_of(slots, shown):
-        mlm, rtd, _ = losses(both, tokens, real, slots, used, shown, sample, projected)
+        mlm, rtd, _ = losses(both, batch.tokens, real, slots, batch.used, shown, sample, projected)
         return mlm + 50.0 * rtd
 
     loss_of = torch.compile(loss_of) if compiled else loss_of
-
-    def loss():
-        slots = (torch.rand(tokens.shape, device=device) * able).topk(num_slots).indices
-        return loss_of(slots, torch.rand(slots.shape, device=device) < 0.85)
-
-    return _training(both, loss, device, batch)
+    return _training(both, lambda: loss_of(*batch.draw()), batch)
 
 
 def txtai_step(config: Mapping[str, Any], kind: str = "full") -> Run:
@@ -124,31 +143,24 @@ def txtai_step(config: Mapping[str, Any], kind: str = "full") -> Run:
     import torch
     from txtai.models import TokenDetection
 
-    model, batch, device = _model(config), _batch(config, kind), _device()
-    both = Models(*(network.to(device) for network in models(model, "eager")))
-    network = TokenDetection(both.generator, both.discriminator, None, 50.0).to(device).train()
-    tokens, real = torch.from_numpy(batch.tokens).long().to(device), torch.from_numpy(batch.segments > 0).to(device)
-    able = real & (tokens != rows.CLS) & (tokens != rows.SEP)
-    num_slots, used = _slots(config, batch, device)
+    batch, both = given(config, kind), models(_model(config), "eager")
+    network = TokenDetection(*both, None, 50.0).train()
 
     def loss():
-        slots = (torch.rand(tokens.shape, device=device) * able).topk(num_slots).indices
-        original = tokens.gather(1, slots)
-        shown = used & (torch.rand(slots.shape, device=device) < 0.85)
-        labels = torch.full_like(tokens, -100).scatter(1, slots, torch.where(used, original, -100))
-        return network(tokens.scatter(1, slots, torch.where(shown, rows.MASK, original)), labels, real.long())[0]
+        slots, shown = batch.draw()
+        original = batch.tokens.gather(1, slots)
+        labels = torch.full_like(batch.tokens, -100).scatter(1, slots, torch.where(batch.used, original, -100))
+        masked = batch.tokens.scatter(1, slots, torch.where(batch.used & shown, rows.MASK, original))
+        return network(masked, labels, batch.real.long())[0]
 
-    return _training(both, loss, device, batch)
+    return _training(both, loss, batch)
 
 
 def checkpoint(config: Mapping[str, Any]) -> Run:
     """A turn is torch.save of weights and optimizer, and reading them back into the models."""
-    import time
-
     import torch
 
-    both, device = models(_model(config), "sdpa"), _device()
-    both = Models(*(network.to(device) for network in both))
+    both = models(_model(config), "sdpa")
     rule = _optimizer(both)
     for parameter in rule.param_groups[0]["params"]:
         parameter.grad = torch.zeros_like(parameter)
@@ -162,7 +174,7 @@ def checkpoint(config: Mapping[str, Any]) -> Run:
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
         saved = time.monotonic()
-        found = torch.load(path, map_location=device)
+        found = torch.load(path, map_location=_device())
         for name, kept in keep.items():
             kept.load_state_dict(found[name])
         done, size = time.monotonic(), os.path.getsize(path)
@@ -171,13 +183,12 @@ def checkpoint(config: Mapping[str, Any]) -> Run:
     return run
 
 
-def _training(both: Models, loss: Callable, device, batch) -> Run:
+def _training(both: Models, loss: Callable, batch: Given) -> Run:
     import torch
 
-    rule, on_gpu = _optimizer(both), device.type == "cuda"
+    rule, on_gpu = _optimizer(both), batch.device.type == "cuda"
     parameters = rule.param_groups[0]["params"]
     precision = torch.autocast("cuda", torch.bfloat16) if on_gpu else contextlib.nullcontext()
-    figures = {"tokens": rows.useful_tokens(batch), "rows": len(batch.row)}
 
     def run() -> dict[str, float]:
         with precision:
@@ -189,7 +200,7 @@ def _training(both: Models, loss: Callable, device, batch) -> Run:
         if on_gpu:
             torch.cuda.synchronize()
         memory = {"peak_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {}
-        return {"loss": float(value.detach()), **figures, **memory}
+        return {"loss": float(value.detach()), **batch.figures, **memory}
 
     return run
 
@@ -206,23 +217,6 @@ def _model(config: Mapping[str, Any]) -> ElectraConfig:
     if fields["positions"] == "rotary":
         raise ValueError("transformers' ELECTRA has no rotary positions")
     return ElectraConfig(**{**fields, "dtype": "float32"})
-
-
-def _batch(config: Mapping[str, Any], kind: str):
-    return rows.make(kind, config["model"]["vocab_size"], config["train"]["batch_rows"], config["data"]["length"])
-
-
-def _slots(config: Mapping[str, Any], batch, device):
-    """(K, used bool [B, K]): as many masked slots a row as masking.choose takes."""
-    import numpy as np
-    import torch
-
-    from electra_jax.objectives import masking
-
-    masks = masking.MaskingConfig(**config["masking"])
-    num_slots = masks.max_predictions(batch.tokens.shape[1])
-    wanted = np.clip(np.round((batch.segments > 0).sum(1) * masks.rate), 1, num_slots)
-    return num_slots, torch.from_numpy(np.arange(num_slots)[None] < wanted[:, None]).to(device)
 
 
 def _device():

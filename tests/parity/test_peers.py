@@ -39,24 +39,22 @@ def test_losses_are_ours(attention, projected):
     load(both.generator, flat, {**EMBEDDINGS, **generator_names})
     load(both.discriminator, flat, {**EMBEDDINGS, **discriminator_names})
     assert both.discriminator.electra.embeddings is both.generator.electra.embeddings
-    num_slots, used = peers._slots(CONFIG, batch, "cpu")
-    able = (batch.segments > 0) & (batch.tokens != rows.CLS) & (batch.tokens != rows.SEP)
-    slots = (torch.rand(batch.tokens.shape) * torch.from_numpy(able)).topk(num_slots).indices
-    shown = torch.rand(slots.shape) < 0.5
+    given = peers.given(CONFIG, "padded")
+    tokens, real, used, able = given.tokens, given.real, given.used, ~np.isin(batch.tokens, (rows.PAD, rows.CLS, rows.SEP))
+    slots, shown = given.draw()
     assert 0 < int(used.sum()) < used.numel()
-    tokens, real = torch.from_numpy(batch.tokens).long(), torch.from_numpy(batch.segments > 0)
     mlm, rtd, corrupted = peers.losses(both, tokens, real, slots, used, shown, peers.gumbel, projected)
 
     vocabulary = masking.Vocabulary(rows.CLS, rows.SEP, rows.MASK, np.ones(config.vocab_size, bool))
     ours = masking.Slots(*(x.numpy() for x in (slots.int(), used.float(), used & shown)))
     logits = models.generator_apply(params, config, masking.mask(batch, ours, vocabulary), ours.positions)
     nats = jax.nn.logsumexp(logits, 2) - np.take_along_axis(np.asarray(logits), tokens.gather(1, slots).numpy()[..., None], 2)[..., 0]
-    assert float(mlm) == pytest.approx(float(np.mean(np.asarray(nats)[used.numpy()])), rel=1e-5)
+    assert float(mlm.detach()) == pytest.approx(float(np.mean(np.asarray(nats)[used.numpy()])), rel=1e-5)
     scores = models.discriminator_apply(params, config, batch.replace(tokens=corrupted.int().numpy()))
     replaced = (corrupted != tokens).numpy()
     assert 0 < replaced.sum() <= int(used.sum()) and not (replaced & ~able).any()
     bits = jax.nn.softplus(np.where(replaced, -np.asarray(scores), np.asarray(scores)))
-    assert float(rtd) == pytest.approx(float(np.mean(np.asarray(bits)[batch.segments > 0])), rel=1e-5)
+    assert float(rtd.detach()) == pytest.approx(float(np.mean(np.asarray(bits)[batch.segments > 0])), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["full", "padded"])

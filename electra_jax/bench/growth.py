@@ -44,8 +44,9 @@ def table(
     """Each axis (unless given, all of `points`) in a run of its own, its points interleaved; packed rows."""
     lines, figures = [], {}
     for axis, values in (axes or points(platform)).items():
+        given = {"kind": "packed", "steps": step.STEPS[platform]}
         sides = [
-            Side(str(value), "electra_jax.bench.ours:step", {"config": config(get_config, platform, *shape), "kind": "packed"})
+            Side(str(value), "electra_jax.bench.ours:step", {"config": config(get_config, platform, *shape), **given})
             for value, *shape in values
         ]
         turns = measure(sides, rounds, optional=[side.name for side in sides])  # the largest may not fit
@@ -57,7 +58,7 @@ def table(
                 lines.append([axis, name, shape, turns.failed[name]])
                 continue
             lines.append([
-                axis, name, shape, number(turns.rate(name, "tokens").median), number(turns.median(name, "wall")),
+                axis, name, shape, number(turns.rate(name, "tokens").median), number(turns.rate(name, "wall", "steps").median),
                 number(turns.median(name, "program_mib")), number(turns.peak(name)),
             ])  # fmt: skip
         lines.append(_exponents(axis, kept, turns, memory_bytes))

@@ -65,19 +65,21 @@ def batch(parts: Parts, kind: str):
     return rows.make(kind, parts.model.vocab_size, train["batch_rows"], length)
 
 
-def step(config: Mapping[str, Any], kind: str = "full") -> Run:
-    """A turn is one pretraining step on the same rows."""
+def step(config: Mapping[str, Any], kind: str = "full", steps: int = 1) -> Run:
+    """A turn is so many pretraining steps on the same rows, waited for once, as the loop does not wait for its device."""
     parts = build(config)
     program = parts.compile()
     given, state = batch(parts, kind), parts.init(parts.root)
-    placed, flops, tokens = program.place(given), parts.objective.flops(len(given.row)), rows.useful_tokens(given)
+    placed, flops = program.place(given), parts.objective.flops(len(given.row))
+    work = {"steps": steps, "flops": steps * flops, "tokens": steps * rows.useful_tokens(given), "rows": steps * len(given.row)}
+    of_program = {"program_mib": program.peak_bytes / 2**20, "compile_secs": program.compile_secs}
 
     def run() -> dict[str, float]:
         nonlocal state
-        state, metrics = program.run(state, placed)
-        figures = {"loss": float(metrics["loss"]), "flops": flops, "tokens": tokens, "rows": len(given.row)}
+        for _ in range(steps):
+            state, metrics = program.run(state, placed)
         jax.block_until_ready(state)
-        return {**figures, "program_mib": program.peak_bytes / 2**20, "compile_secs": program.compile_secs, **device_memory()}
+        return {"loss": float(metrics["loss"]), **work, **of_program, **device_memory()}
 
     return run
 

@@ -31,15 +31,15 @@ _SCOPES = (("discriminator", r"discriminator|rtd_loss"), ("vocabulary", r"mlm_lo
 
 # --- Sides: a turn runs one part on the rows of a step
 
-def part(config: Mapping[str, Any], name: str, folder: str | None = None) -> Run:
-    """`name`: "generator", "mlm" (generator and vocabulary), "discriminator", "optimizer", "feed" (rows of `folder`) or "step"."""
+def part(config: Mapping[str, Any], name: str, steps: int, folder: str | None = None) -> Run:
+    """A turn is `steps` of it: "generator", "mlm" (generator and vocabulary), "discriminator", "optimizer", "feed" (`folder`'s rows) or "step"."""
     if name == "step":
-        return ours.step(config)
+        return ours.step(config, steps=steps)
     parts = ours.build(config)
     if name == "optimizer":
-        return _optimizer(parts)
+        return _optimizer(parts, steps)
     if name == "feed":
-        return _feed(parts, folder)
+        return _feed(parts, steps, folder)
     params = parts.init(parts.root).params
     batch = jax.device_put(ours.batch(parts, "full"), jax.devices()[0])
     plan, _ = jax.jit(lambda b: parts.objective.plan(b, rng.StepRng(parts.root, jnp.int32(0)), True))(batch)
@@ -65,10 +65,17 @@ def part(config: Mapping[str, Any], name: str, folder: str | None = None) -> Run
     forward = {"generator": generator, "mlm": mlm, "discriminator": discriminator}[name]
     run_part = jax.jit(jax.value_and_grad(forward, has_aux=True))
     given = {"embeddings": params["embeddings"], own: params[own]}
-    return lambda: [jax.block_until_ready(run_part(given, batch, plan, weights))] and {}
+
+    def run() -> dict[str, float]:
+        for _ in range(steps):
+            result = run_part(given, batch, plan, weights)
+        jax.block_until_ready(result)
+        return {"steps": steps}
+
+    return run
 
 
-def _optimizer(parts: ours.Parts) -> Run:
+def _optimizer(parts: ours.Parts, steps: int) -> Run:
     """pretrain's step of an objective whose gradient is a thousandth of the parameters."""
 
     def terms(params, batch, plan) -> Terms:
@@ -83,21 +90,27 @@ def _optimizer(parts: ours.Parts) -> Run:
 
     def run() -> dict[str, float]:
         nonlocal state
-        state, _ = program.run(state, batch)
+        for _ in range(steps):
+            state, _ = program.run(state, batch)
         jax.block_until_ready(state)
-        return {}
+        return {"steps": steps}
 
     return run
 
 
-def _feed(parts: ours.Parts, folder: str) -> Run:
+def _feed(parts: ours.Parts, steps: int, folder: str) -> Run:
     """The next batch, and its way onto the device."""
     from electra_jax.data import loader
     from electra_jax.parallel import mesh
 
     train = parts.config["train"]
     batches = loader.batches(loader.Stream([folder], None, seed=0), start_step=0, global_batch=train["batch_rows"])
-    return lambda: [jax.block_until_ready(mesh.to_devices(next(batches), parts.mesh, train["batch_rows"]))] and {}
+
+    def run() -> dict[str, float]:
+        jax.block_until_ready([mesh.to_devices(next(batches), parts.mesh, train["batch_rows"]) for _ in range(steps)])
+        return {"steps": steps}
+
+    return run
 
 
 def floors(config: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -161,13 +174,13 @@ def table(
     config: dict[str, Any], platform: str, folder: pathlib.Path, rounds: int, tpu: Mapping[str, Any] | None, figure: pathlib.Path
 ) -> Table:
     """`folder`: prepared rows; `tpu`: the config to compile for one TPU, where libtpu is there. Draws the figure too."""
-    where = "electra_jax.bench.parts:part"
     names = ("step", "generator", "mlm", "discriminator", "optimizer", "feed")
-    sides = [Side(name, where, {"config": config, "name": name, "folder": str(folder)}) for name in names]
+    given = {"config": config, "folder": str(folder), "steps": step.STEPS[platform]}
+    sides = [Side(name, "electra_jax.bench.parts:part", {**given, "name": name}) for name in names]
     peak, dtype = step.peak_side(platform)
     sides += [peak, Side("stream", "electra_jax.bench.ours:stream", {})]
     turns = measure(sides, rounds)
-    secs = {name: [sample["wall"] for sample in samples] for name, samples in turns.samples.items()}
+    secs = {name: [sample["wall"] / sample["steps"] for sample in turns.samples[name]] for name in names}
     secs["vocabulary"] = [a - b for a, b in zip(secs["mlm"], secs["generator"], strict=True)]
     rates = {"flops": turns.rate("matmul", "flops").median, "bytes": turns.rate("stream", "bytes").median}
     lines, bars = [], {"measured here": {}}

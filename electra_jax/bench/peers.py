@@ -122,8 +122,10 @@ def given(config: Mapping[str, Any], kind: str) -> Given:
     return Given(device, tokens, real, used, draw, {"tokens": rows.useful_tokens(batch), "rows": len(batch.row)})
 
 
-def step(config: Mapping[str, Any], kind: str = "full", attention: str = "sdpa", compiled: bool = False, projected: str = "slots") -> Run:
-    """A turn is one step. bfloat16 (autocast) on a GPU, as ours, and float32 on a CPU."""
+def step(
+    config: Mapping[str, Any], kind: str = "full", steps: int = 1, attention: str = "sdpa", compiled: bool = False, projected: str = "slots"
+) -> Run:
+    """A turn is so many steps. bfloat16 (autocast) on a GPU, as ours, and float32 on a CPU."""
     import torch
 
     batch, both = given(config, kind), models(_model(config), attention)
@@ -135,10 +137,10 @@ def step(config: Mapping[str, Any], kind: str = "full", attention: str = "sdpa",
         return mlm + 50.0 * rtd
 
     loss_of = torch.compile(loss_of) if compiled else loss_of
-    return _training(both, lambda: loss_of(*batch.draw()), batch)
+    return _training(both, lambda: loss_of(*batch.draw()), batch, steps)
 
 
-def txtai_step(config: Mapping[str, Any], kind: str = "full") -> Run:
+def txtai_step(config: Mapping[str, Any], kind: str = "full", steps: int = 1) -> Run:
     """txtai's own forward pass. With transformers 5 it runs on eager attention alone."""
     import torch
     from txtai.models import TokenDetection
@@ -153,7 +155,7 @@ def txtai_step(config: Mapping[str, Any], kind: str = "full") -> Run:
         masked = batch.tokens.scatter(1, slots, torch.where(batch.used & shown, rows.MASK, original))
         return network(masked, labels, batch.real.long())[0]
 
-    return _training(both, loss, batch)
+    return _training(both, loss, batch, steps)
 
 
 def checkpoint(config: Mapping[str, Any]) -> Run:
@@ -183,24 +185,26 @@ def checkpoint(config: Mapping[str, Any]) -> Run:
     return run
 
 
-def _training(both: Models, loss: Callable, batch: Given) -> Run:
+def _training(both: Models, loss: Callable, batch: Given, steps: int) -> Run:
     import torch
 
     rule, on_gpu = _optimizer(both), batch.device.type == "cuda"
     parameters = rule.param_groups[0]["params"]
+    work = {"steps": steps, **{name: steps * value for name, value in batch.figures.items()}}
     precision = torch.autocast("cuda", torch.bfloat16) if on_gpu else contextlib.nullcontext()
 
     def run() -> dict[str, float]:
-        with precision:
-            value = loss()
-        rule.zero_grad()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        rule.step()
+        for _ in range(steps):
+            with precision:
+                value = loss()
+            rule.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            rule.step()
         if on_gpu:
             torch.cuda.synchronize()
         memory = {"peak_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {}
-        return {"loss": float(value.detach()), **batch.figures, **memory}
+        return {"loss": float(value.detach()), **work, **memory}
 
     return run
 

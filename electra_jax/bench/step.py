@@ -48,6 +48,7 @@ CASES: Mapping[str, tuple[Case, ...]] = {
         Case("packed small", "small,flash", 128, 512, (_SDPA, _COMPILED), "packed"),
     ),
 }
+STEPS = {"cpu": 1, "gpu": 20, "tpu": 20}  # a turn: an accelerator is waited for once in so many
 CASES = {**CASES, "tpu": tuple(case._replace(peers=()) for case in CASES["gpu"])}
 
 
@@ -69,11 +70,12 @@ def tables(
 
 def table(case: Case, config: Mapping[str, Any], environment: Mapping[str, Any], rounds: int, cache: str) -> Table:
     """A row a side. Ours meets each peer in a run of its own: two sides and the matrix product are all that memory must hold."""
-    ours = Side(OURS, "electra_jax.bench.ours:step", {"config": config, "kind": case.kind}, {"JAX_COMPILATION_CACHE_DIR": cache})
-    peak, dtype = peak_side(environment["platform"])
+    platform = environment["platform"]
+    (peak, dtype), same = peak_side(platform), {"config": config, "steps": STEPS[platform]}
+    ours = Side(OURS, "electra_jax.bench.ours:step", {**same, "kind": case.kind}, {"JAX_COMPILATION_CACHE_DIR": cache})
     kind = "padded" if case.kind == "packed" else case.kind
     theirs = [
-        Side(name, f"electra_jax.bench.peers:{function}", {"config": config, "kind": kind, **arguments}, needs=packages)
+        Side(name, f"electra_jax.bench.peers:{function}", {**same, "kind": kind, **arguments}, needs=packages)
         for name, (function, arguments, packages) in PEERS.items()
         if name in case.peers
     ]
@@ -94,7 +96,7 @@ def table(case: Case, config: Mapping[str, Any], environment: Mapping[str, Any],
         case.name,
         f"`{case.preset}`, {case.rows} rows of {case.length}{rows}, {dtype}; {rounds} rounds, in which a matrix product reached "
         f"{number(tera)} TFLOP/s.",
-        ("side", "wall s", "CPU-s", "tokens/s", "rows/s", "peak MiB", "ours in x of it, tokens/s", "ours in x of it, tokens a CPU-s",
+        ("side", "s a step", "CPU-s", "tokens/s", "rows/s", "peak MiB", "ours in x of it, tokens/s", "ours in x of it, tokens a CPU-s",
          "share of the matrix product, wall", "CPU-s", *sheet),
         lines,
         {"case": case._asdict(), "runs": [turns.samples for turns in runs]},
@@ -117,7 +119,7 @@ def _line(side: str, turns: Turns, environment: Mapping[str, Any]) -> list[str]:
 
     sheet = environment["peak_bfloat16"]
     return [
-        side, number(turns.median(side, "wall")), number(turns.median(side, "cpu")), number(turns.rate(side, "tokens").median),
+        side, *(number(turns.rate(side, secs, "steps").median) for secs in ("wall", "cpu")), number(turns.rate(side, "tokens").median),
         number(turns.rate(side, "rows").median), number(turns.peak(side)),
         *(times(turns.rates(OURS, side, "tokens", secs)) if side != OURS else "1" for secs in ("wall", "cpu")),
         utilisation("wall"), utilisation("cpu"), *([utilisation("wall", sheet)] if sheet else []),

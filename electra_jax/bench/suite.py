@@ -51,7 +51,8 @@ def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, preset
             yield from step.tables(get_config, environment, rounds, str(folder / "cache"), presets, word)
     if "step" in what and platform != "gpu":
         yield tables.Table("step base gpu", "`base` on a GPU (rows of 512, bfloat16): not measured, there is no GPU here.", (), (), {})
-    small = step.config(get_config, "small", 32, 128)
+    preset, num_rows = ("small", 32) if platform == "cpu" else ("small,flash", 128)
+    small = step.config(get_config, preset, num_rows, 128)
     if {"preparation", "feeding", "startup", "parts"} & set(what):
         source = data.text_file(folder, text)
     if "preparation" in what:
@@ -59,9 +60,9 @@ def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, preset
     if "feeding" in what:
         yield data.feeding_table(folder, source, rounds)
     if "startup" in what:
-        yield startup.table(root, small, "small", data.prepared(folder, source, 128), min(rounds, STARTUP_ROUNDS))
+        yield startup.table(root, small, preset, data.prepared(folder, source, 128), min(rounds, STARTUP_ROUNDS))
     if "checkpoint" in what:
-        yield checkpoints.table(small, "small", rounds)
+        yield checkpoints.table(small, preset, rounds)
     if "growth" in what:
         yield growth.table(get_config, platform, rounds, environment["memory_bytes"])
     if "parts" in what:

@@ -32,7 +32,7 @@ _SCOPES = (("discriminator", r"discriminator|rtd_loss"), ("vocabulary", r"mlm_lo
 # --- Sides: a turn runs one part on the rows of a step
 
 def part(config: Mapping[str, Any], name: str, steps: int, folder: str | None = None) -> Run:
-    """A turn is `steps` of it: "generator", "mlm" (generator and vocabulary), "discriminator", "optimizer", "feed" (`folder`'s rows) or "step"."""
+    """A turn is `steps` of: "generator", "mlm" (it and the vocabulary), "discriminator", "optimizer", "feed" (`folder`'s rows), "step"."""
     if name == "step":
         return ours.step(config, steps=steps)
     parts = ours.build(config)

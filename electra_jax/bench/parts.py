@@ -3,7 +3,7 @@
 The generator and the discriminator are their networks forward and backward; the vocabulary is the projection of the masked slots, its
 loss and the sampling: what the MLM loss and the corrupted tokens take beyond the generator's network. The optimizer is pretrain's own
 step around a loss that costs nothing. Floors: matrix products at this machine's peak; for the optimizer and the feed, bytes at its
-memory's bandwidth (parameters, gradients and both moments read, all but the gradients written).
+memory's bandwidth.
 """
 
 import pathlib
@@ -18,6 +18,7 @@ from electra_jax import rng
 from electra_jax.bench import ours, rows, step
 from electra_jax.bench.processes import Side, measure, spread
 from electra_jax.bench.tables import Table, number, share
+from electra_jax.config import ElectraConfig
 from electra_jax.models import electra as models
 from electra_jax.objectives import masking
 from electra_jax.types import Terms
@@ -113,21 +114,19 @@ def _feed(parts: ours.Parts, steps: int, folder: str) -> Run:
     return run
 
 
-def floors(config: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """{part: {"flops"} or {"bytes"}} of one step."""
-    from electra_jax.config import ElectraConfig
-
-    fields = {**config["model"], "dtype": "float32"}
-    model, length, num_rows = ElectraConfig(**fields), config["data"]["length"], config["train"]["batch_rows"]
+def floors(config: Mapping[str, Any]) -> dict[str, float]:
+    """{part: what one step must do of it}: floating-point operations; of the optimizer and the feed, bytes."""
+    model = ElectraConfig(**{**config["model"], "dtype": "float32"})
+    length, num_rows = config["data"]["length"], config["train"]["batch_rows"]
     num_slots = masking.MaskingConfig(**config["masking"]).max_predictions(length)
-    tokens, h, e = num_rows * length, model.hidden_size, model.embedding_size
-    vocabulary = 2 * num_rows * num_slots * e * (model.generator.hidden_size + model.vocab_size)
+    h, e = model.hidden_size, model.embedding_size
+    rtd_head = 2 * length * (h * h + h)
     return {
-        "generator": {"flops": 3.0 * num_rows * model.generator.forward_flops(length)},
-        "vocabulary": {"flops": 3.0 * vocabulary},
-        "discriminator": {"flops": 3.0 * (num_rows * model.discriminator.forward_flops(length) + 2 * tokens * (h * h + h))},
-        "optimizer": {"bytes": 28.0 * sum(model.num_params().values())},
-        "feed": {"bytes": 16.0 * tokens},
+        "generator": 3.0 * num_rows * model.generator.forward_flops(length),
+        "vocabulary": 3.0 * num_rows * num_slots * 2 * e * (model.generator.hidden_size + model.vocab_size),
+        "discriminator": 3.0 * num_rows * (model.discriminator.forward_flops(length) + rtd_head),
+        "optimizer": 28.0 * sum(model.num_params().values()),  # parameters, gradients, two moments read; all but gradients written
+        "feed": 16.0 * num_rows * length,  # tokens, segments, positions, types
     }
 
 
@@ -156,8 +155,8 @@ def compiled_for_tpu(config: Mapping[str, Any], topology: str) -> Run:
         for name, size in sizes.items():  # a kernel's cycles go with heads and layers
             for kind in ("c", "composite"):
                 figures[f"{kind}.{name}"] += kernels / chip.clock_hz * size / sum(sizes.values())
-    for name, floor in floors(config).items():
-        figures[f"floor.{name}"] = floor["flops"] / peak if "flops" in floor else floor["bytes"] / chip.hbm_bytes_per_sec
+    for name, amount in floors(config).items():
+        figures[f"floor.{name}"] = amount / (chip.hbm_bytes_per_sec if name in ("optimizer", "feed") else peak)
     return lambda: figures
 
 
@@ -174,31 +173,33 @@ def table(
     config: dict[str, Any], platform: str, folder: pathlib.Path, rounds: int, tpu: Mapping[str, Any] | None, figure: pathlib.Path
 ) -> Table:
     """`folder`: prepared rows; `tpu`: the config to compile for one TPU, where libtpu is there. Draws the figure too."""
-    names = ("step", "generator", "mlm", "discriminator", "optimizer", "feed")
     given = {"config": config, "folder": str(folder), "steps": step.STEPS[platform]}
-    sides = [Side(name, "electra_jax.bench.parts:part", {**given, "name": name}) for name in names]
     peak, dtype = step.peak_side(platform)
-    sides += [peak, Side("stream", "electra_jax.bench.ours:stream", {})]
-    turns = measure(sides, rounds)
-    secs = {name: [sample["wall"] / sample["steps"] for sample in turns.samples[name]] for name in names}
+    yardsticks = {"flops": peak, "bytes": Side("stream", "electra_jax.bench.ours:stream", {})}
+    groups = (("flops", "step"), ("flops", "generator", "mlm"), ("flops", "discriminator"), ("bytes", "optimizer", "feed"))
+    runs, secs, rates = [], {}, {}
+    for unit, *names in groups:  # never all at once: each keeps its memory
+        sides = [Side(name, "electra_jax.bench.parts:part", {**given, "name": name}) for name in names]
+        turns = measure([*sides, yardsticks[unit]], rounds)
+        runs.append(turns.samples)
+        secs |= {name: [sample["wall"] / sample["steps"] for sample in turns.samples[name]] for name in names}
+        rates |= {name: [sample[unit] / sample["wall"] for sample in turns.samples[yardsticks[unit].name]] for name in names}
     secs["vocabulary"] = [a - b for a, b in zip(secs["mlm"], secs["generator"], strict=True)]
-    rates = {"flops": turns.rate("matmul", "flops").median, "bytes": turns.rate("stream", "bytes").median}
-    lines, bars = [], {"measured here": {}}
-    for name, floor in floors(config).items():
-        (unit, amount), = floor.items()
-        took, least = spread(secs[name]), amount / rates[unit]
-        side = "matmul" if unit == "flops" else "stream"
-        reached = spread([amount / s / (p[unit] / p["wall"]) for s, p in zip(secs[name], turns.samples[side], strict=True)])
-        lines.append([name, "measured", number(1e3 * took.median), number(1e3 * least), share(reached)])
-        bars["measured here"][name] = (took.median, least)
-    rest = spread([s - sum(secs[name][i] for name in PARTS[:-1]) for i, s in enumerate(secs["step"])])
-    lines.append(["the rest: plan, masking, metrics", "measured", number(1e3 * rest.median)])
-    lines.append(["the whole step", "measured", number(1e3 * spread(secs["step"]).median)])
-    figures: dict[str, Any] = {"config": config, "samples": turns.samples}
+    rates["vocabulary"] = rates["mlm"]
+    lines, bars, took = [], {"measured here": {}}, {name: spread(values).median for name, values in secs.items()}
+    for name, amount in floors(config).items():
+        least = [amount / rate for rate in rates[name]]
+        reached = spread([a / b for a, b in zip(least, secs[name], strict=True)])
+        bars["measured here"][name] = took[name], spread(least).median
+        lines.append([name, "measured", *(number(1e3 * value) for value in bars["measured here"][name]), share(reached)])
+    rest = took["step"] - sum(took[name] for name in PARTS[:-1])
+    lines.append(["the rest: plan, masking, metrics", "measured", number(1e3 * rest)])
+    lines.append(["the whole step", "measured", number(1e3 * took["step"])])
+    figures: dict[str, Any] = {"config": config, "runs": runs}
+    tera, giga = spread(rates["step"]).median / 1e12, spread(rates["optimizer"]).median / 1e9
     caption = (
         f"`{config['preset']}`, {config['train']['batch_rows']} rows of {config['data']['length']}, {dtype}; {rounds} rounds, in which "
-        f"a matrix product reached {number(rates['flops'] / 1e12)} TFLOP/s and memory {number(rates['bytes'] / 1e9)} GB/s. The feed runs "
-        "beside the step."
+        f"a matrix product reached {number(tera)} TFLOP/s and memory {number(giga)} GB/s. The feed runs beside the step."
     )
     if tpu is None:
         lines.append(["all, on a TPU", "not computed: libtpu, its compiler, is not installed: pip install 'electra_jax[tpu]'"])

@@ -102,6 +102,11 @@ def test_parts_of_an_instruction():
     assert parts.part_of(name("add")) == parts.part_of("copy(x)") == "optimizer"
 
 
+@pytest.mark.parametrize("name", ["generator", "mlm", "discriminator", "optimizer"])
+def test_each_part_runs_by_itself(name):
+    assert parts.part(tiny(), name, steps=2)() == {"steps": 2}
+
+
 def test_floors_are_the_flops_of_a_step():
     floors = parts.floors(step.config(suite.load_config(ROOT), "small", 32, 128))
     flops = sum(floors[name] for name in ("generator", "vocabulary", "discriminator"))

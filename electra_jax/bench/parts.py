@@ -81,7 +81,7 @@ def _optimizer(parts: ours.Parts, steps: int) -> Run:
 
     def terms(params, batch, plan) -> Terms:
         pairs = [(p, jax.lax.stop_gradient(p)) for p in jax.tree.leaves(params)]
-        return Terms({"all": 5e-4 * sum(jnp.vdot(p, q) for p, q in pairs)}, {}, {}, {})
+        return Terms({"all": 1e-3 * sum(jnp.vdot(p, q) for p, q in pairs)}, {}, {}, {})
 
     idle = parts.objective._replace(
         plan=lambda batch, rng, train: (batch.row, {"all": jnp.float32(1.0)}), terms=terms, scales={"all": 1.0}

@@ -1,5 +1,6 @@
 """From the start of a process to its first finished step: launch/pretrain.py without and with compiled programs on disk, and the peers."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -88,7 +89,8 @@ def first_step_secs(
                     break
                 time.sleep(0.02)
             first_step = time.monotonic() - start
-            process.wait(LIMIT_SECS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LIMIT_SECS)
         finally:
             process.kill()
             process.wait()

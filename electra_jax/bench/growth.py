@@ -7,7 +7,7 @@ import numpy as np
 
 from electra_jax.bench import step
 from electra_jax.bench.processes import Side, Spread, Turns, measure, spread
-from electra_jax.bench.tables import Table, number
+from electra_jax.bench.tables import Table, number, times
 
 # A narrow model on a CPU, so that all of it takes minutes: what grows with what does not depend on the width.
 MODELS: Mapping[str, dict[str, int]] = {"cpu": dict(hidden_size=128, num_layers=2, vocab_size=8192)}
@@ -38,12 +38,10 @@ def config(get_config: step.GetConfig, platform: str, rows: int, length: int, la
     return found
 
 
-def table(
-    get_config: step.GetConfig, platform: str, rounds: int, memory_bytes: float | None, axes: Mapping[str, list[tuple]] | None = None
-) -> Table:
-    """Each axis (unless given, all of `points`) in a run of its own, its points interleaved; packed rows."""
+def table(get_config: step.GetConfig, platform: str, rounds: int, memory_bytes: float | None) -> Table:
+    """Each axis of `points` in a run of its own, its points interleaved; packed rows."""
     lines, figures = [], {}
-    for axis, values in (axes or points(platform)).items():
+    for axis, values in points(platform).items():
         given = {"kind": "packed", "steps": step.STEPS[platform]}
         sides = [
             Side(str(value), "electra_jax.bench.ours:step", {"config": config(get_config, platform, *shape), **given})
@@ -81,14 +79,11 @@ def _exponents(axis: str, kept: list[tuple], turns: Turns, memory_bytes: float |
     def fit(figure: str) -> Spread:
         return spread([exponent(xs, [s[figure] for s in samples]) for samples in zip(*(turns.samples[n] for n in names), strict=True)])
 
-    def words(e: Spread) -> str:
-        return f"{e.median:.2f} ({e.low:.2f} to {e.high:.2f})"
-
     memory = [turns.median(name, "program_mib") for name in names]
     shape = ""
     if axis == "rows" and memory_bytes:
         slope, fixed = np.polyfit(xs, memory, 1)
         shape = f"{(memory_bytes / 2**20 - fixed) / slope:,.0f} rows would fill the device's {memory_bytes / 2**30:.0f} GiB"
     # At the same tokens a step, what a step takes and what a token takes grow alike.
-    time = f"a {'token' if axis == 'length' else 'step'}'s s: {words(fit('wall'))}"
+    time = f"a {'token' if axis == 'length' else 'step'}'s s: {times(fit('wall'))}"
     return [f"{axis}: exponent", "", shape, "", time, f"{exponent(xs, memory):.2f}", f"{exponent(xs, [turns.peak(n) for n in names]):.2f}"]

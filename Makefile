@@ -39,8 +39,8 @@ lint: $(VENV)/.test
 kill: $(VENV)/.test  ## Twenty kill -9 in preparation and twenty in training, each against an undisturbed run
 	$(BIN)/python -m pytest -m slow -s tests $(TEST_FLAGS)
 
-bench: $(VENV)/.parity  ## The step of `small` beside PyTorch transformers, interleaved
-	$(BIN)/python launch/bench.py
+bench: $(VENV)/.bench  ## Us beside PyTorch transformers and txtai, interleaved: the tables and the figure of docs/speed.md (half an hour)
+	$(BIN)/python launch/bench.py --docs=docs/speed.md $(BENCH_FLAGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("electra_jax needs Python 3.11 or later: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'

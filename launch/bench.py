@@ -1,56 +1,41 @@
-"""Measures the pretraining step beside PyTorch transformers', interleaved, and prints the table of docs/speed.md.
+"""Measures us and the peers side by side, interleaved, on the device that is there, and writes the tables of docs/speed.md.
 
-    make bench          # installs PyTorch and transformers into .venv first
-    python launch/bench.py --preset=small --rounds=9 --text=books.txt
+    make bench                                    # all of it, 20 to 40 minutes on a few cores
+    python launch/bench.py --what=step --presets=small
+    python launch/bench.py --text=books.txt --what=preparation,feeding --json=speed.json --docs=docs/speed.md
+
+PyTorch, transformers and txtai are the peers: pip install 'electra_jax[bench]'; rows of those that are missing say so.
 """
 
-import dataclasses
-import importlib.util
-import json
-import os
 import pathlib
 import sys
-import tempfile
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 from absl import flags
 
 from electra_jax import cli
 
-PRESET = flags.DEFINE_enum("preset", "small", ["tiny", "small", "base"], "Which model.")
-ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved steps a side.", lower_bound=2)
-COMPILED = flags.DEFINE_bool("compiled", True, "Measure torch.compile too (it needs a C++ compiler).")
-TEXT = flags.DEFINE_string("text", None, "A .txt file: measures its preparation and feeding as well.")
+WHAT = flags.DEFINE_list("what", [], "Of step, packed, preparation, feeding, startup, checkpoint, growth, parts; unless given, all.")
+PRESETS = flags.DEFINE_list("presets", ["small", "small_pp", "base"], "Models of the step's tables.")
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each side; ratios are taken round by round.", lower_bound=1)
+TEXT = flags.DEFINE_string("text", None, "A file of plain text for preparation and feeding; unless given, the demo's.")
+JSON = flags.DEFINE_string("json", None, "Also write every turn's figures here.")
+DOCS = flags.DEFINE_string("docs", None, "Rewrite the tables in this page, such as docs/speed.md, and the figure beside it.")
 DISPATCH = flags.DEFINE_bool("dispatch", False, "Only what each executor costs a call, on all devices.")
-JSON = flags.DEFINE_string("json", None, "Also write the figures here.")
 
 
 def main(_):
-    from electra_jax import bench
+    from electra_jax.bench import suite
 
     if DISPATCH.value:
-        for name, millisecs in bench.measure_dispatch(PRESET.value, rounds=100).items():
-            print(f"{name}: {millisecs:.2f} ms a call")
+        suite.print_dispatch(ROOT)
         return
-    sides = list(bench.SIDES)
-    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
-        print("PyTorch and transformers are not installed (pip install 'electra_jax[parity]'): ours alone")
-        sides = sides[:1]
-    elif not COMPILED.value:
-        sides = [side for side in sides if "compile" not in side]
-    rows = bench.measure(PRESET.value, sides, ROUNDS.value)
-    print(f"{PRESET.value}, {bench.BATCH_ROWS} rows of {bench.LENGTH}, float32, {os.cpu_count()} CPU cores, {bench.cpu_name()}\n")
-    print(bench.table(rows))
-    if TEXT.value:
-        with tempfile.TemporaryDirectory() as folder:
-            prepared, alone, feed = bench.measure_data(pathlib.Path(TEXT.value), pathlib.Path(folder))
-        share = bench.BATCH_ROWS * bench.LENGTH / 1e6 / feed / rows[0].cpu_secs
-        print(f"\npreparation {prepared:.1f} MB a CPU-second; the Rust tokenizer alone {alone:.1f}")
-        print(f"feeding shuffled rows of {bench.LENGTH}: {feed:.0f} M tokens a CPU-second, {share:.2%} of the step's")
-    if JSON.value:
-        with open(JSON.value, "w") as file:
-            json.dump([dataclasses.asdict(row) for row in rows], file, indent=1)
+    suite.run(
+        ROOT, what=WHAT.value, presets=PRESETS.value, rounds=ROUNDS.value, text=TEXT.value,
+        json_file=JSON.value, docs=DOCS.value,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -43,10 +43,11 @@ def demo(folder: pathlib.Path, config: Any, *, steps: int, seed: int, colour: bo
         )
     )  # fmt: skip
     allocator.keep_memory()  # before jax is imported
-    from electra_jax.parallel import compilation
+    from electra_jax.parallel import compilation, executors
     from electra_jax.pretrain import pretrain
     from electra_jax.train import report
 
+    executors.run_in_the_call()
     compilation.keep_programs()
     config.data.path, config.seed, config.train.steps = str(folder / "rows"), seed, steps
     config.schedule.warmup_steps = min(config.schedule.warmup_steps, steps // 10)

@@ -37,9 +37,10 @@ def main(_):
     from electra_jax.parallel import allocator
 
     allocator.keep_memory()  # before jax is imported
-    from electra_jax.parallel import compilation, multihost
+    from electra_jax.parallel import compilation, executors, multihost
     from electra_jax.pretrain import pretrain
 
+    executors.run_in_the_call()
     compilation.keep_programs()
     with multihost.connected(
         cluster=DISTRIBUTED.value, coordinator=COORDINATOR.value, num_processes=NUM_PROCESSES.value,

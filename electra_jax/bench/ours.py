@@ -47,6 +47,7 @@ class Parts(NamedTuple):
 
 def build(config: Mapping[str, Any], devices: Sequence | None = None) -> Parts:
     """`config` is configs/pretrain.py's, which needs no data here; `devices`: the first one that there is."""
+    executors.run_in_the_call()
     config = json.loads(json.dumps(config))
     devices = mesh.make_mesh(devices=devices or jax.devices()[:1])
     platform = mesh.Platform.of(devices)

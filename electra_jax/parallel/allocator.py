@@ -1,9 +1,7 @@
-"""How steps on a CPU come by their memory: glibc keeps what a step frees, and hands back what is torn into holes."""
+"""How steps on a CPU come by their memory: glibc keeps what a step frees, and hands back what a compile leaves."""
 
 import ctypes
-import mmap
 import sys
-from collections.abc import Callable
 
 
 def _glibc():
@@ -34,30 +32,3 @@ def release() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
-
-
-def bounded(run: Callable, step_bytes: int) -> Callable:
-    """`run`, before which memory is handed back once the process holds more than three times `step_bytes` above the present.
-
-    XLA takes a step's memory as one block and asks for 96 bytes more than the block, to align it: what one step leaves may be just too
-    small for the next. On a busy machine the process grew by 1.4 GiB every second step of `small`.
-    """
-    limit = resident_bytes() + 3 * step_bytes
-
-    def run_bounded(*args):
-        nonlocal limit
-        if resident_bytes() > limit:
-            release()
-            limit = max(limit, resident_bytes() + 2 * step_bytes)  # what others hold by right is not handed back again and again
-        return run(*args)
-
-    return run_bounded
-
-
-def resident_bytes() -> int:
-    """Of this process; 0 where the system does not say so in /proc."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * mmap.PAGESIZE
-    except OSError:
-        return 0

@@ -53,7 +53,7 @@ def _attention_fwd(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL, seeds_Bx2, rat
 
 
 def _attention_bwd(rate, residuals, grad_BxLxHxD):
-    q, k, v, weights_BxHxLxM, out, seeds_Bx2 = residuals
+    q, k, v, weights_BxHxLxM, out, seeds_Bx2 = jax.lax.optimization_barrier(residuals)  # or XLA keeps the dropped weights too
     grad, wide = jnp.swapaxes(grad_BxLxHxD, 1, 2), weights_BxHxLxM.dtype
     dropped = _drop(weights_BxHxLxM, seeds_Bx2, rate).astype(v.dtype)
     grad_weights = _drop(jnp.einsum("bhld,bhmd->bhlm", grad, v, preferred_element_type=wide), seeds_Bx2, rate)
@@ -62,10 +62,20 @@ def _attention_bwd(rate, residuals, grad_BxLxHxD):
     grad_scores = (weights_BxHxLxM * (grad_weights - sums_BxHxLx1) * q.shape[-1] ** -0.5).astype(q.dtype)
     grads = (
         jnp.einsum("bhlm,bhmd->bhld", grad_scores, k),
-        jnp.einsum("bhlm,bhld->bhmd", grad_scores, q),
-        jnp.einsum("bhlm,bhld->bhmd", dropped, grad),
+        _over_queries(grad_scores, q),
+        _over_queries(dropped, grad),
     )
     return *(jnp.swapaxes(x, 1, 2) for x in grads), None, None
+
+
+def _over_queries(weights_BxHxLxM: Array, x_BxHxLxD: Array) -> Array:
+    """weights^T x, [B, H, M, D]. As (x^T weights)^T on a CPU, whose product of a transposed matrix is slower: 2% of a step."""
+    return jax.lax.platform_dependent(
+        weights_BxHxLxM,
+        x_BxHxLxD,
+        cpu=lambda weights, x: jnp.swapaxes(jax.lax.optimization_barrier(jnp.einsum("bhld,bhlm->bhdm", x, weights)), 2, 3),
+        default=lambda weights, x: jnp.einsum("bhlm,bhld->bhmd", weights, x),
+    )
 
 
 attention.defvjp(_attention_fwd, _attention_bwd)
@@ -85,6 +95,7 @@ def _normal_cdf(x):
 
 
 def _gelu_bwd(x, grad):
+    x = jax.lax.optimization_barrier(x)  # or XLA keeps erf for the backward pass after all
     density = jnp.exp(-0.5 * x * x) * np.asarray((2 * np.pi) ** -0.5, x.dtype)
     return (grad * (_normal_cdf(x) + x * density),)
 

@@ -53,5 +53,42 @@ def test_masks_are_independent_over_rows_sites_steps_and_places():
         assert abs(pairs) < 5 / bits[:, lag:].size ** 0.5
 
 
+def test_bits_are_uniform():
+    """All 32 of them: masks at rising rates are nested, and each step of the rate drops its share of the elements."""
+    rates = np.arange(0, 65) / 64
+    dropped = [int((~np.asarray(rng.keep_mask(seeds(64), (128, 64), rate))).sum()) for rate in rates[1:-1]]
+    counts = np.diff([0, *dropped, 64 * 128 * 64])
+    assert stats.chisquare(counts).pvalue > 1e-4
+    fine = [int((~np.asarray(rng.keep_mask(seeds(512), (128, 64), rate))).sum()) for rate in (2.0**-12, 2.0**-16)]  # the low bits too
+    for count, rate in zip(fine, (2.0**-12, 2.0**-16), strict=True):
+        assert stats.binomtest(count, 512 * 128 * 64, rate).pvalue > 1e-4
+
+
+def test_no_place_is_kept_more_often_than_another():
+    """Counts by position, by hidden unit, by row, by layer and by step, each against one share for all."""
+    rate, kept = 0.1, []
+    for step in range(6):
+        of_step = [rng.keep_mask(rng.site_seeds(seeds(32, step), layer, 1), (64, 48), rate) for layer in range(1, 9)]
+        kept.append(np.asarray(of_step))
+    kept_TxNxBxLxH = np.asarray(kept)
+    for axis in range(5):
+        counts = kept_TxNxBxLxH.sum(axis=tuple(other for other in range(5) if other != axis))
+        each = kept_TxNxBxLxH.size / len(counts)
+        chi = float(np.sum((counts - each * (1 - rate)) ** 2) / (each * rate * (1 - rate)))
+        assert 1e-4 < stats.chi2.cdf(chi, len(counts)) < 1 - 1e-4, axis  # nor more evenly than chance would
+
+
+def test_neighbours_along_every_axis_are_independent():
+    """Of two elements that differ in one coordinate alone, by 1, 2, 4 ...: both dropped as often as chance would."""
+    rate = 0.3
+    masks = [[rng.keep_mask(rng.site_seeds(seeds(16, t), n, 2), (32, 32), rate) for n in range(1, 9)] for t in range(8)]
+    dropped = 1.0 - np.asarray(masks, np.float64)
+    for axis in range(5):
+        for lag in (1, 2, 4):
+            size = dropped.shape[axis]
+            a, b = np.take(dropped, range(lag, size), axis), np.take(dropped, range(size - lag), axis)
+            assert stats.binomtest(int((a * b).sum()), a.size, rate**2).pvalue > 1e-4, (axis, lag)
+
+
 def test_layer_may_be_traced():
     np.testing.assert_array_equal(jax.jit(rng.site_seeds, static_argnums=2)(seeds(4), jnp.uint32(3), 2), rng.site_seeds(seeds(4), 3, 2))

@@ -1,7 +1,7 @@
 """The peers: the same step in PyTorch transformers, and txtai's. The losses are ours: MLM + 50 x RTD, embeddings shared, dropout on.
 
-Projected "slots": the masked slots are gathered before the vocabulary projection, and sampled by an inverse CDF, the fastest that PyTorch
-gives. "all": what its users write, every position projected, and Gumbel noise.
+Projected "slots": the masked slots are gathered before the vocabulary projection. "all": what its users write, every position. Sampling
+"gumbel": noise on the logits, as the published code; "inverse_cdf": our idea in PyTorch, four times faster.
 """
 
 import contextlib
@@ -123,14 +123,15 @@ def given(config: Mapping[str, Any], kind: str) -> Given:
 
 
 def step(
-    config: Mapping[str, Any], kind: str = "full", steps: int = 1, attention: str = "sdpa", compiled: bool = False, projected: str = "slots"
-) -> Run:
+    config: Mapping[str, Any], kind: str = "full", steps: int = 1, attention: str = "sdpa", compiled: bool = False,
+    projected: str = "slots", sampling: str = "inverse_cdf",
+) -> Run:  # fmt: skip
     """A turn is so many steps. bfloat16 (autocast) on a GPU, as ours, and float32 on a CPU."""
     import torch
 
     batch, both = given(config, kind), models(_model(config), attention)
     real = None if kind == "full" else batch.real  # no mask where nothing is padding
-    sample = inverse_cdf if projected == "slots" else gumbel
+    sample = {"inverse_cdf": inverse_cdf, "gumbel": gumbel}[sampling]
 
     def loss_of(slots, shown):
         mlm, rtd, _ = losses(both, batch.tokens, real, slots, batch.used, shown, sample, projected)

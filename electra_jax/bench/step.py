@@ -18,7 +18,8 @@ PEERS: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "transformers, eager attention": ("step", {"attention": "eager"}, _TORCH),
     _SDPA: ("step", {}, _TORCH),
     _COMPILED: ("step", {"compiled": True}, _TORCH),
-    "transformers, all positions projected": ("step", {"projected": "all"}, _TORCH),
+    "transformers, SDPA, Gumbel noise": ("step", {"sampling": "gumbel"}, _TORCH),
+    "transformers, all positions projected": ("step", {"projected": "all", "sampling": "gumbel"}, _TORCH),
     "txtai TokenDetection": ("txtai_step", {}, (*_TORCH, "txtai")),
 }
 

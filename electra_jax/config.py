@@ -152,17 +152,22 @@ class ElectraConfig:
             "mlm_head": generator.hidden_size * e + 3 * e + self.vocab_size,
         }
 
-    def train_flops(self, length: int, num_slots: int) -> float:
-        """Floating-point operations of one training step for one row: 3 x forward, matrix products alone.
+    def train_flops_by_part(self, length: int, num_slots: int) -> Mapping[str, float]:
+        """Floating-point operations of one training step for one row, by part: 3 x forward, matrix products alone.
 
-        The MLM head is counted at the `num_slots` masked places, as it is computed; the look-ups and sampling are not.
+        "vocabulary" is the MLM head, counted at the `num_slots` masked places, as it is computed; the look-ups and sampling are not.
         """
         h, g = self.discriminator.hidden_size, self.generator.hidden_size
-        mlm_head = 2 * num_slots * self.embedding_size * (g + self.vocab_size)
         rtd_head = 2 * length * (h * h + h)
-        return 3.0 * (
-            self.generator.forward_flops(length) + self.discriminator.forward_flops(length) + mlm_head + rtd_head
-        )
+        return {
+            "generator": 3.0 * self.generator.forward_flops(length),
+            "vocabulary": 3.0 * 2 * num_slots * self.embedding_size * (g + self.vocab_size),
+            "discriminator": 3.0 * (self.discriminator.forward_flops(length) + rtd_head),
+        }
+
+    def train_flops(self, length: int, num_slots: int) -> float:
+        """The sum over the parts."""
+        return sum(self.train_flops_by_part(length, num_slots).values())
 
 
 PRESETS: Mapping[str, ElectraConfig] = {

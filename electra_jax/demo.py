@@ -6,7 +6,7 @@ from typing import Any
 
 from electra_jax import cli
 from electra_jax.data.prepare import PrepareOptions, prepare
-from electra_jax.parallel import allocator
+from electra_jax.parallel import process
 
 
 def write_corpus(path: pathlib.Path) -> None:
@@ -42,13 +42,10 @@ def demo(folder: pathlib.Path, config: Any, *, steps: int, seed: int, colour: bo
             length=config.data.length, packing="dense", heldout=0.1,
         )
     )  # fmt: skip
-    allocator.keep_memory()  # before jax is imported
-    from electra_jax.parallel import compilation, executors
+    process.prepare()  # before jax is imported
     from electra_jax.pretrain import pretrain
     from electra_jax.train import report
 
-    executors.run_in_the_call()
-    compilation.keep_programs()
     config.data.path, config.seed, config.train.steps = str(folder / "rows"), seed, steps
     config.schedule.warmup_steps = min(config.schedule.warmup_steps, steps // 10)
     result = pretrain(config, folder / "run")

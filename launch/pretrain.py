@@ -34,14 +34,12 @@ HEARTBEAT_SECS = flags.DEFINE_integer("heartbeat_secs", 100, "A process that is 
 
 
 def main(_):
-    from electra_jax.parallel import allocator
+    from electra_jax.parallel import process
 
-    allocator.keep_memory()  # before jax is imported
-    from electra_jax.parallel import compilation, executors, multihost
+    process.prepare()  # before jax is imported
+    from electra_jax.parallel import multihost
     from electra_jax.pretrain import pretrain
 
-    executors.run_in_the_call()
-    compilation.keep_programs()
     with multihost.connected(
         cluster=DISTRIBUTED.value, coordinator=COORDINATOR.value, num_processes=NUM_PROCESSES.value,
         process_id=PROCESS_ID.value, heartbeat_secs=HEARTBEAT_SECS.value, start_secs=START_SECS.value,

@@ -4,11 +4,12 @@ import importlib.util
 import json
 import math
 import pathlib
+import re
 
 import numpy as np
 import pytest
 
-from electra_jax.bench import growth, parts, rows, step, suite, tables
+from electra_jax.bench import growth, ours, parts, rows, step, suite, tables
 from electra_jax.bench.processes import Side, Spread, Turns, first_turn_secs, measure, spread
 from electra_jax.cli import UserError
 from electra_jax.config import PRESETS
@@ -97,10 +98,20 @@ def test_rows():
 def test_parts_of_an_instruction():
     name = 'fusion(x), metadata={{op_name="jit(train_step)/{}"}}'.format
     assert parts.part_of(name("transpose(jvp(generator))/Block/dot_general")) == "generator"
-    assert parts.part_of(name("jvp(generator)/MLMHead/dot_general")) == "vocabulary"
+    assert parts.part_of(name("jvp(generator)/vocabulary/dot_general")) == "vocabulary"
     assert parts.part_of(name("sample/cumsum")) == "vocabulary"
     assert parts.part_of(name("transpose(jvp(discriminator))/dot_general")) == "discriminator"
     assert parts.part_of(name("add")) == parts.part_of("copy(x)") == "optimizer"
+
+
+def test_every_product_of_the_step_belongs_to_its_part():
+    """By the sizes: what has the vocabulary's is the vocabulary's, forward and backward, and nothing else is."""
+    parts_of_step = ours.build(tiny(vocab_size=1999))
+    text = parts_of_step.compile().compiled.as_text()
+    products = [line for line in text.splitlines() if re.search(r'op_name="[^"]*dot_general"', line)]
+    large = {parts.part_of(line) for line in products if re.search(r"\[(?:\d+,)*1999(?:,\d+)*\]", line.split("=", 1)[1])}
+    assert large == {"vocabulary"}
+    assert {parts.part_of(line) for line in products} >= {"generator", "vocabulary", "discriminator"}
 
 
 @pytest.mark.parametrize("name", ["generator", "mlm", "discriminator", "optimizer"])

@@ -13,6 +13,7 @@ FLOORS = {
     "launch": 7,
     "bench": 6,
     "aot": 5, "demo": 5,
+    "simulator": 4,
     "pretrain": 4,
     "objectives": 3,
     "data": 2, "train": 2, "models": 2,

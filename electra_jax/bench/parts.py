@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from electra_jax import rng
+from electra_jax import rng, simulator
 from electra_jax.bench import ours, rows, step
 from electra_jax.bench.processes import Side, measure, spread
 from electra_jax.bench.tables import Table, number, share
@@ -27,7 +27,7 @@ Run = Callable[[], dict[str, float]]
 PARTS = ("generator", "vocabulary", "discriminator", "optimizer", "feed")
 TPU = "v5e:2x2"
 # In an operation's name, as the step's named scopes leave it; the first that is found. What has none is the optimizer's.
-_SCOPES = (("discriminator", r"discriminator|rtd_loss"), ("vocabulary", r"mlm_loss|sample|MLMHead"), ("generator", "generator"))
+_SCOPES = (("discriminator", "discriminator|rtd_loss"), ("vocabulary", "vocabulary|sample"), ("generator", "generator"))
 
 
 # --- Sides: a turn runs one part on the rows of a step
@@ -119,12 +119,8 @@ def floors(config: Mapping[str, Any]) -> dict[str, float]:
     model = ElectraConfig(**{**config["model"], "dtype": "float32"})
     length, num_rows = config["data"]["length"], config["train"]["batch_rows"]
     num_slots = masking.MaskingConfig(**config["masking"]).max_predictions(length)
-    h, e = model.hidden_size, model.embedding_size
-    rtd_head = 2 * length * (h * h + h)
     return {
-        "generator": 3.0 * num_rows * model.generator.forward_flops(length),
-        "vocabulary": 3.0 * num_rows * num_slots * 2 * e * (model.generator.hidden_size + model.vocab_size),
-        "discriminator": 3.0 * num_rows * (model.discriminator.forward_flops(length) + rtd_head),
+        **{name: num_rows * flops for name, flops in model.train_flops_by_part(length, num_slots).items()},
         "optimizer": 28.0 * sum(model.num_params().values()),  # parameters, gradients, two moments read; all but gradients written
         "feed": 16.0 * num_rows * length,  # tokens, segments, positions, types
     }
@@ -152,7 +148,7 @@ def compiled_for_tpu(config: Mapping[str, Any], topology: str) -> Run:
         figures[f"c.{name}"] += secs
         figures[f"composite.{name}"] += secs if op.multiplies else moved
     train, length = config["train"], config["data"]["length"]
-    if kernels := aot.kernel_cycles(topology, parts.model, train["batch_rows"], length):
+    if kernels := simulator.kernel_cycles(topology, parts.model, train["batch_rows"], length):
         networks = {"generator": parts.model.generator, "discriminator": parts.model.discriminator}
         sizes = {name: network.num_heads * network.num_layers for name, network in networks.items()}
         for name, size in sizes.items():  # a kernel's cycles go with heads and layers

@@ -187,9 +187,14 @@ def narrowing_dot_general(x_NxF: Array, kernel_FxC: Array, dimension_numbers, **
     return product(x_NxF, kernel_FxC)
 
 
+def vocabulary_logits(x_SxE: Array, word_VxE: Array, bias_V: Array) -> Array:
+    """[S, V], at least float32."""
+    return jnp.einsum("se,ve->sv", x_SxE, word_VxE, preferred_element_type=wide_type(x_SxE)) + bias_V[None]
+
+
 @jax.custom_vjp
 def vocabulary_nll(x_SxE: Array, word_VxE: Array, bias_V: Array, targets_S: Array) -> tuple[Array, Array, Array]:
-    """(-log softmax(x word^T + bias)[target] [S], the unnormalised probabilities [S, V], is the target the likeliest [S] bool).
+    """(-log softmax(vocabulary_logits)[target] [S], the unnormalised probabilities [S, V], is the target the likeliest [S] bool).
 
     At least float32. The probabilities are exp(logit - the row's largest), for sampling; no gradient flows through them.
     The backward pass multiplies them as they are, and scales and corrects by target on the side of [S, E]: nothing but the two products
@@ -199,8 +204,7 @@ def vocabulary_nll(x_SxE: Array, word_VxE: Array, bias_V: Array, targets_S: Arra
 
 
 def _vocabulary_nll_fwd(x_SxE, word_VxE, bias_V, targets_S):
-    wide = wide_type(x_SxE)
-    logits_SxV = jnp.einsum("se,ve->sv", x_SxE, word_VxE, preferred_element_type=wide) + bias_V[None]
+    logits_SxV = vocabulary_logits(x_SxE, word_VxE, bias_V)
     best_S = jnp.max(logits_SxV, axis=1)
     target_S = jax.lax.platform_dependent(logits_SxV, targets_S, tpu=_pick_by_sum, default=_pick)
     mass_SxV = jnp.exp(logits_SxV - best_S[:, None])

@@ -43,7 +43,7 @@ def generator_apply(
     params: Params, config: ElectraConfig, batch: Batch, slots_BxK: Array, seeds_Bx2: Array | None = None
 ) -> Array:
     """Vocabulary logits [B, K, V] at the positions `slots_BxK` of rows whose chosen tokens are masked."""
-    return _at_slots(heads.logits, params, config, batch, slots_BxK, seeds_Bx2)
+    return _at_slots(backward.vocabulary_logits, params, config, batch, slots_BxK, seeds_Bx2)
 
 
 def generator_nll(
@@ -63,6 +63,7 @@ def _at_slots(function: Callable, params: Params, config: ElectraConfig, batch: 
     # Row by row, so that a batch which is cut by rows stays so.
     x_BxKxH = jax.vmap(lambda x_LxH, slots_K: x_LxH[slots_K])(x_NxH.reshape(B, L, -1), slots_BxK)
 
+    @jax.named_scope("vocabulary")
     def head(params, x_BxKxH, *more_BxK):
         flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
         x_SxE, bias_V = heads.MLMHead(config.generator, config.vocab_size).apply({"params": params["head"]}, flat(x_BxKxH))

@@ -10,7 +10,7 @@ from electra_jax.types import Array
 
 
 class MLMHead(nn.Module):
-    """Hidden [S, H] -> ([S, E], bias [V]): dense, GELU, LayerNorm. `logits` adds the word table."""
+    """Hidden [S, H] -> ([S, E], bias [V]): dense, GELU, LayerNorm. See backward.vocabulary_logits."""
 
     config: EncoderConfig
     vocab_size: int
@@ -21,11 +21,6 @@ class MLMHead(nn.Module):
         bias_V = self.param("bias", nn.initializers.zeros, (self.vocab_size,), jnp.dtype(config.param_dtype))
         x_SxE = backward.gelu(dense(config, config.embedding_size, "dense")(x_SxH))
         return LayerNorm(config.layer_norm_eps, config.param_dtype, name="norm")(x_SxE), bias_V
-
-
-def logits(x_SxE: Array, word_VxE: Array, bias_V: Array) -> Array:
-    """[S, V], at least float32."""
-    return jnp.einsum("se,ve->sv", x_SxE, word_VxE, preferred_element_type=backward.wide_type(x_SxE)) + bias_V[None]
 
 
 class RTDHead(nn.Module):

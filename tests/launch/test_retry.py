@@ -1,5 +1,6 @@
 """launch/retry.py around small real children: every way to end, signals, and when it gives up."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -200,7 +201,11 @@ def test_a_stop_signal_reaches_the_command_once_and_ends_both(number, group, tmp
     ) as process:
         assert process.stdout.readline() == "ready\n"
         (os.killpg if group else os.kill)(process.pid, number)
-        _, stderr = process.communicate(timeout=30)
+        try:
+            _, stderr = process.communicate(timeout=30)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # or a failure would wait for ever
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 42 and starts(tmp_path) == 1, stderr
     assert (tmp_path / "signals").read_text() == ("SIGTERM " if number == signal.SIGHUP else number.name + " ")
     assert "told to stop" in ours(stderr)[0]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from electra_jax.config import EncoderConfig
 from electra_jax.models import backward
-from electra_jax.models.layers import LayerNorm, dense, glorot_dense
+from electra_jax.models.layers import Dense, LayerNorm, glorot_dense
 from electra_jax.types import Array
 
 
@@ -19,7 +19,7 @@ class MLMHead(nn.Module):
     def __call__(self, x_SxH: Array) -> tuple[Array, Array]:
         config = self.config
         bias_V = self.param("bias", nn.initializers.zeros, (self.vocab_size,), jnp.dtype(config.param_dtype))
-        x_SxE = backward.gelu(dense(config, config.embedding_size, "dense")(x_SxH))
+        x_SxE = backward.gelu(Dense(config, config.embedding_size, name="dense")(x_SxH))
         return LayerNorm(config.layer_norm_eps, config.param_dtype, name="norm")(x_SxE), bias_V
 
 
@@ -30,6 +30,6 @@ class RTDHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_NxH: Array) -> Array:
-        x_NxH = backward.gelu(dense(self.config, self.config.hidden_size, "dense")(x_NxH))
+        x_NxH = backward.gelu(Dense(self.config, self.config.hidden_size, name="dense")(x_NxH))
         logits_Nx1 = glorot_dense(self.config, 1, "out")(x_NxH)
         return logits_Nx1[:, 0].astype(backward.wide_type(logits_Nx1))

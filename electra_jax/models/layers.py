@@ -7,6 +7,7 @@ from a normal truncated at two deviations of 0.02.
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax.typing import Initializer
 
 from electra_jax import rng
 from electra_jax.config import ElectraConfig, EncoderConfig
@@ -47,33 +48,33 @@ class LayerNorm(nn.Module):
         return backward.layer_norm(x_NxC, scale, bias, self.epsilon)
 
 
-def dense(config: EncoderConfig, features: int, name: str, kernel_init=None, dot_general=None) -> nn.Dense:
-    return nn.Dense(
-        features,
-        dot_general=dot_general,
-        dtype=jnp.dtype(config.dtype),
-        param_dtype=jnp.dtype(config.param_dtype),
-        kernel_init=kernel_init or truncated_normal(config.init_std),
-        name=name,
-    )
-
-
-def glorot_dense(config: EncoderConfig, features: int, name: str) -> nn.Dense:
-    """For the dense layers to which the published code passes no initializer: TensorFlow's default is Glorot uniform."""
-    return dense(config, features, name, nn.initializers.glorot_uniform())
-
-
 class Weights(nn.Module):
-    """The parameters of `dense`, for a caller that multiplies: (kernel [H, F] in the type of products, bias [F])."""
+    """The parameters of an affine map, for a caller that multiplies: (kernel [C, features], bias [features]), in the type of parameters."""
 
     config: EncoderConfig
-    shape: tuple[int, int]
+    features: int
+    kernel_init: Initializer | None = None  # None: a truncated normal
 
     @nn.compact
-    def __call__(self) -> tuple[Array, Array]:
-        config, param_dtype = self.config, jnp.dtype(self.config.param_dtype)
-        kernel_HxF = self.param("kernel", truncated_normal(config.init_std), self.shape, param_dtype)
-        return kernel_HxF.astype(config.dtype), self.param("bias", nn.initializers.zeros, self.shape[1:], param_dtype)
+    def __call__(self, width: int) -> tuple[Array, Array]:
+        init, param_dtype = self.kernel_init or truncated_normal(self.config.init_std), jnp.dtype(self.config.param_dtype)
+        kernel = self.param("kernel", init, (width, self.features), param_dtype)
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
+
+
+class Dense(Weights):
+    """x @ kernel + bias of x [N, C]: [N, features] in the type of products."""
+
+    @nn.compact
+    def __call__(self, x_NxC: Array) -> Array:
+        kernel, bias = super().__call__(x_NxC.shape[1])
+        x_NxC = x_NxC.astype(self.config.dtype)
+        return backward.product(x_NxC, kernel) + bias.astype(x_NxC.dtype)[None]
+
+
+def glorot_dense(config: EncoderConfig, features: int, name: str) -> Dense:
+    """For the dense layers to which the published code passes no initializer: TensorFlow's default is Glorot uniform."""
+    return Dense(config, features, nn.initializers.glorot_uniform(), name=name)
 
 
 class Embeddings(nn.Module):
@@ -101,19 +102,19 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x_NxH: Array, batch: Batch, seeds_Bx2: Array | None) -> Array:
         config = self.config
-        rows, shape = batch.segments.shape, (config.hidden_size, config.hidden_size)
-        kernels, biases = zip(*(Weights(config, shape, name=name)() for name in ("query", "key", "value")), strict=True)
+        rows, width = batch.segments.shape, config.hidden_size
+        kernels, biases = zip(*(Weights(config, width, name=name)(width) for name in ("query", "key", "value")), strict=True)
         if config.attention == "rows":
-            products = [(x_NxH @ kernel).reshape(*rows, -1) for kernel in kernels]
+            products = [backward.product(x_NxH, kernel).reshape(*rows, -1) for kernel in kernels]
             y = attention.rows(products, biases, batch.segments, config.head_size)
         else:
             # One product of all three: 1% of a step of `small` on a CPU.
-            qkv_Nx3H = x_NxH @ jnp.concatenate(kernels, axis=1) + jnp.concatenate(biases).astype(x_NxH.dtype)[None]
+            qkv_Nx3H = backward.product(x_NxH, jnp.concatenate(kernels, axis=1)) + jnp.concatenate(biases).astype(x_NxH.dtype)[None]
             q, k, v = (x.reshape(*rows, config.num_heads, config.head_size) for x in jnp.split(qkv_Nx3H, 3, axis=1))
             if config.positions == "rotary":
                 q, k = attention.rotate(q, batch.positions), attention.rotate(k, batch.positions)
             y = attention.attend(q, k, v, batch.segments, seeds_Bx2, config.attention_dropout, config.attention)
-        return dense(config, config.hidden_size, "output")(y.reshape(x_NxH.shape))
+        return Dense(config, width, name="output")(y.reshape(x_NxH.shape))
 
 
 class FeedForward(nn.Module):
@@ -121,8 +122,8 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x_NxH: Array) -> Array:
-        x_NxF = backward.gelu(dense(self.config, self.config.ffn_size, "intermediate")(x_NxH))
-        return dense(self.config, self.config.hidden_size, "output", dot_general=backward.narrowing_dot_general)(x_NxF)
+        x_NxF = backward.gelu(Dense(self.config, self.config.ffn_size, name="intermediate")(x_NxH))
+        return Dense(self.config, self.config.hidden_size, name="output")(x_NxF)
 
 
 class Block(nn.Module):

@@ -48,11 +48,8 @@ CASES = {
     ),
     "layer_norm": (lambda *x: backward.layer_norm(*x, 1e-3), lambda *x: plain_layer_norm(*x, 1e-3), NORM),
     "gelu": (backward.gelu, lambda x: x * 0.5 * (1 + jax.lax.erf(x / np.sqrt(2))), [np.linspace(-7, 7, 99)]),
-    "narrowing": (
-        lambda x, kernel: backward.narrowing_dot_general(x, kernel, (((1,), (0,)), ((), ()))),
-        lambda x, kernel: x @ kernel,
-        [normal(9, 8, 12), normal(10, 12, 3)],
-    ),
+    "product, narrowing": (backward.product, lambda x, kernel: x @ kernel, [normal(9, 8, 12), normal(10, 12, 3)]),
+    "product, widening": (backward.product, lambda x, kernel: x @ kernel, [normal(9, 8, 3), normal(10, 3, 12)]),
     "vocabulary_nll": (lambda *x: backward.vocabulary_nll(*x, TARGETS)[0], lambda *x: plain_nll(*x, TARGETS), VOCABULARY),
 }  # fmt: skip
 
@@ -118,9 +115,15 @@ def test_what_is_kept_for_the_backward_pass():
     assert kept(lambda *x: backward.vocabulary_nll(*x, TARGETS)[0], *VOCABULARY).count((9, 300)) == 1
 
 
-def test_narrowing_product_refuses_other_shapes():
-    with pytest.raises(ValueError, match="two matrices"):
-        backward.narrowing_dot_general(jnp.ones((2, 3, 4)), jnp.ones((4, 2)), (((2,), (0,)), ((), ())))
+@pytest.mark.parametrize("features", [3, 20])
+def test_the_gradient_of_a_float32_kernel_is_not_rounded_to_bfloat16(features):
+    x, upstream = (jnp.asarray(normal(9, 64, size), jnp.bfloat16) for size in (12, features))
+    kernel = jnp.asarray(normal(10, 12, features), jnp.float32)
+    found, pull = jax.vjp(jax.jit(backward.product), x, kernel)
+    assert found.dtype == jnp.bfloat16
+    grad_x, grad_kernel = pull(upstream)
+    assert (grad_x.dtype, grad_kernel.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(grad_kernel, x.astype(jnp.float32).T @ upstream.astype(jnp.float32), rtol=0, atol=1e-5)
 
 
 def test_what_a_tpu_computes():

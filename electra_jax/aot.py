@@ -9,8 +9,10 @@ truth on a chip lies between them:
   Optimistic: no stalls, and no arithmetic outside of matrix products.
 """
 
+import ast
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -265,16 +267,40 @@ def versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in ("jax", "libtpu")}
 
 
+_ROOT = Path(__file__).parent
+_STEP = ("models", "objectives", "parallel/executors.py", "parallel/sharding.py", "rng.py", "train/optimizer.py", "train/step.py")
+
+
+@functools.cache
+def step_code(root: Path = _ROOT) -> str:
+    """A hash of the code below `root` that the compiled step is made of: comments and docstrings do not count."""
+    digest = hashlib.sha256()
+    for path in sorted(file for name in _STEP for file in [root / name, *(root / name).rglob("*.py")] if file.is_file()):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()
+
+
 def key(config: Mapping[str, Any], name: str, effort: str) -> str:
-    """What a result depends on: everything of the config that the compiled step does, the topology, the effort and the versions."""
+    """What a result depends on: all of the config and of the code that the compiled step does, the topology, the effort, the versions."""
     sections = {section: config[section] for section in ("model", "masking", "objective", "optimizer", "parallel")}
     sections |= {"rows": [config["train"]["batch_rows"], config["train"]["accumulation_steps"], config["data"]["length"]]}
-    words = json.dumps([sections, config["schedule"]["product"], name, effort, versions()], sort_keys=True)
+    words = json.dumps([sections, config["schedule"]["product"], name, effort, versions(), step_code()], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
-# What `make scale` compiles, in this order; attention dropout is not for TPUs. The two at full effort take as long as all others.
-_FULL = (("base,flash", "v5e:4x4", {}), ("large,flash", "v5e:16x16/chip", {}))
+# What `make scale` compiles, in this order; attention dropout is not for TPUs. Those at full effort take as long as all others.
+_FULL = tuple(
+    (preset, name, {})
+    for preset, names in (
+        ("base,flash", ("v5e:4x4", "v5p:2x2x4", "v6e:4x4")),
+        ("large,flash", ("v5e:16x16/chip", "v5p:4x8x8/chip", "v6e:16x16/chip")),
+    )
+    for name in names
+)
 _FSDP = (
     ("large,flash", "v5e:16x16", {"parallel.fsdp": 16, "model.remat": "full"}),
     ("base,flash", "v5e:4x4", {"parallel.fsdp": 4}),
@@ -298,12 +324,15 @@ def wanted() -> Iterator[tuple[str, str, dict[str, Any], str]]:
 def write_scale(config_file: Path, folder: Path) -> None:
     """Compiles what is wanted and not yet in FOLDER/scale.jsonl, a line each as it comes, with the table of FOLDER/scale.md.
 
-    Delete lines of what a change of the code concerns: a key knows config and versions.
+    Lines of another step's code or other versions are dropped: whoever wants them has them in the history.
     """
     path, page = folder / "scale.jsonl", folder / "scale.md"
     known = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
     cases = [(preset, name, change, effort, override(_load(config_file, preset), change)) for preset, name, change, effort in wanted()]
-    missing = {key(config, name, effort) for _, name, _, effort, config in cases} - known.keys()
+    keys = {key(config, name, effort) for _, name, _, effort, config in cases}
+    known = {mark: row for mark, row in known.items() if mark in keys}
+    path.write_text("".join(json.dumps(row) + "\n" for row in known.values()))
+    missing = keys - known.keys()
 
     def write_page() -> None:
         rows = [(preset, change, known.get(key(config, name, effort))) for preset, name, change, effort, config in cases]

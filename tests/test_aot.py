@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
@@ -125,3 +126,17 @@ def test_the_table_and_the_key():
     if importlib.util.find_spec("libtpu"):
         assert aot.key(config, "v5e:4x4", "low") == aot.key(other, "v5e:4x4", "low")  # they differ in the number of steps alone
         assert aot.key(config, "v5e:4x4", "low") != aot.key(aot.override(config, {"model.remat": "full"}), "v5e:4x4", "low")
+
+
+def test_a_result_knows_the_code_of_its_step_and_not_what_is_said_of_it(tmp_path):
+    def hashed(name, edit, file="models/backward.py"):
+        root = tmp_path / name
+        shutil.copytree(runs.ROOT / "electra_jax", root)
+        (root / file).write_text(edit((root / file).read_text()))
+        return aot.step_code(root)
+
+    now = aot.step_code()
+    assert now == hashed("docstring", lambda text: text.replace('"""x @ kernel, [N, F], in', '"""The product, in'))
+    assert now == hashed("comment", lambda text: text.replace("  # the last for its type", ""))
+    assert now == hashed("elsewhere", lambda text: text + "X = 1\n", file="cli.py")
+    assert now != hashed("code", lambda text: text.replace("times(grad_NxF.T, x_NxC)", "times(grad_NxF.T, x_NxC + 0)"))

@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from concurrent import futures
 from typing import Any
 
 import jax
@@ -130,17 +129,10 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
         multihost.together(lambda: workdirs.check_config(workdir, whole_config, place.name))
         init, abstract_state = multihost.together(lambda: make_init(objective, parts.rule, devices, parts.root))
     multihost.say_once("compiling the step (the first start takes a minute or so)")
-    heldout = [mesh.to_devices(batch, devices) for batch in data.heldout]
-    # All before any starts: a peer that compiles for half a minute would be taken for dead. The two at once, because a compiler is
-    # busy on one core for most of its time.
-    with run_clock.section("compile"), futures.ThreadPoolExecutor(1) as beside:
-        eval_step = jax.jit(evaluation.make_eval_step(objective, parts.root), out_shardings=mesh.replicated(devices))
-        lower_eval = mesh.on_mesh(eval_step.lower, devices)
-        eval_program = beside.submit(lambda: lower_eval(abstract_state.params, *heldout[0]).compile())
+    with run_clock.section("compile"):
         body = make_step(config, objective, parts.rule, parts.schedule, parts.root, parts.executor)
         rows = abstract_batch(train["batch_rows"], data.stream.length)
         program = multihost.together(lambda: executors.compile_step(body, abstract_state, rows, devices, parts.executor))
-        eval_step = multihost.together(eval_program.result)
     with run_clock.section("init"):
         dtype = model.dtype
         run_clock.flops_per_step = objective.flops(train["batch_rows"])
@@ -176,7 +168,11 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
             telemetry.note(line)
         place.publish()  # now, not at the first save: what may not be written there should be known before hours of training
 
-    multihost.meet("ready")
+    heldout = [mesh.to_devices(batch, devices) for batch in data.heldout]
+    with run_clock.section("compile"):  # now, and all before any starts: a peer that compiles for half a minute would be taken for dead
+        eval_step = jax.jit(evaluation.make_eval_step(objective, parts.root), out_shardings=mesh.replicated(devices))
+        eval_step = mesh.on_mesh(eval_step.lower, devices)(state.params, *heldout[0]).compile()
+        multihost.meet("ready")
     warned: set[str] = set()
     last: dict[str, float] = {}
 

@@ -19,6 +19,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from electra_jax.models.backward import MASKED
 from electra_jax.types import Array
@@ -28,6 +29,8 @@ Arrays = tuple[Array, Array, Array]
 LANES = 128
 MAX_LENGTH = 1024  # the scores of 512 queries, a few times over, are 8 MiB of the 16 that a kernel has
 FORWARD, BACKWARD = "row_attention_forward", "row_attention_backward"  # what the compiled program calls them
+
+_ANY_ORDER = pltpu.CompilerParams(dimension_semantics=("parallel", "parallel"))  # a v4 or v5p deals the blocks out to its two cores
 
 _A_BT = (((1,), (1,)), ((), ()))
 _AB = (((1,), (0,)), ((), ()))
@@ -58,6 +61,7 @@ def _forward(qkv, biases, segments_BxL, head_size, interpret):
         in_specs=[wide] * 3 + [bias] * 3 + segments,
         out_specs=[wide, per_query],
         out_shape=[_like(q_BxLxC), _statistics(q_BxLxC, head_size)],
+        compiler_params=_ANY_ORDER,
         name=FORWARD,
         interpret=interpret,
     )(*qkv, *biases, *_both_ways(segments_BxL))
@@ -73,6 +77,7 @@ def _backward(head_size, interpret, residuals, g_BxLxC):
         in_specs=[wide] * 3 + [bias] * 3 + segments + [per_query, wide],
         out_specs=[wide] * 3 + [bias] * 3,
         out_shape=[_like(x) for x in (*qkv, *biases)],
+        compiler_params=_ANY_ORDER,
         name=BACKWARD,
         interpret=interpret,
     )(*qkv, *biases, *_both_ways(segments_BxL), logsumexp, g_BxLxC)

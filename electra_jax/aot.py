@@ -268,12 +268,15 @@ def versions() -> dict[str, str]:
 
 
 _ROOT = Path(__file__).parent
-_STEP = ("models", "objectives", "parallel/executors.py", "parallel/sharding.py", "rng.py", "train/optimizer.py", "train/step.py")
+_STEP = (
+    "config.py", "hlo.py", "models", "objectives", "parallel/executors.py", "parallel/mesh.py", "parallel/sharding.py", "pretrain.py",
+    "rng.py", "simulator.py", "train/clock.py", "train/optimizer.py", "train/step.py", "types.py",
+)  # fmt: skip
 
 
 @functools.cache
 def step_code(root: Path = _ROOT) -> str:
-    """A hash of the code below `root` that the compiled step is made of: comments and docstrings do not count."""
+    """A hash of the code below `root` that the compiled step and its estimates are made of: comments and docstrings do not count."""
     digest = hashlib.sha256()
     for path in sorted(file for name in _STEP for file in [root / name, *(root / name).rglob("*.py")] if file.is_file()):
         tree = ast.parse(path.read_text())
@@ -288,7 +291,8 @@ def key(config: Mapping[str, Any], name: str, effort: str) -> str:
     """What a result depends on: all of the config and of the code that the compiled step does, the topology, the effort, the versions."""
     sections = {section: config[section] for section in ("model", "masking", "objective", "optimizer", "parallel")}
     sections |= {"rows": [config["train"]["batch_rows"], config["train"]["accumulation_steps"], config["data"]["length"]]}
-    words = json.dumps([sections, config["schedule"]["product"], name, effort, versions(), step_code()], sort_keys=True)
+    chips = [[kind, *dataclasses.astuple(chip)] for kind, chip in CHIPS.items()], SHARE_OF_HBM_BANDWIDTH
+    words = json.dumps([sections, config["schedule"]["product"], name, effort, versions(), step_code(), chips], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
@@ -324,14 +328,12 @@ def wanted() -> Iterator[tuple[str, str, dict[str, Any], str]]:
 def write_scale(config_file: Path, folder: Path) -> None:
     """Compiles what is wanted and not yet in FOLDER/scale.jsonl, a line each as it comes, with the table of FOLDER/scale.md.
 
-    Lines of another step's code or other versions are dropped: whoever wants them has them in the history.
+    Lines of another step's code or other versions are dropped in the end: whoever wants them has them in the history.
     """
     path, page = folder / "scale.jsonl", folder / "scale.md"
     known = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
     cases = [(preset, name, change, effort, override(_load(config_file, preset), change)) for preset, name, change, effort in wanted()]
     keys = {key(config, name, effort) for _, name, _, effort, config in cases}
-    known = {mark: row for mark, row in known.items() if mark in keys}
-    path.write_text("".join(json.dumps(row) + "\n" for row in known.values()))
     missing = keys - known.keys()
 
     def write_page() -> None:
@@ -350,6 +352,7 @@ def write_scale(config_file: Path, folder: Path) -> None:
         with open(path, "a") as file:
             file.write(json.dumps(known[mark]) + "\n")
         write_page()
+    path.write_text("".join(json.dumps(row) + "\n" for mark, row in known.items() if mark in keys))
 
 
 _BEGIN, _END = "<!-- make scale -->", "<!-- end -->"

@@ -46,6 +46,9 @@ def test_sides_wait_for_their_turns_and_say_why_they_cannot_start():
         measure([broken], rounds=3)
     with pytest.raises(UserError, match="round 2.*lost the device"):
         measure([side._replace(arguments={"fails_at": 5})], rounds=3)
+    turns = measure([side, side._replace(name="dies", arguments={"fails_at": 5})], rounds=3, optional=["dies"])
+    assert list(turns.samples) == ["counts"] and len(turns.samples["counts"]) == 3
+    assert turns.failed["dies"].startswith("failed in round 2: RuntimeError")
     assert 0 < first_turn_secs(side) < 60
     with pytest.raises(UserError, match="no such"):
         first_turn_secs(broken)
@@ -149,5 +152,19 @@ def test_a_word_that_is_none(tmp_path):
     options = dict(presets=["small"], rounds=1, text=None, json_file=None, docs=None)
     with pytest.raises(UserError, match="did you mean 'step'"):
         suite.run(ROOT, what=["stepp"], **options)
+    with pytest.raises(UserError, match="did you mean 'small'"):
+        suite.run(ROOT, what=["step"], **{**options, "presets": ["smal"]})
     with pytest.raises(UserError, match="no such folder"):
         suite.run(ROOT, what=[], **{**options, "json_file": str(tmp_path / "none" / "x.json")})
+    with pytest.raises(UserError, match="is a folder"):
+        suite.run(ROOT, what=[], **{**options, "json_file": str(tmp_path)})
+    page = tmp_path / "page.md"
+    for content, what, line in (
+        (None, "step", "no page of text"),
+        (b"\xff\xfe\xff", "step", "no page of text"),
+        (b"<!-- bench:step small -->\n<!-- /bench -->\n", "growth", "no place for growth"),
+    ):
+        if content is not None:
+            page.write_bytes(content)
+        with pytest.raises(UserError, match=line):
+            suite.run(ROOT, what=[what], **{**options, "docs": str(page)})

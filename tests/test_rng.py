@@ -37,6 +37,14 @@ def test_bits_of_a_row_do_not_know_the_batch():
     np.testing.assert_array_equal(whole[4:], rng.keep_mask(seeds(8)[4:], (5, 7), 0.3))
 
 
+def test_each_word_of_a_seed_counts():
+    """64 random bits a row: with 32, two of 100,000 rows would share a mask."""
+    a, b, c = 0x9E3779B9, 0xABCDEF01, 0x12345678
+    for pair in ([[a, b], [a, c]], [[b, a], [c, a]]):
+        one, other = np.asarray(rng.keep_mask(jnp.asarray(pair, jnp.uint32), (10_000,), 0.5))
+        assert abs((one == other).mean() - 0.5) < 0.02
+
+
 def test_masks_are_independent_over_rows_sites_steps_and_places():
     n = 4096
     masks = [

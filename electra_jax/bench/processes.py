@@ -51,7 +51,7 @@ class Spread(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """What each side's turns gave, in the order of the rounds. `failed`: side -> why it could not start."""
+    """What each side's turns gave, in the order of the rounds. `failed`: side -> why it has none."""
 
     samples: dict[str, list[dict[str, float]]]
     failed: dict[str, str]
@@ -90,7 +90,7 @@ def spread(values: Sequence[float]) -> Spread:
 def measure(sides: Sequence[Side], rounds: int, optional: Container[str] = ()) -> Turns:
     """`rounds` turns of each side, one at a time, the order turned round after each.
 
-    A side whose name is in `optional` may be unable to start: it is left out, with the reason. UserError where another cannot.
+    A side whose name is in `optional` may be unable to start, or die: it is left out, with the reason. UserError where another does.
     """
     samples: dict[str, list[dict[str, float]]] = {}
     failed = {}
@@ -111,9 +111,14 @@ def measure(sides: Sequence[Side], rounds: int, optional: Container[str] = ()) -
             names = list(children) if number % 2 == 0 else list(reversed(children))
             for name in names:
                 turn = children[name].turn()
-                if "failed" in turn:
-                    raise UserError(f"{name} failed in round {number + 1}: {turn['failed']}")
-                samples[name].append(turn)
+                if "failed" not in turn:
+                    samples[name].append(turn)
+                    continue
+                reason = f"failed in round {number + 1}: {turn['failed']}"
+                if name not in optional:
+                    raise UserError(f"{name} {reason}")
+                failed[name] = reason
+                del children[name], samples[name]
     return Turns(samples, failed)
 
 

@@ -49,6 +49,7 @@ CASES: Mapping[str, tuple[Case, ...]] = {
         Case("packed small", "small,flash", 128, 512, (_SDPA, _COMPILED), "packed"),
     ),
 }
+PRESETS = ("small", "small_pp", "base")
 STEPS = {"cpu": 1, "gpu": 20, "tpu": 20}  # a turn: an accelerator is waited for once in so many
 CASES = {**CASES, "tpu": tuple(case._replace(peers=()) for case in CASES["gpu"])}
 

@@ -28,9 +28,15 @@ def run(
     """Measures `what` (empty: all) and writes what is asked for. UserError for a name that is none."""
     for word in what:
         one_of("--what", word, WHAT)
-    for path in filter(None, (json_file, docs)):
-        if not pathlib.Path(path).absolute().parent.is_dir():  # known before half an hour of measuring
-            raise UserError(f"{path}: no such folder: make it first")
+    for preset in presets:
+        one_of("--presets", preset, step.PRESETS)
+    # Known before half an hour of measuring:
+    if docs:
+        tables.check_docs(pathlib.Path(docs), what or WHAT)
+    if json_file and not pathlib.Path(json_file).absolute().parent.is_dir():
+        raise UserError(f"--json={json_file}: no such folder: make it first")
+    if json_file and pathlib.Path(json_file).is_dir():
+        raise UserError(f"--json={json_file} is a folder: name a file")
     environment, done = tables.environment(), []
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from electra_jax.bench.processes import Side, Spread, measure
-from electra_jax.cli import UserError
+from electra_jax.cli import UserError, one_line
 
 
 class Table(NamedTuple):
@@ -90,9 +90,24 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _read_page(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--docs={path} is no page of text that can be read: {one_line(error)[:200]}") from error
+
+
+def check_docs(path: pathlib.Path, words: Sequence[str]) -> None:
+    """UserError where the page cannot be read, or has no place for tables of one of these kinds."""
+    text = _read_page(path)
+    for word in words:
+        if f"<!-- bench:{word}" not in text:
+            raise UserError(f"--docs={path} has no place for {word}: write <!-- bench:{word} ... --> and, a line below, <!-- /bench -->")
+
+
 def write_docs(path: pathlib.Path, tables: Sequence[Table], environment: Mapping[str, Any]) -> None:
     """Each table into its place; what stands between the places stays. UserError, nothing written, where the page has no place for one."""
-    text = path.read_text(encoding="utf-8")
+    text = _read_page(path)
     for table in tables:
         place = re.compile(rf"(<!-- bench:{re.escape(table.name)} -->\n).*?(<!-- /bench -->)", re.DOTALL)
         if not place.search(text):

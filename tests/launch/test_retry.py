@@ -197,8 +197,9 @@ sys.exit(42)
 def test_a_stop_signal_reaches_the_command_once_and_ends_both(number, group, tmp_path):
     command = [sys.executable, str(ROOT / "launch" / "retry.py"), "--wait_secs=0", "--", *wrapped(STOPPABLE)]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # libtpu ignores it for the process that loads it, ours here
+    ) as process:  # fmt: skip
         assert process.stdout.readline() == "ready\n"
         (os.killpg if group else os.kill)(process.pid, number)
         try:

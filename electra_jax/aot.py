@@ -291,8 +291,8 @@ def key(config: Mapping[str, Any], name: str, effort: str) -> str:
     """What a result depends on: all of the config and of the code that the compiled step does, the topology, the effort, the versions."""
     sections = {section: config[section] for section in ("model", "masking", "objective", "optimizer", "parallel")}
     sections |= {"rows": [config["train"]["batch_rows"], config["train"]["accumulation_steps"], config["data"]["length"]]}
-    chips = [[kind, *dataclasses.astuple(chip)] for kind, chip in CHIPS.items()], SHARE_OF_HBM_BANDWIDTH
-    words = json.dumps([sections, config["schedule"]["product"], name, effort, versions(), step_code(), chips], sort_keys=True)
+    prices = [[kind, *dataclasses.astuple(chip)] for kind, chip in CHIPS.items()], SHARE_OF_HBM_BANDWIDTH
+    words = json.dumps([sections, config["schedule"]["product"], name, effort, versions(), step_code(), prices], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 

@@ -189,8 +189,10 @@ def _product_bwd(residuals, grad_NxF):
     def derived(x_NxC, grad_NxF):
         return times(x_NxC.T, grad_NxF)
 
-    narrows = grad_NxF.shape[1] < x_NxC.shape[1]
-    grad_CxF = jax.lax.platform_dependent(x_NxC, grad_NxF, cpu=turned if narrows else derived, default=derived)
+    if grad_NxF.shape[1] < x_NxC.shape[1]:
+        grad_CxF = jax.lax.platform_dependent(x_NxC, grad_NxF, cpu=turned, default=derived)
+    else:
+        grad_CxF = derived(x_NxC, grad_NxF)
     return grad_NxF @ narrow_CxF.T, grad_CxF
 
 

@@ -383,6 +383,6 @@ def table(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> s
         out.append(
             f"| {config} | {row['topology']} | {row['batch_rows']} x {row['length']} | {row['attention']} | {peak}"
             f"{'' if row['fits'] else ' does not fit'} | {row['hbm_gib']:.0f} | {row.get('arguments_gib', row['state_gib']):.2f} "
-            f"| {moved or ('not readable' if 'unreadable' in row else 'none')} | {share[0]} | {share[1]} | {row['effort']} |"
+            f"| {moved or ('not readable' if 'unreadable' in row else 'none' if row['fits'] else '')} | {share[0]} | {share[1]} | {row['effort']} |"
         )
     return "\n".join(out)

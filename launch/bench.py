@@ -8,6 +8,7 @@ PyTorch, transformers and txtai are the peers: pip install 'electra_jax[bench]';
 """
 
 import pathlib
+import signal
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -29,6 +30,7 @@ DISPATCH = flags.DEFINE_bool("dispatch", False, "Only what each executor costs a
 def main(_):
     from electra_jax.bench import suite
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the sides and their folders go too
     if DISPATCH.value:
         suite.print_dispatch(ROOT)
         return

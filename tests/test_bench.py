@@ -158,6 +158,10 @@ def test_a_word_that_is_none(tmp_path):
         suite.run(ROOT, what=[], **{**options, "json_file": str(tmp_path / "none" / "x.json")})
     with pytest.raises(UserError, match="is a folder"):
         suite.run(ROOT, what=[], **{**options, "json_file": str(tmp_path)})
+    (tmp_path / "short.txt").write_text("too short")
+    for name, line in (("none.txt", "no such file"), ("", "a folder: name one file"), ("short.txt", "9 bytes are too few")):
+        with pytest.raises(UserError, match=line):
+            suite.run(ROOT, what=[], **{**options, "text": str(tmp_path / name)})
     page = tmp_path / "page.md"
     for content, what, line in (
         (None, "step", "no page of text"),

@@ -15,14 +15,22 @@ from electra_jax.data import loader, prepare, tokenizer
 
 Run = Callable[[], dict[str, float]]
 VOCAB_SIZE, BATCH_ROWS, LENGTHS = 30_522, 32, (128, 512)
+MIN_BYTES = 1_000_000  # of text: a fraction of a second's work
 _HERE = "electra_jax.bench.data:"
+
+
+def check_text(given: str) -> None:
+    """UserError where it is no file to measure with."""
+    if not os.path.isfile(given):
+        what = "a folder" if os.path.isdir(given) else "no such file"
+        raise UserError(f"--text={given}: {what}: name one file of plain text")
+    if os.path.getsize(given) < MIN_BYTES:
+        raise UserError(f"--text={given}: {os.path.getsize(given):,} bytes are too few to measure with: give a megabyte or more")
 
 
 def text_file(folder: pathlib.Path, given: str | None) -> pathlib.Path:
     """The text to measure with: the demo's, the King James Bible, 4.2 MB, unless another is given."""
     if given:
-        if not os.path.isfile(given):
-            raise UserError(f"--text={given}: no such file: name one file of plain text")
         return pathlib.Path(given)
     path = folder / "kjv.txt"
     if not path.exists():

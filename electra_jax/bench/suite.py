@@ -31,6 +31,8 @@ def run(
     for preset in presets:
         one_of("--presets", preset, step.PRESETS)
     # Known before half an hour of measuring:
+    if text:
+        data.check_text(text)
     if docs:
         tables.check_docs(pathlib.Path(docs), what or WHAT)
     if json_file and not pathlib.Path(json_file).absolute().parent.is_dir():

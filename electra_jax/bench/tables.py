@@ -114,9 +114,16 @@ def write_docs(path: pathlib.Path, tables: Sequence[Table], environment: Mapping
             raise UserError(f"{path} has no place for it: write <!-- bench:{table.name} --> and, a line below, <!-- /bench -->")
         words = markdown(table, environment)
         text = place.sub(lambda match, words=words: f"{match[1]}{words}\n{match[2]}", text)
-    path.write_text(text, encoding="utf-8")
+    _write(path, text)
 
 
 def write_json(path: pathlib.Path, tables: Sequence[Table], environment: Mapping[str, Any]) -> None:
     content = {"environment": environment, "tables": {table.name: table.figures for table in tables}}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _write(path, json.dumps(content, indent=1) + "\n")
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)

@@ -139,3 +139,17 @@ def test_auto_takes_what_can_run(asked, platform, length, of, path):
 def test_what_cannot_run_says_why(asked, platform, length, of, why):
     with pytest.raises(UserError, match=why):
         attention.choose(asked, platform, length, of)
+
+
+@pytest.mark.parametrize("kernel", [rows, attention.splash, "xla"])
+def test_scores_of_bfloat16_are_float32(kernel):
+    """Scores near 60, which bfloat16 would round to a quarter: every weight would be off by up to 13%."""
+    (q, k, v, _), segments = packed(L=128, B=1)
+    q, k, v = (x.astype(jnp.bfloat16) for x in (20 * q, k, v))
+    exact = attention.attend(*(x.astype(jnp.float32) for x in (q, k, v)), segments, None, 0.0)
+    if kernel == "xla":
+        found = attention.attend(q, k, v, segments, None, 0.0)
+    else:
+        found = kernel(q, k, v, segments, interpret=True)
+    real = np.asarray(segments) > 0
+    np.testing.assert_allclose(np.asarray(found, np.float32)[real], np.asarray(exact)[real], atol=0.02, rtol=0.02)

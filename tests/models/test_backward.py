@@ -115,6 +115,21 @@ def test_what_is_kept_for_the_backward_pass():
     assert kept(lambda *x: backward.vocabulary_nll(*x, TARGETS)[0], *VOCABULARY).count((9, 300)) == 1
 
 
+def test_what_the_compiled_program_keeps():
+    """Of each GELU its input, and its output for the product that follows: no third after the compiler has merged the two passes."""
+
+    def loss(weights_LxCxF, x_NxC):
+        for weights_CxF in weights_LxCxF:
+            x_NxC = backward.gelu(x_NxC @ weights_CxF) @ weights_CxF.T
+        return jnp.sum(x_NxC)
+
+    def temporaries(layers):
+        shapes = jax.ShapeDtypeStruct((layers, 8, 256), jnp.float32), jax.ShapeDtypeStruct((512, 8), jnp.float32)
+        return jax.jit(jax.grad(loss)).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    assert (temporaries(8) - temporaries(4)) / 4 < 2.5 * 512 * 256 * 4
+
+
 @pytest.mark.parametrize("features", [3, 20])
 def test_the_gradient_of_a_float32_kernel_is_not_rounded_to_bfloat16(features):
     x, upstream = (jnp.asarray(normal(9, 64, size), jnp.bfloat16) for size in (12, features))

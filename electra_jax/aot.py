@@ -378,11 +378,13 @@ def table(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> s
             for kind, found in row.get("collectives", {}).items()
             if found["bytes"] > 2**20
         )
+        if not moved and row["fits"]:
+            moved = "not readable" if "unreadable" in row else "none"
         peak = f"{row['peak_gib']:.2f}" if row["peak_gib"] else "more"
         share = [f"{row[name]:.1%}" if name in row else "" for name in ("utilisation_c", "utilisation_composite")]
         out.append(
             f"| {config} | {row['topology']} | {row['batch_rows']} x {row['length']} | {row['attention']} | {peak}"
             f"{'' if row['fits'] else ' does not fit'} | {row['hbm_gib']:.0f} | {row.get('arguments_gib', row['state_gib']):.2f} "
-            f"| {moved or ('not readable' if 'unreadable' in row else 'none' if row['fits'] else '')} | {share[0]} | {share[1]} | {row['effort']} |"
+            f"| {moved} | {share[0]} | {share[1]} | {row['effort']} |"
         )
     return "\n".join(out)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ _COLD, _AGAIN = "electra_jax, nothing compiled before", "electra_jax, again, wit
 def table(root: pathlib.Path, config: dict[str, Any], preset: str, rows: pathlib.Path, rounds: int) -> Table:
     """`rows`: a prepared folder of the preset's length and vocabulary; `root`: where launch/ and configs/ lie."""
     secs: dict[str, list[float]] = {_COLD: [], _AGAIN: []}
-    compiled: list[float] = []
+    cold: list[dict[str, float]] = []
     theirs = {
         "transformers, SDPA": {},
         "transformers, SDPA, torch.compile": {"compiled": True},
@@ -33,7 +34,7 @@ def table(root: pathlib.Path, config: dict[str, Any], preset: str, rows: pathlib
             for name in (_COLD, _AGAIN):
                 taken = first_step_secs(root, preset, config, rows, pathlib.Path(folder), "cold" if name == _COLD else "again")
                 secs[name].append(taken["first_step"])
-                compiled += [taken["compile"]] if name == _COLD else []
+                cold += [taken] if name == _COLD else []
             for name, arguments in theirs.items():
                 if name in failed:
                     continue
@@ -46,16 +47,18 @@ def table(root: pathlib.Path, config: dict[str, Any], preset: str, rows: pathlib
                 except UserError as error:
                     failed[name] = str(error)
     again = secs[_AGAIN]
+    compiling, its_step = (number(spread([taken[what] for taken in cold]).median) for what in ("compile", "compile_step"))
     lines = [
         [name, times(spread(values)), "1" if name == _AGAIN else times(_ratio(values, again))] for name, values in secs.items() if values
     ]
     return Table(
         "startup",
         f"`{preset}`, {config['train']['batch_rows']} rows of {config['data']['length']}, from the start of the process to the end of its "
-        f"first step; {rounds} rounds. Of ours without a cache {number(spread(compiled).median)} s are compiling.",
+        f"first step; {rounds} rounds. Of ours without a cache {compiling} s are compiling: {its_step} s the step, the rest its "
+        "evaluation.",
         ("start", "s to the first finished step", "in x of ours with its cache"),
         [*lines, *map(list, failed.items())],
-        {"secs": secs, "compile_secs": compiled},
+        {"secs": secs, "cold": cold},
     )
 
 
@@ -97,7 +100,8 @@ def first_step_secs(
     line = next((line for line in _text(metrics).splitlines() if '"train/loss"' in line), None)
     if line is None:
         raise UserError(f"launch/pretrain.py made no step: {' '.join(_text(log).strip().splitlines()[-1:])}")
-    return {"first_step": first_step, "compile": json.loads(line)["clock/secs_compile"]}
+    step_secs = float(re.search(r"compiled in (\d+)s", _text(log))[1])  # of the plan, which is about the step alone
+    return {"first_step": first_step, "compile": json.loads(line)["clock/secs_compile"], "compile_step": step_secs}
 
 
 def _text(path: pathlib.Path) -> str:

@@ -97,17 +97,12 @@ def check_batch(mesh: Mesh, batch_rows: int, accumulation_steps: int) -> None:
         )
 
 
-# What XLA would choose otherwise, by platform. A CPU's would hand products and reductions to YNNPACK: without it `small`'s step is 5%
-# shorter and 100 MiB smaller (AVX-512, 2 cores, interleaved), and slows down less where other programs want the cores.
-COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
-
-
 def compile_step(
     body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, options: Mapping[str, str | bool | int | float] | None = None
 ) -> Program:
     """Compiles body(state, batch) -> (state, metrics) ahead of the first call, for one of `choose`'s executors.
 
-    abstract_batch: of the global batch. `options`: XLA's, for the compiler, beside COMPILER_OPTIONS.
+    abstract_batch: of the global batch. `options`: XLA's, for the compiler.
     Raises UserError where the step needs more memory than a device has, before anything runs.
     """
     num_rows = jax.tree.leaves(abstract_batch)[0].shape[0]
@@ -130,9 +125,8 @@ def compile_step(
         step = jax.jit(body, in_shardings=(of_state, rows), out_shardings=(of_state, whole), donate_argnums=0)
         lower = meshes.on_mesh(step.lower, mesh)
     start, limit = time.monotonic(), meshes.device_memory_bytes(mesh)
-    options = {**COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {}), **(options or {})}
     try:
-        compiled = lower(abstract_state, abstract_batch).compile(compiler_options=options or None)
+        compiled = lower(abstract_state, abstract_batch).compile(compiler_options=dict(options or {}) or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -304,7 +304,7 @@ _FULL = tuple(
         ("large,flash", ("v5e:16x16/chip", "v5p:4x8x8/chip", "v6e:16x16/chip")),
     )
     for name in names
-) + (("base,flash", "v5e:4x4", {"parallel.fsdp": 16}),)
+) + (("base,flash", "v5e:4x4", {"parallel.fsdp": 16}), ("large,flash", "v5e:16x16", {"parallel.fsdp": 16}))
 _FSDP = (
     ("large,flash", "v5e:16x16", {"parallel.fsdp": 16, "model.remat": "full"}),
     ("base,flash", "v5e:4x4", {"parallel.fsdp": 4}),

@@ -75,8 +75,8 @@ def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, preset
         yield growth.table(get_config, platform, rounds, environment["memory_bytes"])
     if "parts" in what:
         tpu = step.config(get_config, "small,flash", 32, 128) if importlib.util.find_spec("libtpu") else None
-        figure = pathlib.Path(docs).parent / "speed_parts.svg" if docs else folder / "speed_parts.svg"
-        yield parts.table(small, platform, data.prepared(folder, source, 128), rounds, tpu, figure)
+        page = pathlib.Path(docs) if docs else folder / "speed.md"
+        yield parts.table(small, platform, data.prepared(folder, source, 128), rounds, tpu, page.with_name(f"{page.stem}_parts.svg"))
 
 
 def load_config(root: pathlib.Path) -> Callable:

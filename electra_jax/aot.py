@@ -33,8 +33,8 @@ from electra_jax.objectives import masking
 from electra_jax.parallel import executors, mesh, topology
 from electra_jax.train import clock, optimizer
 
-# low is XLA's O1: a fifth of the time; its memory is an upper bound (a layer's temporaries are half as large again), its collectives are
-# the same, and of speed it says nothing. (exec_time_optimization_effort changes neither time nor result with libtpu 0.0.52.)
+# low is XLA's O1: a fifth of the time. Its peak of memory is about that of full effort (0 to 2% above it in docs/scale.md's rows of base),
+# and of speed it says nothing. (exec_time_optimization_effort changes neither time nor result.)
 EFFORTS = {"full": {}, "low": {"optimization_level": 19}}
 SHARE_OF_HBM_BANDWIDTH = 0.8
 _SHARE = "/chip"
@@ -264,7 +264,10 @@ def lines(result: Mapping[str, Any]) -> list[str]:
 # --- Results: one line a compile, and the table of docs/scale.md
 
 def versions() -> dict[str, str]:
-    return {package: importlib.metadata.version(package) for package in ("jax", "libtpu")}
+    try:
+        return {package: importlib.metadata.version(package) for package in ("jax", "libtpu")}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError("libtpu, the TPU's compiler, is not installed: pip install 'electra_jax[tpu]'") from error
 
 
 _ROOT = Path(__file__).parent
@@ -272,18 +275,25 @@ _STEP = (
     "config.py", "hlo.py", "models", "objectives", "parallel/executors.py", "parallel/mesh.py", "parallel/sharding.py", "pretrain.py",
     "rng.py", "simulator.py", "train/clock.py", "train/optimizer.py", "train/step.py", "types.py",
 )  # fmt: skip
+_OF_THIS_FILE = ("EFFORTS", "SHARE_OF_HBM_BANDWIDTH", "Chip", "CHIPS", "compile_for", "estimates")
 
 
 @functools.cache
 def step_code(root: Path = _ROOT) -> str:
     """A hash of the code below `root` that the compiled step and its estimates are made of: comments and docstrings do not count."""
+    parts: list[ast.AST] = [
+        ast.parse(path.read_text())
+        for path in sorted(file for name in _STEP for file in [root / name, *(root / name).rglob("*.py")] if file.is_file())
+    ]
+    for node in ast.parse((root / "aot.py").read_text()).body:
+        names = {getattr(node, "name", None), *(getattr(target, "id", None) for target in getattr(node, "targets", ()))}
+        parts += [node] if names & set(_OF_THIS_FILE) else []
     digest = hashlib.sha256()
-    for path in sorted(file for name in _STEP for file in [root / name, *(root / name).rglob("*.py")] if file.is_file()):
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
+    for part in parts:
+        for node in ast.walk(part):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
-        digest.update(ast.dump(tree).encode())
+        digest.update(ast.dump(part).encode())
     return digest.hexdigest()
 
 
@@ -291,8 +301,7 @@ def key(config: Mapping[str, Any], name: str, effort: str) -> str:
     """What a result depends on: all of the config and of the code that the compiled step does, the topology, the effort, the versions."""
     sections = {section: config[section] for section in ("model", "masking", "objective", "optimizer", "parallel")}
     sections |= {"rows": [config["train"]["batch_rows"], config["train"]["accumulation_steps"], config["data"]["length"]]}
-    prices = [[kind, *dataclasses.astuple(chip)] for kind, chip in CHIPS.items()], SHARE_OF_HBM_BANDWIDTH
-    words = json.dumps([sections, config["schedule"]["product"], name, effort, versions(), step_code(), prices], sort_keys=True)
+    words = json.dumps([sections, config["schedule"]["product"], name, effort, versions(), step_code()], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 

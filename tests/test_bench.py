@@ -3,8 +3,14 @@
 import importlib.util
 import json
 import math
+import os
 import pathlib
 import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -52,6 +58,41 @@ def test_sides_wait_for_their_turns_and_say_why_they_cannot_start():
     assert 0 < first_turn_secs(side) < 60
     with pytest.raises(UserError, match="no such"):
         first_turn_secs(broken)
+
+
+def untidy():
+    folder = tempfile.TemporaryDirectory()
+
+    def run():
+        pathlib.Path(folder.name, "file").touch()
+        return {"left": len(os.listdir(folder.name))}
+
+    return run
+
+
+def test_a_killed_side_leaves_no_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # to be found anew
+    turns = measure([Side("untidy", "tests.test_bench:untidy", {})], 1)
+    assert turns.samples["untidy"][0]["left"] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_ends_the_sides_too(stop, tmp_path):
+    """In the midst of preparing, which has files of its own."""
+    command = [sys.executable, str(ROOT / "launch" / "bench.py"), "--what=preparation", "--rounds=99"]
+    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("*/*/*")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(stop)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 2 and "the same command starts anew" in errors
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_into_a_page(tmp_path):
@@ -159,7 +200,17 @@ def test_a_word_that_is_none(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         suite.run(ROOT, what=[], **{**options, "json_file": str(tmp_path)})
     (tmp_path / "short.txt").write_text("too short")
-    for name, line in (("none.txt", "no such file"), ("", "a folder: name one file"), ("short.txt", "9 bytes are too few")):
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "one.txt").write_text("one line, again and again\n" * 50_000)
+    with pytest.raises(UserError, match="nothing to measure"):
+        suite.run(ROOT, what=["packed"], **{**options, "presets": ["base"]})
+    for name, line in (
+        ("none.txt", "no such file"),
+        ("", "a folder: name one file"),
+        ("short.txt", "9 characters in 0"),
+        ("bytes.txt", "no text in UTF-8"),
+        ("one.txt", "in 1 documents"),
+    ):
         with pytest.raises(UserError, match=line):
             suite.run(ROOT, what=[], **{**options, "text": str(tmp_path / name)})
     page = tmp_path / "page.md"
@@ -167,6 +218,7 @@ def test_a_word_that_is_none(tmp_path):
         (None, "step", "no page of text"),
         (b"\xff\xfe\xff", "step", "no page of text"),
         (b"<!-- bench:step small -->\n<!-- /bench -->\n", "growth", "no place for growth"),
+        (b"<!-- bench:growth -->\n<!-- bench:parts -->\n<!-- /bench -->\n", "growth", "no place for growth"),
     ):
         if content is not None:
             page.write_bytes(content)

@@ -196,10 +196,12 @@ def table(
     lines.append(["the rest: plan, masking, metrics", "measured", number(1e3 * rest)])
     lines.append(["the whole step", "measured", number(1e3 * took["step"])])
     figures: dict[str, Any] = {"config": config, "runs": runs}
-    tera, giga = spread(rates["step"]).median / 1e12, spread(rates["optimizer"]).median / 1e9
+    products = sorted(spread(rates[name]).median / 1e12 for name in ("step", "generator", "discriminator"))  # of the groups above
+    giga = spread(rates["optimizer"]).median / 1e9
     caption = (
         f"`{config['preset']}`, {config['train']['batch_rows']} rows of {config['data']['length']}, {dtype}; {rounds} rounds, in which "
-        f"a matrix product reached {number(tera)} TFLOP/s and memory {number(giga)} GB/s. The feed runs beside the step."
+        f"a matrix product reached {number(products[0])} to {number(products[-1])} TFLOP/s and memory {number(giga)} GB/s. A floor is of "
+        "its own part's rounds. The feed runs beside the step."
     )
     if tpu is None:
         lines.append(["all, on a TPU", "not computed: libtpu, its compiler, is not installed: pip install 'electra_jax[tpu]'"])

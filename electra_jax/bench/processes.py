@@ -139,10 +139,13 @@ class _Child:
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._errors = tempfile.TemporaryFile()  # shown where the child dies without a word
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # for its own temporary files: it will be killed
         self._process = subprocess.Popen(
             [sys.executable, "-c", _SERVE, side.function, json.dumps(dict(side.arguments)), str(warmup)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **side.environment, "PYTHONPATH": path},
+            env={
+                **os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TMPDIR": self._folder.name, **side.environment, "PYTHONPATH": path,
+            },
         )  # fmt: skip
 
     def answer(self) -> dict:
@@ -166,6 +169,7 @@ class _Child:
         self._process.kill()
         self._process.communicate()
         self._errors.close()
+        self._folder.cleanup()
 
 
 def serve() -> None:

@@ -65,9 +65,13 @@ def tables(
     get_config: GetConfig, environment: Mapping[str, Any], rounds: int, cache: str, presets: Container[str], what: str
 ) -> Iterator[Table]:
     """`what`: "step" or "packed". `cache`: a folder for compiled programs, so that ours compiles once and not once a peer."""
-    for case in CASES[environment["platform"]]:
-        if case.name.startswith(what) and case.preset.split(",")[0] in presets:
-            yield table(case, config(get_config, case.preset, case.rows, case.length), environment, rounds, cache)
+    for case in cases(environment["platform"], presets, what):
+        yield table(case, config(get_config, case.preset, case.rows, case.length), environment, rounds, cache)
+
+
+def cases(platform: str, presets: Container[str], what: str) -> list[Case]:
+    """`what`: "step" or "packed"."""
+    return [case for case in CASES[platform] if case.name.startswith(what) and case.preset.split(",")[0] in presets]
 
 
 def table(case: Case, config: Mapping[str, Any], environment: Mapping[str, Any], rounds: int, cache: str) -> Table:

@@ -30,16 +30,23 @@ def run(
         one_of("--what", word, WHAT)
     for preset in presets:
         one_of("--presets", preset, step.PRESETS)
-    # Known before half an hour of measuring:
+    # All that can be wrong is known before half an hour of measuring:
     if text:
         data.check_text(text)
-    if docs:
-        tables.check_docs(pathlib.Path(docs), what or WHAT)
     if json_file and not pathlib.Path(json_file).absolute().parent.is_dir():
         raise UserError(f"--json={json_file}: no such folder: make it first")
     if json_file and pathlib.Path(json_file).is_dir():
         raise UserError(f"--json={json_file} is a folder: name a file")
+    if docs:
+        tables.read_page(pathlib.Path(docs))
+    for path in filter(None, (docs, json_file)):
+        tables.check_writable(pathlib.Path(path))
     environment, done = tables.environment(), []
+    names = expected(what or WHAT, presets, environment["platform"])
+    if not names:
+        raise UserError(f"nothing to measure: --what={','.join(what)} has no table of --presets={','.join(presets)}")
+    if docs:
+        tables.check_docs(pathlib.Path(docs), names)
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         for table in measured(root, pathlib.Path(folder), environment, what or WHAT, tuple(presets), rounds, text, docs):
@@ -52,12 +59,26 @@ def run(
                 tables.write_docs(pathlib.Path(docs), [table], environment)
 
 
+def expected(what: Sequence[str], presets: Sequence[str], platform: str) -> list[str]:
+    """The tables' names, in order."""
+    found = []
+    for word in WHAT:
+        if word not in what:
+            continue
+        if word in ("step", "packed"):
+            found += [case.name for case in step.cases(platform, presets, word)]
+            found += ["step base gpu"] * (word == "step" and "base" in presets and platform != "gpu")
+        else:
+            found.append(word)
+    return found
+
+
 def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, presets, rounds, text, docs) -> Iterator[tables.Table]:
     get_config, platform = load_config(root), environment["platform"]
     for word in ("step", "packed"):
         if word in what:
             yield from step.tables(get_config, environment, rounds, str(folder / "cache"), presets, word)
-    if "step" in what and platform != "gpu":
+    if "step base gpu" in expected(what, presets, platform):
         yield tables.Table("step base gpu", "`base` on a GPU (rows of 512, bfloat16): not measured, there is no GPU here.", (), (), {})
     preset, num_rows = ("small", 32) if platform == "cpu" else ("small,flash", 128)
     small = step.config(get_config, preset, num_rows, 128)

@@ -90,30 +90,42 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _read_page(path: pathlib.Path) -> str:
+def read_page(path: pathlib.Path) -> str:
+    """UserError where it is no page of text."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--docs={path} is no page of text that can be read: {one_line(error)[:200]}") from error
 
 
-def check_docs(path: pathlib.Path, words: Sequence[str]) -> None:
-    """UserError where the page cannot be read, or has no place for tables of one of these kinds."""
-    text = _read_page(path)
-    for word in words:
-        if f"<!-- bench:{word}" not in text:
-            raise UserError(f"--docs={path} has no place for {word}: write <!-- bench:{word} ... --> and, a line below, <!-- /bench -->")
+def _place(path: pathlib.Path, text: str, name: str) -> re.Match[str]:
+    """Where a table stands: group 1 is the line before it, group 2 the one after. UserError where the page has no such place."""
+    place = re.search(rf"(<!-- bench:{re.escape(name)} -->\n)(?:(?!<!-- bench:).)*?(<!-- /bench -->)", text, re.DOTALL)
+    if not place:
+        raise UserError(f"--docs={path} has no place for {name}: write <!-- bench:{name} --> and, a line below, <!-- /bench -->")
+    return place
+
+
+def check_docs(path: pathlib.Path, names: Sequence[str]) -> None:
+    """UserError where the page has no place for one of these tables."""
+    text = read_page(path)
+    for name in names:
+        _place(path, text, name)
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """OSError where a file cannot be written there."""
+    unfinished = _unfinished(path)
+    unfinished.touch()
+    unfinished.unlink()
 
 
 def write_docs(path: pathlib.Path, tables: Sequence[Table], environment: Mapping[str, Any]) -> None:
     """Each table into its place; what stands between the places stays. UserError, nothing written, where the page has no place for one."""
-    text = _read_page(path)
+    text = read_page(path)
     for table in tables:
-        place = re.compile(rf"(<!-- bench:{re.escape(table.name)} -->\n).*?(<!-- /bench -->)", re.DOTALL)
-        if not place.search(text):
-            raise UserError(f"{path} has no place for it: write <!-- bench:{table.name} --> and, a line below, <!-- /bench -->")
-        words = markdown(table, environment)
-        text = place.sub(lambda match, words=words: f"{match[1]}{words}\n{match[2]}", text)
+        place = _place(path, text, table.name)
+        text = f"{text[: place.end(1)]}{markdown(table, environment)}\n{text[place.start(2) :]}"
     _write(path, text)
 
 
@@ -124,6 +136,10 @@ def write_json(path: pathlib.Path, tables: Sequence[Table], environment: Mapping
 
 def _write(path: pathlib.Path, text: str) -> None:
     """Whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
+    unfinished = _unfinished(path)
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
+
+
+def _unfinished(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + ".tmp")

@@ -31,7 +31,7 @@ def run(
     for preset in presets:
         one_of("--presets", preset, step.PRESETS)
     # All that can be wrong is known before half an hour of measuring:
-    if text:
+    if text is not None:
         data.check_text(text)
     if json_file and not pathlib.Path(json_file).absolute().parent.is_dir():
         raise UserError(f"--json={json_file}: no such folder: make it first")

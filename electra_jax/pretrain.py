@@ -171,7 +171,8 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
     heldout = [mesh.to_devices(batch, devices) for batch in data.heldout]
     with run_clock.section("compile"):  # now, and all before any starts: a peer that compiles for half a minute would be taken for dead
         eval_step = jax.jit(evaluation.make_eval_step(objective, parts.root), out_shardings=mesh.replicated(devices))
-        eval_step = mesh.on_mesh(eval_step.lower, devices)(state.params, *heldout[0]).compile()
+        eval_step = mesh.on_mesh(eval_step.lower, devices)(state.params, *heldout[0])
+        eval_step = eval_step.compile(compiler_options=executors.COMPILER_OPTIONS.get(platform.name))
         multihost.meet("ready")
     warned: set[str] = set()
     last: dict[str, float] = {}

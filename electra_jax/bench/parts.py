@@ -21,6 +21,7 @@ from electra_jax.bench.tables import Table, number, share
 from electra_jax.config import ElectraConfig
 from electra_jax.models import electra as models
 from electra_jax.objectives import masking
+from electra_jax.parallel import executors
 from electra_jax.types import Terms
 
 Run = Callable[[], dict[str, float]]
@@ -64,7 +65,8 @@ def part(config: Mapping[str, Any], name: str, steps: int, folder: str | None = 
     unused = params["discriminator"]
     own = "discriminator" if name == "discriminator" else "generator"
     forward = {"generator": generator, "mlm": mlm, "discriminator": discriminator}[name]
-    run_part = jax.jit(jax.value_and_grad(forward, has_aux=True))
+    options = executors.COMPILER_OPTIONS.get(parts.platform.name)
+    run_part = jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=options)
     given = {"embeddings": params["embeddings"], own: params[own]}
 
     def run() -> dict[str, float]:

@@ -79,20 +79,23 @@ def test_a_killed_side_leaves_no_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_signal_ends_the_sides_too(stop, tmp_path):
+def test_a_stop_signal_ends_the_sides_too(stop, real_text, tmp_path):
     """In the midst of preparing, which has files of its own."""
-    command = [sys.executable, str(ROOT / "launch" / "bench.py"), "--what=preparation", "--rounds=99"]
-    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True)
+    text, files = tmp_path / "text.txt", tmp_path / "files"
+    text.write_text("\n\n".join([real_text.read_text(encoding="utf-8")] * 3), encoding="utf-8")
+    files.mkdir()
+    command = [sys.executable, str(ROOT / "launch" / "bench.py"), "--what=preparation", "--rounds=99", f"--text={text}"]
+    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(files)}, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("*/*/*")) and process.poll() is None and time.monotonic() < deadline:
+        while not list(files.glob("*/*/*")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(stop)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 2 and "the same command starts anew" in errors
-    assert list(tmp_path.iterdir()) == []
+    assert process.returncode == 2 and "the same command starts anew" in errors, errors
+    assert list(files.iterdir()) == []
 
 
 def test_tables_into_a_page(tmp_path):

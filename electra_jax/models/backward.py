@@ -15,7 +15,7 @@ from electra_jax import rng
 from electra_jax.types import Array
 
 # The published code adds -10000 to masked scores (google-research/electra model/modeling.py). exp of either is exactly 0 beside a real
-# score above -9,900 (LayerNorm keeps scores within hundreds), and a finite value keeps a row that is all padding free of NaN.
+# score above -9,900, and a finite value keeps a row that is all padding free of NaN.
 MASKED = -1e4
 
 

@@ -9,6 +9,9 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if 
 export JAX_PLATFORMS ?= cpu
 export PYTHONPATH := $(CURDIR)
 
+# Most of a test's time is compiling: machine code that is not optimized takes two thirds of it. The other targets test what users run.
+QUICK      := --xla_backend_optimization_level=0
+WORKERS    ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 DEMO_DIR   ?= runs/demo
 DEMO_FLAGS ?=
 
@@ -18,7 +21,7 @@ demo: $(VENV)/.demo  ## A tiny ELECTRA on the King James Bible, within minutes
 	$(BIN)/python launch/demo.py --dir=$(DEMO_DIR) $(DEMO_FLAGS)
 
 test: $(VENV)/.test  ## All tests that need neither PyTorch nor the network
-	$(BIN)/python -m pytest -m "not parity and not slow and not aot" $(TEST_FLAGS)
+	XLA_FLAGS="$(strip $(QUICK) $(XLA_FLAGS))" $(BIN)/python -m pytest -m "not parity and not slow and not aot" $(WORKERS) $(TEST_FLAGS)
 
 parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
 	$(BIN)/python -m pytest -m parity -s tests/parity $(TEST_FLAGS)

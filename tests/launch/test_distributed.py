@@ -16,7 +16,7 @@ import pytest
 from electra_jax.data import records
 from tests.launch import runs
 
-STEPS, FEWER = 50, 30  # several processes on few cores are slow: they go the first 30 of the 50 steps
+STEPS, FEWER = 50, 20  # several processes on few cores are slow: they go the first 20 of the 50 steps
 FIELDS = {"train.steps": STEPS, "schedule.decay_steps": STEPS, "eval.every_steps": 10, "checkpoint.every_steps": 7}
 HEARTBEAT_SECS = 8
 

@@ -52,17 +52,21 @@ class Tokenizer(Protocol):
 class WordPiece:
     """BERT's BasicTokenizer and WordpieceTokenizer: google-research/electra, model/tokenization.py.
 
-    The vocabulary's order is the ids. `strip_accents=None` follows `lower_case`, as in BERT.
+    The vocabulary's order is the ids. `strip_accents=None` follows `lower_case`, as in BERT. `chinese_chars`: each is a word by itself;
+    some models of Japanese and Korean switch it off.
     """
 
     kind = "wordpiece"
 
-    def __init__(self, vocabulary: Sequence[str], lower_case: bool = True, strip_accents: bool | None = None):
+    def __init__(
+        self, vocabulary: Sequence[str], lower_case: bool = True, strip_accents: bool | None = None, chinese_chars: bool = True
+    ):
         self.vocabulary = tuple(vocabulary)
         ids = {piece: number for number, piece in enumerate(self.vocabulary)}
         _check_vocabulary(self.vocabulary, ids)
         self.lower_case = lower_case
         self.strip_accents = lower_case if strip_accents is None else strip_accents
+        self.chinese_chars = chinese_chars
         self.vocab_size = len(self.vocabulary)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[name] for name in SPECIALS)
         self.word_starts = np.array([not piece.startswith("##") for piece in self.vocabulary])
@@ -71,12 +75,13 @@ class WordPiece:
             "lower_case": self.lower_case,
             "strip_accents": self.strip_accents,
             "max_word_chars": MAX_WORD_CHARS,
+            **({} if chinese_chars else {"chinese_chars": False}),
         }
         self.sha256 = _digest(self.options, "\n".join(self.vocabulary).encode())
-        self._ids_of_word = _WordCache(bert_rules(ids, self.lower_case, self.strip_accents), self.lower_case)
+        self._ids_of_word = _WordCache(bert_rules(ids, self.lower_case, self.strip_accents, chinese_chars), self.lower_case)
 
     def __reduce__(self):  # a copy for another process: without the cache
-        return WordPiece, (self.vocabulary, self.lower_case, self.strip_accents)
+        return WordPiece, (self.vocabulary, self.lower_case, self.strip_accents, self.chinese_chars)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         ids = self._ids_of_word.__getitem__
@@ -90,13 +95,14 @@ class WordPiece:
 
     def save(self, directory) -> None:
         """BERT's vocab.txt, which `load` reads, and what Hugging Face's AutoTokenizer reads."""
-        rust = bert_rules(self.vocabulary_ids(), self.lower_case, self.strip_accents)
+        rust = bert_rules(self.vocabulary_ids(), self.lower_case, self.strip_accents, self.chinese_chars)
         rust.add_special_tokens(list(SPECIALS))
         rust.post_processor = processors.BertProcessing(("[SEP]", self.sep_id), ("[CLS]", self.cls_id))
         config = {
             "tokenizer_class": "ElectraTokenizer",
             "do_lower_case": self.lower_case,
             "strip_accents": self.strip_accents,
+            "tokenize_chinese_chars": self.chinese_chars,
             **{f"{name.strip('[]').lower()}_token": name for name in SPECIALS},
         }
         _save(
@@ -258,7 +264,7 @@ def load(path, *, lower_case: bool | None = None, strip_accents: bool | None = N
         if path.suffix == ".txt":
             lower_case = config.get("do_lower_case", lower_case)
             strip_accents = config.get("strip_accents", strip_accents)
-            tokenizer = _from_vocab(data, lower_case, strip_accents)
+            tokenizer = _from_vocab(data, lower_case, strip_accents, config.get("tokenize_chinese_chars", True))
         elif path.suffix == ".json":
             tokenizer = _from_json(data)
         elif path.suffix == ".model":
@@ -280,20 +286,20 @@ def _open_folder(folder: Path) -> tuple[dict, Path]:
         config = json.loads((folder / CONFIG).read_bytes()) if (folder / CONFIG).exists() else {}
     except ValueError as error:
         raise UserError(f"tokenizer {folder / CONFIG} is not JSON ({error}): make the folder anew") from None
-    for pattern in ("vocab.txt", "tokenizer.json", "*.model"):
+    for pattern in ("vocab.txt", "*.model", "tokenizer.json"):
         for path in sorted(folder.glob(pattern)):
             return config, path
     raise UserError(f"tokenizer {folder}: no vocab.txt, tokenizer.json or .model in this folder: name one that has one")
 
 
-def _from_vocab(data: bytes, lower_case: bool | None, strip_accents: bool | None) -> WordPiece:
+def _from_vocab(data: bytes, lower_case: bool | None, strip_accents: bool | None, chinese_chars: bool) -> WordPiece:
     try:
         vocabulary = [line.strip() for line in data.decode().rstrip().split("\n")]
     except UnicodeDecodeError:
         raise UserError("not UTF-8 text: a vocab.txt has a piece a line") from None
     if lower_case is None:
         lower_case = not any(piece != piece.lower() for piece in vocabulary if not piece.startswith("["))
-    return WordPiece(vocabulary, lower_case, strip_accents)
+    return WordPiece(vocabulary, lower_case, strip_accents, chinese_chars)
 
 
 def _from_json(data: bytes) -> WordPiece:
@@ -307,18 +313,18 @@ def _from_json(data: bytes) -> WordPiece:
             kinds == ("WordPiece", "BertNormalizer", "BertPreTokenizer")
             and (model["unk_token"], model["continuing_subword_prefix"]) == ("[UNK]", "##")
             and normalizer["clean_text"]
-            and normalizer["handle_chinese_chars"]
             and sorted(model["vocab"].values()) == list(range(len(vocabulary)))
         )
         added = {token["content"] for token in fields.get("added_tokens") or []}
         lower_case, strip_accents = normalizer.get("lowercase"), normalizer.get("strip_accents")
+        chinese_chars = bool(normalizer["handle_chinese_chars"])
     except (ValueError, KeyError, TypeError, AttributeError):
         as_in_bert = False
     if not as_in_bert:
         raise UserError("not a tokenizer.json of BERT's kind: give BERT's vocab.txt or a SentencePiece .model")
     if foreign := added - set(vocabulary):
         raise UserError(f"its added token {min(foreign)!r} is not in the vocabulary: put it there, or leave it out")
-    return WordPiece(vocabulary, lower_case, strip_accents)
+    return WordPiece(vocabulary, lower_case, strip_accents, chinese_chars)
 
 
 def _digest(options: dict, vocabulary: bytes) -> str:

@@ -27,11 +27,11 @@ def split_words(text: str) -> list[str]:
     return _DELETED.sub("", text).split()
 
 
-def bert_rules(ids: dict[str, int], lower_case: bool, strip_accents: bool) -> tokenizers.Tokenizer:
+def bert_rules(ids: dict[str, int], lower_case: bool, strip_accents: bool, chinese_chars: bool = True) -> tokenizers.Tokenizer:
     """No special tokens are added: text can then not name one."""
     rust = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARS))
     rust.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lower_case
+        clean_text=True, handle_chinese_chars=chinese_chars, strip_accents=strip_accents, lowercase=lower_case
     )
     rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     rust.decoder = decoders.WordPiece()

@@ -15,7 +15,7 @@ WORKERS    ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 DEMO_DIR   ?= runs/demo
 DEMO_FLAGS ?=
 
-.PHONY: demo test parity aot scale beam lint kill bench clean
+.PHONY: demo test parity interop tf1 aot scale beam lint kill bench clean
 
 demo: $(VENV)/.demo  ## A tiny ELECTRA on the King James Bible, within minutes
 	$(BIN)/python launch/demo.py --dir=$(DEMO_DIR) $(DEMO_FLAGS)
@@ -24,7 +24,13 @@ test: $(VENV)/.test  ## All tests that need neither PyTorch nor the network
 	XLA_FLAGS="$(strip $(QUICK) $(XLA_FLAGS))" $(BIN)/python -m pytest -m "not parity and not slow and not aot" $(WORKERS) $(TEST_FLAGS)
 
 parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
-	$(BIN)/python -m pytest -m parity -s tests/parity $(TEST_FLAGS)
+	$(BIN)/python -m pytest -m "parity and not slow" -s tests/parity $(TEST_FLAGS)
+
+interop: $(VENV)/.test $(VENV)/.parity  ## All of conversion: every architecture at every size, 2,000 mutated files
+	$(BIN)/python -m pytest -s tests/interop tests/parity/test_interop.py tests/launch/test_convert.py $(TEST_FLAGS)
+
+tf1: $(VENV)/.tf1  ## Google's TF1 checkpoints, written by TensorFlow itself and read without it
+	$(BIN)/python -m pytest tests/interop/test_tf1.py $(TEST_FLAGS)
 
 aot: $(VENV)/.test $(VENV)/.tpu  ## Two presets and small programs compiled for TPUs that are not there, their memory under a ceiling
 	$(BIN)/python -m pytest -m aot tests/test_aot.py $(TEST_FLAGS)

@@ -52,6 +52,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.preset = preset
     c.seed = 0
 
+    c.init_from = ""  # begin with this model: a workdir, a folder of transformers, a TF1 checkpoint, or DISCRIMINATOR,GENERATOR
+    c.init_network = ""  # take "discriminator" or "generator" of it alone; the other begins anew
+    c.init_slots = False  # and the optimizer's memory; the schedule begins anew
+
     c.model = ConfigDict(dataclasses.asdict(configs.PRESETS[preset]))
     c.model.dtype = "auto"  # of matrix products: bfloat16 on TPU and GPU, float32 on CPU
     if "flash" in variants:

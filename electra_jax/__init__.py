@@ -11,6 +11,9 @@ _HOME = {
     "prepare": "electra_jax.data.prepare",
     "PrepareOptions": "electra_jax.data.prepare",
     "pretrain": "electra_jax.pretrain",
+    "load": "electra_jax.interop.formats",
+    "save": "electra_jax.interop.formats",
+    "encode": "electra_jax.interop.text",
 }
 __all__ = list(_HOME)
 

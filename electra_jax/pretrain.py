@@ -15,8 +15,10 @@ import optax
 
 from electra_jax import remote, rng
 from electra_jax.cli import Preempted, UserError
-from electra_jax.config import ElectraConfig
+from electra_jax.config import ElectraConfig, one_of
 from electra_jax.data import loader, records, staging, tokenizer
+from electra_jax.interop import formats, start
+from electra_jax.interop.model import NETWORKS
 from electra_jax.models import attention
 from electra_jax.objectives import electra, masking
 from electra_jax.parallel import executors, mesh, multihost, sharding
@@ -128,6 +130,17 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
         whole_config = {**config, "identity": identity}
         multihost.together(lambda: workdirs.check_config(workdir, whole_config, place.name))
         init, abstract_state = multihost.together(lambda: make_init(objective, parts.rule, devices, parts.root))
+        summaries = [records.summary(manifest) for manifest in data.stream.manifests]
+        description = {"config": config, "identity": identity, "parameters": dict(model.num_params()), "data": summaries}
+        checkpoints = Checkpoints(
+            place.checkpoints,
+            keep=config["checkpoint"]["keep"],
+            keep_every_steps=config["checkpoint"]["keep_every_steps"],
+            description=description,
+        )
+        begin = {}, []
+        if config["init_from"] and checkpoints.latest_step is None:
+            begin = multihost.together(lambda: first_values(config, parts, abstract_state))
     multihost.say_once("compiling the step (the first start takes a minute or so)")
     with run_clock.section("compile"):
         body = make_step(config, objective, parts.rule, parts.schedule, parts.root, parts.executor)
@@ -138,13 +151,6 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
         run_clock.flops_per_step = objective.flops(train["batch_rows"])
         peak = clock.peak_flops(platform.device_kind, dtype)
         run_clock.peak_flops_per_sec = peak * devices.size if peak else multihost.count() * clock.measure_matmul_peak(dtype)
-        description = {"config": config, "identity": identity, "parameters": dict(model.num_params())}
-        checkpoints = Checkpoints(
-            place.checkpoints,
-            keep=config["checkpoint"]["keep"],
-            keep_every_steps=config["checkpoint"]["keep_every_steps"],
-            description=description,
-        )
         restored = checkpoints.restore(abstract_state)
         start_step = restored.step if restored else 0
         if preemption.requested and multihost.count() == 1:  # several agree on a step to stop after, the first at the earliest
@@ -153,6 +159,7 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
             raise UserError(f"{place.name} is at step {start_step} already, past train.steps={train['steps']}: raise it")
         if multihost.is_lead():
             workdirs.write_config(workdir, whole_config)  # last of the checks: a mistake must not claim the folder
+            data.tokenizer.save(workdir / "tokenizer")  # it travels with the weights
             telemetry = Telemetry(
                 workdir, total_steps=train["steps"], start_step=start_step, tensorboard=config["log"]["tensorboard"]
             )
@@ -163,8 +170,8 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
         run_clock.resumed(start_step, telemetry.reached)
         if restored or telemetry.reached.step > start_step:
             telemetry.write(start_step, run_clock.summary())  # so that sessions which die before a checkpoint add up
-        state = restored.state if restored else init(parts.root)
-        for line in plan_lines(config, parts, program, run_clock, start_step):
+        state = restored.state if restored else start.placed(init(parts.root), begin[0])
+        for line in (*plan_lines(config, parts, program, run_clock, start_step), *begin[1]):
             telemetry.note(line)
         place.publish()  # now, not at the first save: what may not be written there should be known before hours of training
 
@@ -243,6 +250,19 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
         evaluate(state, train["steps"])
     examples = marked_examples(eval_step, state.params, data, heldout[0])
     return Result(train["steps"], dict(last), examples, write_report(examples) if multihost.is_lead() else place.name)
+
+
+def first_values(config: Mapping[str, Any], parts: Setup, abstract_state: Any) -> tuple[dict[str, np.ndarray], list[str]]:
+    """What config.init_from gives the first state, and lines for a person: see interop.start."""
+    if config["init_network"]:
+        one_of("init_network", config["init_network"], NETWORKS)
+    source = formats.read(
+        config["init_from"], network=config["init_network"], head_size=parts.model.head_size, with_slots=config["init_slots"]
+    )
+    found, notes = start.values(
+        abstract_state, parts.model, source, parts.data.tokenizer, with_slots=config["init_slots"], seed=config["seed"]
+    )
+    return found, [*notes, *source.notes]
 
 
 def model_config(config: Mapping[str, Any], platform: mesh.Platform) -> ElectraConfig:

@@ -137,6 +137,12 @@ def load_manifest(directory) -> dict:
     return parse_manifest(content, path)
 
 
+def summary(manifest: dict) -> dict:
+    """Of a manifest what tells a person which text, rows and tokenizer they were: all but the list of files."""
+    counts = {name: {k: v for k, v in split.items() if k != "shards"} for name, split in manifest["splits"].items()}
+    return {name: manifest[name] for name in ("sha256", "length", "packing", "tokenizer", "options", "corpus")} | {"splits": counts}
+
+
 def unfinished(directory) -> UserError:
     return UserError(
         f"{directory} holds no prepared rows (no {MANIFEST}): run launch/prepare.py, or its same command again if it stopped"

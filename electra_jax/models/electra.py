@@ -2,6 +2,7 @@
 
 params = {"embeddings": shared by both, LayerNorm and positions too,
           "generator": {"project", "layers", "head"}, "discriminator": {"project", "layers", "head"}}
+and, of a fine-tuned one, the task's head under the task's name (heads.TASKS).
 """
 
 from collections.abc import Callable
@@ -80,3 +81,19 @@ def discriminator_apply(params: Params, config: ElectraConfig, batch: Batch, see
     head = sharding.on_rows(lambda params, x: heads.RTDHead(config.discriminator).apply({"params": params}, x), config.dtype)
     logits_N = head(params["discriminator"]["head"], x_NxH)
     return logits_N.reshape(batch.tokens.shape)
+
+
+def init_task(key: Array, config: ElectraConfig, task: str, num_labels: int) -> Params:
+    """The head of one of heads.TASKS, on the discriminator."""
+    x_1xH = jnp.zeros((1, config.hidden_size), jnp.dtype(config.dtype))
+    return heads.TASKS[task](config.discriminator, num_labels).init(key, x_1xH)["params"]
+
+
+def task_apply(params: Params, config: ElectraConfig, batch: Batch, task: str, seeds_Bx2: Array | None = None) -> Array:
+    """Logits of one of heads.TASKS: [B, labels] from each row's first token, or [B, L, labels]; question answering: start and end."""
+    x_NxH = hidden_states(params, config, "discriminator", batch, seeds_Bx2)
+    B, L = batch.tokens.shape
+    head = heads.TASKS[task](config.discriminator, params[task]["out"]["bias"].shape[0])
+    if task == "sequence_classification":
+        return head.apply({"params": params[task]}, x_NxH.reshape(B, L, -1)[:, 0])
+    return head.apply({"params": params[task]}, x_NxH).reshape(B, L, -1)

@@ -1,4 +1,8 @@
-"""What turns hidden states into predictions. (google-research/electra `run_pretraining.py`.)"""
+"""What turns hidden states into predictions.
+
+The pretraining heads: google-research/electra `run_pretraining.py`. The tasks' heads have the shapes of transformers
+`models/electra/modeling_electra.py`, so that what was fine-tuned there opens here.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -33,3 +37,32 @@ class RTDHead(nn.Module):
         x_NxH = backward.gelu(Dense(self.config, self.config.hidden_size, name="dense")(x_NxH))
         logits_Nx1 = glorot_dense(self.config, 1, "out")(x_NxH)
         return logits_Nx1[:, 0].astype(backward.wide_type(logits_Nx1))
+
+
+class SequenceHead(nn.Module):
+    """Hidden states of the first tokens [B, H] -> logits [B, labels]: dense, GELU, out."""
+
+    config: EncoderConfig
+    num_labels: int
+
+    @nn.compact
+    def __call__(self, x_BxH: Array) -> Array:
+        x_BxH = backward.gelu(Dense(self.config, self.config.hidden_size, name="dense")(x_BxH))
+        logits_BxC = Dense(self.config, self.num_labels, name="out")(x_BxH)
+        return logits_BxC.astype(backward.wide_type(logits_BxC))
+
+
+class TokenHead(nn.Module):
+    """Hidden states [N, H] -> logits [N, labels]; of a span: two labels, its start and its end."""
+
+    config: EncoderConfig
+    num_labels: int
+
+    @nn.compact
+    def __call__(self, x_NxH: Array) -> Array:
+        logits_NxC = Dense(self.config, self.num_labels, name="out")(x_NxH)
+        return logits_NxC.astype(backward.wide_type(logits_NxC))
+
+
+# A task's head lies in params under the task's name, beside the networks.
+TASKS = {"sequence_classification": SequenceHead, "token_classification": TokenHead, "question_answering": TokenHead}

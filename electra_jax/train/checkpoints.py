@@ -132,6 +132,7 @@ class Checkpoints:
         registry.add(ocp.handlers.JsonHandler, checkpointable_name="metadata")
         self._context = ocp.Context()
         self._context.checkpointables.registry = registry
+        self._context.pytree.loading.partial_load = True  # for `read`; `restore` compares the names itself, before it loads
         # In the background, a folder that cannot be made leaves threads that wait for it, and the process, for 5 minutes.
         self._context.asynchronous.create_directories_asynchronously = False
 
@@ -224,6 +225,30 @@ class Checkpoints:
                 return self._read_metadata(step)["description"]
             except _Damaged:
                 continue
+        return None
+
+    def read(self, wanted: Callable[[str], bool], step: int | None = None) -> Restored | None:
+        """Of the newest whole step, or of `step`: the arrays whose path `wanted` accepts, as {path: array} on the default device.
+
+        For who does not know the state's structure. Renames nothing. None where nothing was saved; UserError where all are damaged.
+        """
+        damaged: dict[int, str] = {}
+        for number in reversed(self._folder.steps()):
+            if step not in (None, number):
+                continue
+            try:
+                metadata = self._read_metadata(number)
+                shapes = {name: about for name, about in metadata["shapes"].items() if wanted(name)}
+                abstract = {name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (dtype, shape) in shapes.items()}
+                arrays = self._read_state(number, abstract, metadata["checksums"])
+            except _Damaged as error:
+                damaged[number] = str(error)
+                continue
+            for bad_step, why in damaged.items():
+                self._warn(f"checkpoint {bad_step} is damaged ({why}): step {number} is read instead")
+            return Restored(number, arrays, metadata["clock"], metadata["description"])
+        if damaged:
+            raise UserError(f"no checkpoint in {self._directory} is whole: {_listed([f'{s} ({why})' for s, why in damaged.items()])}")
         return None
 
     def restore(self, abstract_state: Any) -> Restored | None:

@@ -151,7 +151,9 @@ def check_config(workdir: pathlib.Path, config: dict[str, Any], name: str | None
     changed = [
         f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not re.search(may_change, name)
+        if before.get(name) != now.get(name)
+        and not re.search(may_change, name)
+        and (name in before or now[name])  # a field that was not there yet, and is not used now
     ]
     if changed:
         raise UserError(

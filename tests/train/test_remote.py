@@ -348,7 +348,7 @@ def test_killed_and_resumed_on_another_machine_a_run_is_bit_identical(deaths, gc
     assert "going on from step" in done.stderr and f"{url}/report.html shows the curves" in done.stdout
     result = tmp_path / "result"
     gcs.save(bucket, "runs/tiny", result)
-    assert {path.name for path in result.iterdir()} == {"checkpoints", "config.json", "metrics.jsonl", "report.html"}
+    assert {path.name for path in result.iterdir()} == {"checkpoints", "config.json", "metrics.jsonl", "report.html", "tokenizer"}
     assert runs.learned(result) == runs.learned(undisturbed)
     assert runs.state_bytes(result) == runs.state_bytes(undisturbed)
     steps = {path.name for path in (undisturbed / "checkpoints").iterdir()}

@@ -1,0 +1,104 @@
+"""What a person reads in an exported folder: a model card, and the code that applies an RTD head which transformers has no class for."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from electra_jax.interop.model import Model
+
+RTD_CODE = '''"""The replaced-token head of a discriminator with rotary positions: transformers' RoFormer has none.
+
+    scores = rtd_logits(".", input_ids)      # [batch, length], positive: the token was replaced
+"""
+
+import pathlib
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+
+def rtd_logits(folder, input_ids, **inputs):
+    head = load_file(pathlib.Path(folder) / "rtd_head.safetensors")
+    weight = lambda name: (head[f"discriminator_predictions.{name}.weight"], head[f"discriminator_predictions.{name}.bias"])
+    with torch.no_grad():
+        hidden = AutoModel.from_pretrained(folder).eval()(input_ids, **inputs).last_hidden_state
+        hidden = torch.nn.functional.gelu(torch.nn.functional.linear(hidden, *weight("dense")))
+        return torch.nn.functional.linear(hidden, *weight("dense_prediction")).squeeze(-1)
+'''
+
+_WHAT = {
+    "discriminator": "the discriminator of an ELECTRA (arXiv 2003.10555), which tells replaced tokens from original ones: to fine-tune",
+    "generator": "the generator of an ELECTRA (arXiv 2003.10555): a small masked language model, needed to train on",
+}
+_USE = {
+    "ElectraForPreTraining": "scores = model(**inputs).logits  # [1, length], positive: the token was replaced",
+    "ElectraForMaskedLM": "logits = model(**inputs).logits  # [1, length, vocabulary]",
+    "RoFormerForMaskedLM": "logits = model(**inputs).logits  # [1, length, vocabulary]",
+}
+
+
+def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
+    """Markdown, with the front matter that the hub reads."""
+    about, config = model.about, model.config
+    encoder = getattr(config, network)
+    rows = {
+        "network": network,
+        "layers": encoder.num_layers,
+        "width": encoder.hidden_size,
+        "heads": encoder.num_heads,
+        "feed-forward width": encoder.ffn_size,
+        "embedding width": config.embedding_size,
+        "vocabulary": config.vocab_size,
+        "positions": config.positions if config.positions == "rotary" else f"{config.positions}, {config.max_length}",
+    }
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [electra, electra_jax]",
+        "---",
+        "",
+        f"# {about.get('name') or 'ELECTRA'}, {network}",
+        "",
+        f"This is {_WHAT[network]}. Written by electra_jax.",
+        "",
+        "```python",
+        f"from transformers import AutoTokenizer, {kind}",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        f'model = {kind}.from_pretrained(".")',
+        'inputs = tokenizer("a sentence of your own", return_tensors="pt")',
+        _USE.get(kind, "hidden = model(**inputs)[0]"),
+        "```",
+        "",
+    ]
+    if rtd_beside:
+        lines += [
+            "Its positions are rotary, so that its class is RoFormer's, which has no head for replaced tokens. The head lies in "
+            "`rtd_head.safetensors`, and `rtd_head.py` applies it:",
+            "",
+            "```python",
+            "from rtd_head import rtd_logits",
+            'scores = rtd_logits(".", inputs["input_ids"], attention_mask=inputs["attention_mask"])',
+            "```",
+            "",
+        ]
+    lines += ["## Model", "", *_table(rows)]
+    if model.tokenizer is not None:
+        options = ", ".join(f"{name}={value}" for name, value in model.tokenizer.options.items())
+        lines += ["", f"Tokenizer: {options}."]
+    lines += ["", "## Training", ""]
+    training = {"source": about.get("source"), "steps": about.get("step"), **(about.get("training") or {})}
+    lines += _table({name: value for name, value in training.items() if value is not None})
+    if about.get("metrics"):
+        lines += ["", "Held out, at the last evaluation:", "", *_table({k: f"{v:.4g}" for k, v in sorted(about["metrics"].items())})]
+    if about.get("data"):
+        lines += ["", "Data, as prepared:", "", "```json", json.dumps(about["data"], indent=1, sort_keys=True), "```"]
+    if about.get("config"):
+        lines += ["", "<details><summary>The run's whole config</summary>", "", "```json"]
+        lines += [json.dumps(about["config"], indent=1, sort_keys=True), "```", "", "</details>"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: Mapping[str, Any]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]

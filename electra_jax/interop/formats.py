@@ -1,0 +1,143 @@
+"""Which format lies at a path, and the way from one to another: `load`, `save`, `convert`."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from electra_jax import remote
+from electra_jax.cli import UserError
+from electra_jax.config import ElectraConfig
+from electra_jax.data.tokenizer import Tokenizer
+from electra_jax.interop import huggingface, tf1, workdir
+from electra_jax.interop import model as models
+from electra_jax.interop.model import Model
+from electra_jax.types import Params
+
+FORMATS = ("electra_jax", "huggingface")
+
+
+def load(path: str | os.PathLike) -> tuple[ElectraConfig, Params, Tokenizer | None]:
+    """(config, params, tokenizer) of whatever `read` opens; the tokenizer is None where there is none.
+
+        config, params, tokenizer = electra_jax.load("runs/demo")
+        batch = electra_jax.encode(["The cat sat on the mat."], tokenizer)
+        scores = electra_jax.discriminator_apply(params, config, batch)  # [1, length], positive: the token was replaced
+    """
+    model = read(path)
+    return model.config, jax.tree.map(jnp.asarray, model.params), model.tokenizer
+
+
+def save(path: str | os.PathLike, config: ElectraConfig, params: Params, tokenizer: Tokenizer | None, format: str = "huggingface") -> None:
+    """Writes what `load` gave, or a run of one's own, as one of FORMATS; the folder must not exist, or be empty."""
+    write(path, Model(config, jax.tree.map(np.asarray, params), tokenizer), format)
+
+
+def format_of(path: str) -> str:
+    """ "electra_jax", "huggingface" or "tf1". UserError where it is none of these."""
+    if workdir.place_of(path):
+        return "electra_jax"
+    folder = pathlib.Path(path)
+    if huggingface.is_folder(folder) or _pair(folder):
+        return "huggingface"
+    if tf1.prefix_of(folder):
+        return "tf1"
+    if not folder.exists():
+        raise UserError(f"{path}: no such file or folder")
+    raise UserError(
+        f"{path}: no model is known in it: name a workdir of ours (checkpoints/), a folder of transformers (config.json with "
+        "model.safetensors or pytorch_model.bin), or a TF1 checkpoint (PREFIX.index)"
+    )
+
+
+def _pair(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The two networks that `write` puts beside each other."""
+    return [folder / name for name in models.NETWORKS if huggingface.is_folder(folder / name)]
+
+
+def read(path: str | os.PathLike, *, network: str = "", head_size: int = 64, with_slots: bool = True) -> Model:
+    """The model at `path`: a workdir of ours, a folder of transformers, a folder with two of them named discriminator and generator, a
+    TF1 checkpoint; or "A,B", a discriminator and a generator in two places.
+
+    network: only this one. head_size: of a TF1 checkpoint, which does not say. with_slots: Adam's memory too, where there is one.
+    Raises UserError, in one line, for whatever is wrong there.
+    """
+    name = os.fspath(path)
+    parts = [part for part in name.split(",") if part]
+    if len(parts) not in (1, 2):
+        raise UserError(f"{name!r}: give one path, or two with a comma between")
+    if len(parts) == 2:
+        model = models.joined(*(read(part) for part in parts), name)
+    else:
+        kind, folder = format_of(name), pathlib.Path(name)
+        if kind == "electra_jax":
+            model = workdir.read(name, with_slots)
+        elif kind == "tf1":
+            model = tf1.read(folder, head_size)
+        elif huggingface.is_folder(folder):
+            model = huggingface.read(folder)
+        else:
+            found = [huggingface.read(each) for each in _pair(folder) if network in ("", each.name)]
+            if not found:
+                raise UserError(f"{name}: there is no {network} in it")
+            model = found[0] if len(found) == 1 else models.joined(*found, name)
+    return models.only(model, network, name) if network else model
+
+
+def write(path: str | os.PathLike, model: Model, format: str) -> None:
+    """The model in a new folder, whole or not at all: transformers' format puts each network in a folder named after it."""
+    with _new_folder(pathlib.Path(path)) as folder:
+        if format == "electra_jax":
+            workdir.write(folder, model)
+            return
+        for network in model.networks:
+            (folder / network).mkdir()
+            huggingface.write(folder / network, model, network)
+
+
+def convert(source: str, target: str, *, format: str = "", network: str = "", head_size: int = 64, with_slots: bool = True) -> Model:
+    """Reads `source`, writes `target` in `format` (unless given, transformers' from ours, and ours from anything else)."""
+    if remote.is_remote(target):
+        raise UserError(f"{target}: write to a folder here, and copy it there")
+    _refuse_taken(pathlib.Path(target))  # before minutes of reading
+    model = read(source, network=network, head_size=head_size, with_slots=with_slots)
+    if not with_slots:
+        model = dataclasses.replace(model, slots=None)
+    ours = "," not in source and format_of(source) == "electra_jax"
+    write(target, model, format or ("huggingface" if ours else "electra_jax"))
+    return model
+
+
+def _refuse_taken(path: pathlib.Path) -> None:
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"{path}: {above} is a file: name a new folder")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} is there already: name a new folder, or an empty one")
+
+
+@contextlib.contextmanager
+def _new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder that takes `path`'s place when the block ends, or is removed when it fails."""
+    _refuse_taken(path)
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.absolute().with_name(f".{path.absolute().name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    os.fsync(opened.fileno())
+        if path.exists():
+            path.rmdir()  # empty, as was seen
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

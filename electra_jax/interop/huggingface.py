@@ -1,0 +1,386 @@
+"""transformers' folders, read and written without PyTorch and transformers: config.json, safetensors, tokenizer, model card.
+
+Architectures: ELECTRA's discriminator, generator, encoder and task heads; RoFormer's, which is the same encoder with rotary
+positions; BERT's encoder and MLM head, to read. DeBERTa is another architecture (disentangled attention) and out of scope.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from electra_jax.cli import UserError, one_line
+from electra_jax.config import ElectraConfig
+from electra_jax.data import tokenizer as tokenizers
+from electra_jax.interop import cards, names
+from electra_jax.interop import model as models
+from electra_jax.interop import tokenizers as tokenizer_files
+from electra_jax.interop.model import Model
+
+CONFIG, WEIGHTS, INDEX, TORCH_WEIGHTS = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+RTD_HEAD, RTD_CODE = "rtd_head.safetensors", "rtd_head.py"
+
+
+class Architecture(NamedTuple):
+    """One class of transformers: which network it is here, and which head it has."""
+
+    family: str  # its model_type, and the prefix of its encoder's names
+    network: str
+    head: str | None
+
+
+ARCHITECTURES = {
+    "ElectraForPreTraining": Architecture("electra", "discriminator", "rtd"),
+    "ElectraForMaskedLM": Architecture("electra", "generator", "mlm"),
+    "ElectraModel": Architecture("electra", "discriminator", None),
+    "ElectraForSequenceClassification": Architecture("electra", "discriminator", "sequence_classification"),
+    "ElectraForTokenClassification": Architecture("electra", "discriminator", "token_classification"),
+    "ElectraForQuestionAnswering": Architecture("electra", "discriminator", "question_answering"),
+    "RoFormerModel": Architecture("roformer", "discriminator", None),
+    "RoFormerForMaskedLM": Architecture("roformer", "generator", "cls"),
+    "RoFormerForSequenceClassification": Architecture("roformer", "discriminator", "sequence_classification"),
+    "RoFormerForTokenClassification": Architecture("roformer", "discriminator", "token_classification"),
+    "RoFormerForQuestionAnswering": Architecture("roformer", "discriminator", "question_answering"),
+    # An MLM's encoder is a generator here.
+    "BertModel": Architecture("bert", "generator", None),
+    "BertForMaskedLM": Architecture("bert", "generator", "cls"),
+    "BertForPreTraining": Architecture("bert", "generator", "cls"),
+}
+_TASKS = ("sequence_classification", "token_classification", "question_answering")
+# What a file may hold that follows from other tensors, or that no network here has.
+_TIED = re.compile(r"^(generator_lm_head|cls\.predictions\.decoder)\.(weight|bias)$")
+_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|embed_positions\.weight)$")
+_LEFT_OUT = re.compile(r"(^|\.)pooler\.|^cls\.seq_relationship\.")
+_OLD_NORM = {"gamma": "weight", "beta": "bias"}  # of files that transformers wrote before version 3
+
+
+def is_folder(path: pathlib.Path) -> bool:
+    return (path / CONFIG).is_file() and any((path / name).is_file() for name in (WEIGHTS, INDEX, TORCH_WEIGHTS))
+
+
+# --- Reading
+
+
+def read(folder: pathlib.Path) -> Model:
+    """One folder of transformers. UserError, in one line, for whatever is wrong with it."""
+    fields = _read_json(folder / CONFIG)
+    shapes, tensor, close = _open_weights(folder)
+    with close:
+        kind = _architecture(fields, shapes, folder)
+        config = _to_config(fields, ARCHITECTURES[kind], folder)
+        return _assemble(folder, fields, kind, config, shapes, tensor)
+
+
+def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraConfig, shapes: Mapping, tensor: Callable) -> Model:
+    family, network, head = ARCHITECTURES[kind]
+    current = {_current_name(name): name for name in shapes}  # name as it would be written today -> as it is in the file
+    prefix = f"{family}." if any(name.startswith(f"{family}.") for name in current) else ""
+    found = {name: tuple(shapes[old]) for name, old in current.items() if not (_BUFFERS.search(name) or _LEFT_OUT.search(name))}
+    tied = {name: found.pop(name) for name in list(found) if _TIED.match(name) and name != "generator_lm_head.bias"}
+    left_out = sorted({name.rsplit(".", 1)[0] for name in current if _LEFT_OUT.search(name)})
+    _refuse_other_depth(found, config, network, folder)
+
+    rtd_file = folder / RTD_HEAD
+    extra_head = kind == "RoFormerModel" and rtd_file.is_file()
+    task, num_labels = (head, _num_labels(fields, found)) if head in _TASKS else (None, 0)
+    tensors = names.torch_tensors(config, network, prefix, head)
+    sizes = models.shapes(config, task, num_labels)
+    arrays = names.assemble(tensors, sizes, found, lambda name: tensor(current[name]), str(folder))
+    if family == "roformer":
+        arrays = {path: _rotary_order(path, x, config, network, to_torch=False) for path, x in arrays.items()}
+    for name in tied:
+        own = "embeddings/word" if name.endswith("weight") else f"{network}/head/bias"
+        if head in ("mlm", "cls") and not np.array_equal(np.asarray(tensor(current[name]), np.float32), arrays[own]):
+            raise UserError(f"{folder}: {name} differs from what it is tied to: an output layer of its own has no place here")
+    if extra_head:
+        head_shapes, head_tensor, close = _open_weights(folder, RTD_HEAD)
+        with close:
+            head_tensors = [t for t in names.torch_tensors(config, network, "", "rtd") if t.path.startswith(f"{network}/head/")]
+            arrays |= names.assemble(head_tensors, sizes, {n: tuple(s) for n, s in head_shapes.items()}, head_tensor, str(rtd_file))
+    params = names.nested(arrays)
+    tokenizer = _tokenizer(folder)
+    models.check_vocabulary(tokenizer, config, str(folder))
+    about = {"source": str(folder), "architecture": kind}
+    if task:
+        about["labels"] = _labels(fields, num_labels)
+    notes = [f"{folder}: left out {', '.join(left_out)}: no network here has it"] if left_out else []
+    if tokenizer is None:
+        notes.append(f"{folder}: there is no tokenizer in it")
+    return Model(config, params, tokenizer, about=about, notes=tuple(notes))
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}: name a folder that transformers wrote") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({one_line(error)}): copy the file anew") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: not a JSON object: copy the file anew")
+    return fields
+
+
+class _Files:
+    """Closes what it was given."""
+
+    def __init__(self, *files):
+        self._files = files
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for file in self._files:
+            file.__exit__(None, None, None)
+
+
+def _open_weights(folder: pathlib.Path, name: str | None = None) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Any], _Files]:
+    """({name: shape}, name -> values, what to close) of a folder's weights."""
+    if name is None and not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
+        return *_torch_weights(folder / TORCH_WEIGHTS), _Files()
+    paths = [folder / (name or WEIGHTS)]
+    if name is None and not paths[0].is_file():
+        files = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(f, str) and pathlib.PurePath(f).name == f for f in files.values()):
+            raise UserError(f"{folder / INDEX}: it does not say which file holds which tensor: copy the file anew")
+        paths = [folder / file for file in sorted(set(files.values()))]
+    opened, home, shapes = [], {}, {}
+    for path in paths:
+        try:
+            # jax's types, because numpy's have no bfloat16
+            file = safetensors.safe_open(path, framework="flax").__enter__()
+            opened.append(file)
+            for key in file.keys():
+                home[key], shapes[key] = file, tuple(file.get_slice(key).get_shape())
+        except (OSError, safetensors.SafetensorError, ValueError) as error:
+            raise UserError(f"{path}: no whole safetensors file ({one_line(error)}): copy it anew") from None
+
+    def tensor(key: str) -> np.ndarray:
+        try:
+            return np.asarray(home[key].get_tensor(key), np.float32)
+        except Exception as error:  # a type that jax has not, a file that shrank
+            raise UserError(f"{folder}: {key} cannot be read ({one_line(error)}): copy the file anew") from None
+
+    return shapes, tensor, _Files(*opened)
+
+
+def _torch_weights(path: pathlib.Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Any]]:
+    """A pickle of PyTorch's, through its loader that runs no code. UserError where PyTorch is missing or refuses."""
+    try:
+        import torch
+    except ImportError:
+        words = f"a pickle, which PyTorch alone opens safely: pip install torch, or save it as {WEIGHTS} elsewhere"
+        raise UserError(f"{path}: {words}") from None
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        shapes = {name: tuple(x.shape) for name, x in tensors.items() if isinstance(x, torch.Tensor)}
+        if any(not isinstance(name, str) for name in shapes):
+            raise ValueError("its keys are no names")
+    except Exception as error:  # whatever PyTorch's loader says of hostile or damaged bytes
+        words = one_line(error)
+        words = words if len(words) <= 200 else words[:197] + "..."
+        raise UserError(f"{path}: PyTorch's weights-only loader refuses it ({words}): get a {WEIGHTS} of the model") from None
+    return shapes, lambda name: tensors[name].to(torch.float32).numpy()
+
+
+def _current_name(name: str) -> str:
+    head, _, last = name.rpartition(".")
+    return f"{head}.{_OLD_NORM[last]}" if last in _OLD_NORM and head.endswith("LayerNorm") else name
+
+
+def _architecture(fields: Mapping, shapes: Mapping, folder: pathlib.Path) -> str:
+    """By config.json's own word; where it has none, by the heads that the weights have."""
+    family, named = fields.get("model_type"), fields.get("architectures")
+    if named is not None and not (isinstance(named, list) and len(named) == 1 and isinstance(named[0], str)):
+        raise UserError(f"{folder / CONFIG}: architectures is {named!r}: it must name one class of transformers")
+    known = [kind for kind, about in ARCHITECTURES.items() if about.family == family]
+    if not known:
+        families = ", ".join(dict.fromkeys(about.family for about in ARCHITECTURES.values()))
+        raise UserError(f"{folder / CONFIG}: model_type is {family!r}: what is read here is {families} (DeBERTa is another architecture)")
+    if named:
+        if named[0] not in known:
+            raise UserError(f"{folder / CONFIG}: {named[0]} of model_type {family} is not read here: {', '.join(known)} are")
+        return named[0]
+    starts = {name.split(".")[0] for name in shapes}
+    for start, ending in (
+        ("discriminator_predictions", "ForPreTraining"), ("generator_predictions", "ForMaskedLM"), ("cls", "ForMaskedLM"),
+        ("qa_outputs", "ForQuestionAnswering"), ("classifier", "ForTokenClassification"),
+    ):  # fmt: skip
+        if start in starts:
+            deep = any(name.startswith("classifier.dense") for name in shapes)
+            ending = "ForSequenceClassification" if deep else ending
+            return next(kind for kind in known if kind.endswith(ending))
+    return next(kind for kind in known if kind.endswith("Model"))
+
+
+def _to_config(fields: Mapping, about: Architecture, folder: pathlib.Path) -> ElectraConfig:
+    """UserError for what this encoder cannot express."""
+
+    def get(name: str, kind: type, default: Any = None) -> Any:
+        value = fields.get(name, default)
+        right = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        if not (right and 0 <= value < 2**31):
+            wanted = "a number" if kind is float else "a whole number"
+            raise UserError(f"{folder / CONFIG}: {name} is {value!r}: it must be {wanted} from 0 up")
+        return value
+
+    for name, allowed in (
+        ("hidden_act", ("gelu",)),
+        ("position_embedding_type", ("absolute", None)),
+        ("rotary_value", (False, None)),
+        ("is_decoder", (False, None)),
+        ("add_cross_attention", (False, None)),
+    ):
+        if fields.get(name, allowed[0]) not in allowed:
+            raise UserError(f"{folder / CONFIG}: {name} is {fields[name]!r}: the encoder here is that of ELECTRA, {name}={allowed[0]!r}")
+    hidden_size, heads, ffn_size = get("hidden_size", int), get("num_attention_heads", int), get("intermediate_size", int)
+    if min(hidden_size, heads, ffn_size) < 1 or hidden_size % heads or ffn_size % hidden_size:
+        raise UserError(
+            f"{folder / CONFIG}: hidden_size {hidden_size} must be a multiple of num_attention_heads {heads}, and intermediate_size "
+            f"{ffn_size} of hidden_size: other shapes have no place here"
+        )
+    default_embedding = fields.get("embedding_size")
+    sizes = dict(
+        vocab_size=get("vocab_size", int),
+        max_length=get("max_position_embeddings", int),
+        type_vocab_size=get("type_vocab_size", int, 2),
+        embedding_size=hidden_size if about.family == "bert" or default_embedding is None else get("embedding_size", int),
+        num_layers=get("num_hidden_layers", int),
+        dropout=float(get("hidden_dropout_prob", float, 0.1)),
+        attention_dropout=float(get("attention_probs_dropout_prob", float, 0.1)),
+        init_std=float(get("initializer_range", float, 0.02)),
+        layer_norm_eps=float(get("layer_norm_eps", float, 1e-12)),
+    )
+    positions = "rotary" if about.family == "roformer" else "learned"
+    try:
+        return ElectraConfig(
+            hidden_size=hidden_size, head_size=hidden_size // heads, ffn_factor=ffn_size // hidden_size, positions=positions,
+            generator_hidden_fraction=1.0, **sizes,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG}: {error}") from None
+
+
+def _refuse_other_depth(found: Mapping, config: ElectraConfig, network: str, folder: pathlib.Path) -> None:
+    """First of the checks: a config may ask for any number of layers, and each would be listed."""
+    numbers = {int(match[1]) for name in found if (match := re.search(r"encoder\.layer\.(\d{1,6})\.", name))}
+    there, said = max(numbers, default=-1) + 1, getattr(config, network).num_layers
+    if there != said:
+        raise UserError(f"{folder}: {CONFIG} says num_hidden_layers {said} and the weights have {there}: take both from one model")
+
+
+def _num_labels(fields: Mapping, found: Mapping) -> int:
+    """Of the weights; the config's own number must agree, or its default stand for it."""
+    out = next((shape for name, shape in found.items() if re.search(r"^(classifier(\.out_proj)?|qa_outputs)\.bias$", name)), (0,))
+    labels = fields.get("id2label")
+    return len(labels) if isinstance(labels, dict) and labels else (out[0] if len(out) == 1 else 0)
+
+
+def _labels(fields: Mapping, num_labels: int) -> list[str]:
+    labels = fields.get("id2label") or {}
+    return [str(labels.get(str(number), f"LABEL_{number}")) for number in range(num_labels)]
+
+
+def _rotary_order(path: str, x: np.ndarray, config: ElectraConfig, network: str, *, to_torch: bool) -> np.ndarray:
+    """Queries and keys in RoFormer's order: it turns neighbours (2i, 2i + 1) where we turn (i, i + D/2). The last axis is H x D."""
+    if not re.search(r"/attention/(query|key)/", path):
+        return x
+    size = getattr(config, network).head_size
+    heads = x.shape[-1] // size
+    order = np.arange(size).reshape(2, size // 2).T if to_torch else np.arange(size).reshape(size // 2, 2).T
+    return np.ascontiguousarray(x.reshape(*x.shape[:-1], heads, size)[..., order.reshape(-1)].reshape(x.shape))
+
+
+def _tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer | None:
+    files = ("vocab.txt", "tokenizer.json", "spm.model", "spiece.model", "tokenizer.model")
+    return tokenizers.load(folder) if any((folder / name).is_file() for name in files) else None
+
+
+# --- Writing
+
+
+def write(folder: pathlib.Path, model: Model, network: str) -> None:
+    """`network` of the model as a folder that AutoModel and AutoTokenizer open, with a model card. The folder is there and empty.
+
+    A rotary discriminator goes out as RoFormerModel, which has no RTD head: that lies beside it, with the torch code that applies it.
+    """
+    kind = _class_for(model, network)
+    family, _, head = ARCHITECTURES[kind]
+    config, arrays = model.config, names.flat(model.params)
+    if family == "roformer":
+        arrays = {path: _rotary_order(path, x, config, network, to_torch=True) for path, x in arrays.items()}
+    tensors = names.torch_tensors(config, network, f"{family}." if head else "", head)
+    _save(folder / WEIGHTS, names.disassemble(tensors, arrays) | _sinusoids(config, network, family, head))
+    rtd_beside = family == "roformer" and head is None and "head" in model.params[network]
+    if rtd_beside:
+        tensors = [t for t in names.torch_tensors(config, network, "", "rtd") if t.path.startswith(f"{network}/head/")]
+        _save(folder / RTD_HEAD, names.disassemble(tensors, arrays))
+        (folder / RTD_CODE).write_text(cards.RTD_CODE)
+    fields = _from_config(config, network, kind, model)
+    (folder / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    if model.tokenizer is not None:
+        tokenizer_files.save(folder, model.tokenizer)
+    (folder / "README.md").write_text(cards.card(model, network, kind, rtd_beside))
+
+
+def _class_for(model: Model, network: str) -> str:
+    rotary, head = model.config.positions == "rotary", None
+    if network == "generator":
+        head = ("cls" if rotary else "mlm") if "head" in model.params["generator"] else None
+        if head is None:
+            raise UserError("an encoder of an MLM without its head has no class of its own in ELECTRA's family: keep it as it was")
+    elif model.task:
+        head = model.task
+    elif "head" in model.params["discriminator"] and not rotary:
+        head = "rtd"
+    about = Architecture("roformer" if rotary else "electra", network, head)
+    return next(kind for kind, there in ARCHITECTURES.items() if there == about)
+
+
+def _from_config(config: ElectraConfig, network: str, kind: str, model: Model) -> dict[str, Any]:
+    encoder = getattr(config, network)
+    fields = {
+        "architectures": [kind],
+        "model_type": ARCHITECTURES[kind].family,
+        "vocab_size": config.vocab_size,
+        "embedding_size": config.embedding_size,
+        "hidden_size": encoder.hidden_size,
+        "num_hidden_layers": encoder.num_layers,
+        "num_attention_heads": encoder.num_heads,
+        "intermediate_size": encoder.ffn_size,
+        "max_position_embeddings": config.max_length,
+        "type_vocab_size": config.type_vocab_size,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "initializer_range": config.init_std,
+        "layer_norm_eps": config.layer_norm_eps,
+        "pad_token_id": model.tokenizer.pad_id if model.tokenizer else 0,
+    }
+    if ARCHITECTURES[kind].family == "roformer":
+        fields["rotary_value"] = False
+    if model.task and network == "discriminator":
+        labels = model.about.get("labels") or [f"LABEL_{i}" for i in range(names.flat(model.params[model.task])["out/bias"].shape[0])]
+        fields["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        fields["label2id"] = {label: number for number, label in enumerate(labels)}
+    return fields
+
+
+def _sinusoids(config: ElectraConfig, network: str, family: str, head: str | None) -> dict[str, np.ndarray]:
+    """RoFormer's table of turns, which it saves although it follows from the shape: sines in the first half, cosines in the second."""
+    if family != "roformer":
+        return {}
+    size = getattr(config, network).head_size
+    angle = np.arange(config.max_length)[:, None] / 10000.0 ** (np.arange(0, size, 2) / size)
+    table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+    return {f"{'roformer.' if head else ''}encoder.embed_positions.weight": table}
+
+
+def _save(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})

@@ -1,0 +1,124 @@
+"""A model as files hold it, in whatever format, and the functions that join, cut and refuse such."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from electra_jax.cli import UserError
+from electra_jax.config import ElectraConfig
+from electra_jax.data.tokenizer import Tokenizer
+from electra_jax.interop import names
+from electra_jax.models import electra, heads
+from electra_jax.types import Params
+
+NETWORKS = ("discriminator", "generator")
+
+
+class Slots(NamedTuple):
+    """What Adam remembers. `mu` and `nu` are {path: array}, by the paths of the parameters; `nu` may lack some (Muon has none)."""
+
+    mu: Mapping[str, np.ndarray]
+    nu: Mapping[str, np.ndarray]
+    count: int  # updates so far, for the correction of the bias
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What one or two files or folders hold.
+
+    config: where the file has one network alone, the fields of the other mean nothing.
+    params: "embeddings" with "discriminator", "generator" or both, a head where the file has one, and the task's head beside
+      them (models.heads.TASKS); numpy arrays, float32.
+    about: where it comes from and what is known of it: "source", "step", "metrics", "data", "labels" ...
+    notes: what a person should know: what was passed over, in a line each.
+    """
+
+    config: ElectraConfig
+    params: Params
+    tokenizer: Tokenizer | None
+    slots: Slots | None = None
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return tuple(name for name in NETWORKS if name in self.params)
+
+    @property
+    def task(self) -> str | None:
+        return next((name for name in heads.TASKS if name in self.params), None)
+
+
+@functools.cache
+def shapes(config: ElectraConfig, task: str | None = None, num_labels: int = 0) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of all that a model of this config may have."""
+    key = jax.random.key(0)
+    tree = dict(jax.eval_shape(lambda key: electra.init_params(key, config), key))
+    if task:
+        tree[task] = jax.eval_shape(lambda key: electra.init_task(key, config, task, num_labels), key)
+    return {path: tuple(x.shape) for path, x in names.flat(tree).items()}
+
+
+def check_vocabulary(tokenizer: Tokenizer | None, config: ElectraConfig, where: str) -> None:
+    """A UserError where a tokenizer gives ids that the embeddings have no row for, or leaves rows without a piece."""
+    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+        raise UserError(
+            f"{where}: the tokenizer has {tokenizer.vocab_size} pieces and the embeddings have {config.vocab_size} rows: "
+            "put the tokenizer there that the model was trained with"
+        )
+
+
+def joined(first: Model, second: Model, where: str) -> Model:
+    """One model of a discriminator and a generator that share embeddings. UserError where they do not, or are of one kind."""
+    if set(first.networks) & set(second.networks) or len(first.networks) != 1 or len(second.networks) != 1:
+        raise UserError(f"{where}: one of them must be a discriminator and the other a generator")
+    discriminator, generator = (first, second) if first.networks == ("discriminator",) else (second, first)
+    d, g = discriminator.config, generator.config
+    differ = [
+        f"{name} {getattr(d, name)} and {getattr(g, name)}"
+        for name in ("vocab_size", "embedding_size", "max_length", "type_vocab_size", "positions", "layer_norm_eps", "ffn_factor")
+        if getattr(d, name) != getattr(g, name)
+    ]
+    config = dataclasses.replace(
+        d,
+        generator_hidden_fraction=g.generator.hidden_size / d.hidden_size,
+        generator_layers_fraction=g.generator.num_layers / d.num_layers,
+    )
+    for name in ("hidden_size", "num_layers", "num_heads"):
+        ours, theirs = getattr(config.generator, name), getattr(g.generator, name)
+        differ += [f"the generator's {name} is {theirs} and would be {ours} here"] if ours != theirs else []
+    if differ:
+        raise UserError(f"{where}: they do not belong together ({'; '.join(differ)}): convert each by itself")
+    mine, its = (names.flat(model.params["embeddings"]) for model in (discriminator, generator))
+    if unequal := [f"embeddings/{path}" for path in mine if not np.array_equal(mine[path], its[path])]:
+        raise UserError(
+            f"{where}: the two have other values in {', '.join(unequal)}, which are one array here: convert each by itself, or give "
+            "two folders of one run"
+        )
+    tokenizers = [model.tokenizer for model in (discriminator, generator) if model.tokenizer]
+    if len({tokenizer.sha256 for tokenizer in tokenizers}) > 1:
+        raise UserError(f"{where}: they have two different tokenizers: convert each by itself")
+    return Model(
+        config,
+        {**discriminator.params, "generator": generator.params["generator"]},
+        tokenizers[0] if tokenizers else None,
+        about=discriminator.about,
+        notes=discriminator.notes + generator.notes,
+    )
+
+
+def only(model: Model, network: str, where: str) -> Model:
+    """The embeddings and one network of it."""
+    if network not in model.networks:
+        raise UserError(f"{where}: there is no {network} in it, only {' and '.join(model.networks)}")
+    keep = {"embeddings", network, *([model.task] if model.task and network == "discriminator" else [])}
+
+    def cut(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {path: x for path, x in arrays.items() if path.split("/")[0] in keep}
+
+    slots = model.slots and Slots(cut(model.slots.mu), cut(model.slots.nu), model.slots.count)
+    return dataclasses.replace(model, params={name: model.params[name] for name in keep}, slots=slots)

@@ -1,0 +1,143 @@
+"""Our own format: a workdir, or one of its steps, read without the config that made it; and a model written as one."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from electra_jax import remote
+from electra_jax.cli import UserError
+from electra_jax.config import ElectraConfig
+from electra_jax.data import tokenizer as tokenizers
+from electra_jax.interop import names
+from electra_jax.interop.model import Model, Slots, check_vocabulary
+from electra_jax.train.checkpoints import Checkpoints
+from electra_jax.train.telemetry import parse_line
+
+CHECKPOINTS, CONFIG, METRICS, TOKENIZER = "checkpoints", "config.json", "metrics.jsonl", "tokenizer"
+MOMENT = re.compile(r"^(opt_state/.*)/(mu|nu)/((?:embeddings|generator|discriminator)/.*)$")
+
+
+def place_of(path: str) -> tuple[str, int | None] | None:
+    """(the folder or gs:// URL of the checkpoints, the step asked for) where `path` is a workdir, its checkpoints/, or one step of it."""
+    if remote.is_remote(path):
+        url = remote.clean(path)
+        parent, _, last = url.rpartition("/")
+        if last.isdigit():
+            return parent, int(last)
+        return (url if last == CHECKPOINTS else f"{url}/{CHECKPOINTS}"), None
+    folder = pathlib.Path(path)
+    if (folder / CHECKPOINTS).is_dir():
+        return str(folder / CHECKPOINTS), None
+    if folder.name == CHECKPOINTS and folder.is_dir():
+        return str(folder), None
+    if folder.name.isdigit() and (folder / "state").is_dir() and (folder / "metadata").is_dir():
+        return str(folder.parent), int(folder.name)
+    return None
+
+
+def read(path: str, with_slots: bool = True) -> Model:
+    """The newest whole step, or the one that `path` names: parameters, Adam's slots, tokenizer, and what the run's files say of it."""
+    checkpoints, step = place_of(path)
+    wanted = "params/|opt_state/" if with_slots else "params/"
+    found = Checkpoints(checkpoints, description={}).read(lambda name: re.match(wanted, name) is not None, step)
+    if found is None:
+        raise UserError(f"{path}: there is no checkpoint in it{'' if step is None else f' of step {step}'}: name a workdir that has one")
+    arrays, run = {name: np.asarray(x) for name, x in found.state.items()}, found.description
+    config = _config(run["config"]["model"], path)
+    files = _Files(checkpoints.rpartition("/")[0])
+    tokenizer = files.tokenizer()
+    if tokenizer is not None and tokenizer.sha256 != run.get("identity", {}).get("tokenizer", tokenizer.sha256):
+        raise UserError(f"{path}: the tokenizer there is not the one that the run was trained with: put that there again")
+    check_vocabulary(tokenizer, config, path)
+    about = {
+        "source": path, "name": run["config"].get("preset"), "step": found.step, "metrics": files.metrics(found.step),
+        "data": run.get("data"), "config": run["config"], "training": run.get("training"), "labels": run.get("labels"),
+    }  # fmt: skip
+    notes = () if tokenizer else (f"{path}: there is no tokenizer in it: copy one from the prepared data to its tokenizer/",)
+    params = {name.removeprefix("params/"): x for name, x in arrays.items() if name.startswith("params/")}
+    return Model(config, names.nested(params), tokenizer, _slots(arrays), about=about, notes=notes)
+
+
+def _config(fields: Mapping[str, Any], where: str) -> ElectraConfig:
+    """For any machine: its choice of a type of products and of a path of attention is not the model's."""
+    fields = {**fields, "attention": "auto", "dtype": "float32" if fields["dtype"] == "auto" else fields["dtype"]}
+    try:
+        return ElectraConfig(**fields)
+    except (TypeError, UserError) as error:
+        raise UserError(f"{where}: its config is not one of this version's ({error}): read it with the version that wrote it") from None
+
+
+def _slots(arrays: Mapping[str, np.ndarray]) -> Slots | None:
+    moments: dict[str, dict[str, np.ndarray]] = {"mu": {}, "nu": {}}
+    count = 0
+    for name, x in arrays.items():
+        if match := MOMENT.match(name):
+            moments[match[2]][match[3]] = x
+            count = max(count, int(arrays.get(f"{match[1]}/count", 0)))
+    return Slots(moments["mu"], moments["nu"], count) if moments["mu"] else None
+
+
+class _Files:
+    """What lies beside the checkpoints, on a disk or in a bucket."""
+
+    def __init__(self, workdir: str):
+        self._workdir = workdir
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            if remote.is_remote(self._workdir):
+                return remote.read(f"{self._workdir}/{name}")
+            return (pathlib.Path(self._workdir) / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The last held-out figures up to `step`."""
+        last: dict[str, float] = {}
+        for line in (self._read(METRICS) or b"").splitlines():
+            values = parse_line(line)
+            if values and values["step"] <= step and (held := {k: v for k, v in values.items() if k.startswith("eval/")}):
+                last = held
+        return last
+
+    def tokenizer(self) -> tokenizers.Tokenizer | None:
+        names = [name for name in ("vocab.txt", "tokenizer.json", "spm.model", tokenizers.CONFIG)]
+        found = {name: data for name in names if (data := self._read(f"{TOKENIZER}/{name}")) is not None}
+        if not found:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in found.items():
+                (pathlib.Path(folder) / name).write_bytes(data)
+            return tokenizers.load(folder)
+
+
+def write(folder: pathlib.Path, model: Model) -> None:
+    """The model as one step of a workdir, without a run: `init_from` and `read` open it. The folder is there and empty."""
+    state: dict[str, Any] = {"params": model.params}
+    if model.slots:
+        adam = {"mu": names.nested(model.slots.mu), "nu": names.nested(model.slots.nu), "count": np.int32(model.slots.count)}
+        state["opt_state"] = {"adam": adam}
+    fields = dataclasses.asdict(model.config)
+    config = {"preset": model.about.get("name"), "model": fields}
+    description = {
+        "config": config,
+        "identity": {"tokenizer": model.tokenizer.sha256} if model.tokenizer else {},
+        "parameters": {name: int(sum(x.size for x in names.flat(tree).values())) for name, tree in model.params.items()},
+        "training": {"converted from": model.about.get("source"), **(model.about.get("training") or {})},
+        "data": model.about.get("data"),
+        "labels": model.about.get("labels"),
+    }
+    checkpoints = Checkpoints(folder / CHECKPOINTS, description=description)
+    checkpoints.save(int(model.about.get("step") or 0), jax.tree.map(jnp.asarray, state), {})
+    checkpoints.close()
+    if model.tokenizer is not None:
+        model.tokenizer.save(folder / TOKENIZER)
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")

@@ -1,0 +1,258 @@
+"""Our format and transformers' folders, there and back, and everything that may be wrong with a folder."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import electra_jax
+from electra_jax.cli import UserError
+from electra_jax.data import tokenizer as tokenizers
+from electra_jax.interop import formats, names
+from electra_jax.interop.model import NETWORKS
+from tests.interop.models import CONFIG, assert_equal, model
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def vocabulary(size=CONFIG.vocab_size, start="piece", **options):
+    return tokenizers.WordPiece([*SPECIALS, *(f"{start}{number}" for number in range(size - 5))], **options)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal_init", "rotary"])
+@pytest.mark.parametrize("format", formats.FORMATS)
+def test_both_networks_there_and_back(format, positions, tmp_path):
+    before = model(dataclasses.replace(CONFIG, positions=positions), vocabulary(), slots=True, step=5)
+    formats.write(tmp_path / "out", before, format)
+    after = formats.read(tmp_path / "out")
+    assert_equal(before.params, after.params)
+    assert after.tokenizer.sha256 == before.tokenizer.sha256
+    theirs = dataclasses.asdict(before.config) | ({"positions": "learned"} if positions == "sinusoidal_init" else {})
+    same = [name for name in theirs if name not in ("attention", "positions") or format == "huggingface"]
+    assert {name: dataclasses.asdict(after.config)[name] for name in same if name != "attention"} == {
+        name: theirs[name] for name in same if name != "attention"
+    }
+    if format == "electra_jax":
+        assert_equal(before.slots.mu, after.slots.mu)
+        assert_equal(before.slots.nu, after.slots.nu)
+        assert after.slots.count == 17 and after.about["step"] == 5
+
+
+@pytest.mark.parametrize("task,labels", [("sequence_classification", 3), ("token_classification", 5), ("question_answering", 2)])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("format", formats.FORMATS)
+def test_tasks_heads_and_their_labels(format, positions, task, labels, tmp_path):
+    whole = model(dataclasses.replace(CONFIG, positions=positions), None, task, labels, labels=[f"is {n}" for n in range(labels)])
+    params = {name: whole.params[name] for name in ("embeddings", "discriminator", task)}
+    params["discriminator"] = {name: x for name, x in params["discriminator"].items() if name != "head"}
+    before = dataclasses.replace(whole, params=params)
+    formats.write(tmp_path / "out", before, format)
+    after = formats.read(tmp_path / "out")
+    assert_equal(before.params, after.params)
+    assert after.task == task and after.about["labels"] == before.about["labels"]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_one_network_alone(network, tmp_path):
+    before = model(tokenizer=vocabulary())
+    formats.write(tmp_path / "both", before, "huggingface")
+    for source in (tmp_path / "both", tmp_path / "both" / network):
+        after = formats.read(source, network=network)
+        assert after.networks == (network,)
+        assert_equal({name: before.params[name] for name in ("embeddings", network)}, after.params)
+        encoder, there = (getattr(config, network) for config in (before.config, after.config))
+        assert encoder == dataclasses.replace(there, attention=encoder.attention)
+    other = next(name for name in NETWORKS if name != network)
+    with pytest.raises(UserError, match=f"no {other} in it"):
+        formats.read(tmp_path / "both" / network, network=other)
+
+
+def test_two_folders_are_joined_where_they_belong_together(tmp_path):
+    first, second = model(tokenizer=vocabulary()), model(tokenizer=vocabulary(), seed=1)
+    formats.write(tmp_path / "1", first, "huggingface")
+    formats.write(tmp_path / "2", second, "huggingface")
+    pair = f"{tmp_path}/1/generator,{tmp_path}/1/discriminator"
+    assert_equal(formats.read(pair).params, first.params)
+    for pair, words in (
+        (f"{tmp_path}/1/generator,{tmp_path}/2/discriminator", "other values in embeddings/word, embeddings/position"),
+        (f"{tmp_path}/1/generator,{tmp_path}/2/generator", "one of them must be a discriminator"),
+        (f"{tmp_path}/1,{tmp_path}/2", "one of them must be a discriminator"),
+        ("a,b,c", "give one path, or two"),
+    ):
+        with pytest.raises(UserError, match=words):
+            formats.read(pair)
+
+
+def test_three_lines_from_python(tmp_path):
+    formats.write(tmp_path / "out", model(tokenizer=vocabulary()), "huggingface")
+    config, params, tokenizer = electra_jax.load(tmp_path / "out")
+    electra_jax.save(tmp_path / "again", config, params, tokenizer)
+    assert_equal(params, electra_jax.load(tmp_path / "again")[1])
+    batch = electra_jax.encode(["piece3 piece4", "piece5"], tokenizer)
+    assert batch.tokens.tolist() == [[2, 8, 9, 3], [2, 10, 3, 0]]
+    scores = electra_jax.discriminator_apply(params, config, batch)
+    alone = electra_jax.discriminator_apply(params, config, electra_jax.encode(["piece5"], tokenizer))
+    assert scores.shape == (2, 4)
+    np.testing.assert_allclose(scores[1, :3], alone[0], rtol=1e-5)
+
+
+def test_a_word_piece_tokenizers_options_travel(tmp_path):
+    all_options = (
+        dict(lower_case=False), dict(lower_case=True, strip_accents=False),
+        dict(lower_case=False, strip_accents=True, chinese_chars=False),
+    )  # fmt: skip
+    for number, options in enumerate(all_options):
+        tokenizer = vocabulary(**options)
+        for format in formats.FORMATS:
+            out = tmp_path / f"{format}{number}"
+            formats.write(out, model(tokenizer=tokenizer), format)
+            assert formats.read(out).tokenizer.options == tokenizer.options
+
+
+# --- What may be wrong
+
+
+@pytest.fixture
+def folder(tmp_path):
+    formats.write(tmp_path / "out", model(tokenizer=vocabulary()), "huggingface")
+    return tmp_path / "out" / "discriminator"
+
+
+def change_weights(folder, change):
+    path = folder / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    change(tensors)
+    safetensors.numpy.save_file(tensors, path)
+
+
+def change_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def refused(folder, words):
+    with pytest.raises(UserError, match=words) as caught:
+        formats.read(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_tensor_that_does_not_fit_is_named_with_the_nearest(folder):
+    def change(tensors):
+        tensors["electra.encoder.layer.1.attention.self.querry.weight"] = tensors.pop("electra.encoder.layer.1.attention.self.query.weight")
+        for i in range(2):
+            del tensors[f"electra.encoder.layer.{i}.output.dense.bias"]
+        tensors["discriminator_predictions.dense.weight"] = np.zeros((16, 15), np.float32)
+        tensors["something.else"] = np.zeros(3, np.float32)
+
+    change_weights(folder, change)
+    said = refused(folder, "is missing")
+    for words in (
+        "electra.encoder.layer.1.attention.self.query.weight is missing (nearest: electra.encoder.layer.1.attention.self.querry.weight)",
+        "electra.encoder.layer.0,1.output.dense.bias is missing",
+        "something.else is not known",
+        "discriminator_predictions.dense.weight is [16, 15] and should be [16, 16]",
+    ):
+        assert words in said, said
+
+
+@pytest.mark.parametrize(
+    "fields,words",
+    [
+        (dict(hidden_size="16"), "hidden_size is '16'"),
+        (dict(hidden_size=None), "hidden_size is None"),
+        (dict(hidden_size=True), "hidden_size is True"),
+        (dict(vocab_size=2**70), "vocab_size is 1180591620717411303424"),
+        (dict(layer_norm_eps=float("nan")), "layer_norm_eps is nan"),
+        (dict(num_attention_heads=3), "must be a multiple"),
+        (dict(num_attention_heads=0), "must be a multiple"),
+        (dict(intermediate_size=63), "must be a multiple"),
+        (dict(num_hidden_layers=10**9), "num_hidden_layers 1000000000 and the weights have 2"),
+        (dict(num_hidden_layers=0), "num_layers is 0"),
+        (dict(vocab_size=61), "should be \\[61, 8\\]"),
+        (dict(hidden_size=32, intermediate_size=128), "should be"),
+        (dict(hidden_act="relu"), "hidden_act is 'relu'"),
+        (dict(position_embedding_type="relative_key"), "position_embedding_type"),
+        (dict(is_decoder=True), "is_decoder"),
+        (dict(architectures=["ElectraForMaskedLM"]), "generator_predictions"),
+        (dict(architectures=["ElectraForCausalLM"]), "ElectraForCausalLM of model_type electra is not read"),
+        (dict(architectures="ElectraModel"), "it must name one class"),
+        (dict(model_type="deberta-v2"), "DeBERTa is another architecture"),
+        (dict(model_type=None), "model_type is None"),
+        (dict(layer_norm_eps="small"), "it must be a number"),
+    ],
+)
+def test_a_config_that_contradicts_the_weights_or_itself(folder, fields, words):
+    change_config(folder, **fields)
+    refused(folder, words)
+
+
+def test_files_that_are_cut_absent_or_none_of_these(folder, tmp_path):
+    weights = (folder / "model.safetensors").read_bytes()
+    for length in (0, 5, 100, len(weights) - 1):
+        (folder / "model.safetensors").write_bytes(weights[:length])
+        refused(folder, "no whole safetensors file")
+    (folder / "model.safetensors").write_bytes(weights)
+    config = (folder / "config.json").read_text()
+    for text, words in (("{", "not JSON"), ("[1]", "not a JSON object"), ("[" * 100_000, "not JSON")):
+        (folder / "config.json").write_text(text)
+        refused(folder, words)
+    (folder / "config.json").write_text(config)
+    (folder / "model.safetensors").unlink()
+    refused(folder, "no model is known in it")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../x"}}))
+    refused(folder, "does not say which file")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    refused(folder, "gone.safetensors: no whole safetensors file")
+    refused(tmp_path / "nowhere", "no such file or folder")
+    (tmp_path / "file.txt").write_text("text")
+    refused(tmp_path / "file.txt", "no model is known in it")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "no model is known in it")
+
+
+def test_a_tokenizer_of_another_size_is_refused_by_name(folder):
+    shutil.rmtree(folder.parent / "generator")
+    vocabulary(61).save(folder)
+    refused(folder, "the tokenizer has 61 pieces and the embeddings have 60 rows")
+
+
+def test_nothing_half_written(folder, tmp_path, monkeypatch):
+    before = model(tokenizer=vocabulary())
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("electra_jax.interop.cards.card", full)
+    with pytest.raises(OSError):
+        formats.write(tmp_path / "new", before, "huggingface")
+    assert not (tmp_path / "new").exists() and not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="is there already"):
+        formats.write(folder, before, "huggingface")
+    (tmp_path / "empty").mkdir()
+    formats.write(tmp_path / "empty", before, "huggingface")
+    assert_equal(formats.read(tmp_path / "empty").params, before.params)
+
+
+def test_the_card_states_what_was_trained(tmp_path):
+    about = dict(source="runs/x", step=1234, metrics={"eval/rtd_auc": 0.75}, data=[{"sha256": "abc"}], config={"seed": 7})
+    trained = dataclasses.replace(model(dataclasses.replace(CONFIG, positions="rotary"), vocabulary()), about=about)
+    formats.write(tmp_path / "out", trained, "huggingface")
+    card = (tmp_path / "out" / "discriminator" / "README.md").read_text()
+    for words in ("1234", "eval/rtd_auc | 0.75", '"sha256": "abc"', '"seed": 7', "RoFormerModel", "rtd_head", "lower_case=True"):
+        assert words in card
+    assert (tmp_path / "out" / "discriminator" / "rtd_head.py").is_file()
+
+
+def test_rotary_order_is_a_permutation_of_each_head(tmp_path):
+    before = model(dataclasses.replace(CONFIG, positions="rotary"))
+    formats.write(tmp_path / "out", before, "huggingface")
+    there = safetensors.numpy.load_file(tmp_path / "out" / "discriminator" / "model.safetensors")
+    mine = names.flat(before.params)["discriminator/layers/attention/query/kernel"][1]  # [in, heads x 8]
+    rows = there["encoder.layer.1.attention.self.query.weight"]  # [heads x 8, in], neighbours turn together
+    np.testing.assert_array_equal(rows[8 + 2 * 3], mine[:, 8 + 3])
+    np.testing.assert_array_equal(rows[8 + 2 * 3 + 1], mine[:, 8 + 4 + 3])

@@ -11,7 +11,7 @@ export PYTHONPATH := $(CURDIR)
 
 # Most of a test's time is compiling: machine code that is not optimized takes two thirds of it. The other targets test what users run.
 QUICK      := --xla_backend_optimization_level=0
-WORKERS    ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+TEST_WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 DEMO_DIR   ?= runs/demo
 DEMO_FLAGS ?=
 
@@ -21,7 +21,7 @@ demo: $(VENV)/.demo  ## A tiny ELECTRA on the King James Bible, within minutes
 	$(BIN)/python launch/demo.py --dir=$(DEMO_DIR) $(DEMO_FLAGS)
 
 test: $(VENV)/.test  ## All tests that need neither PyTorch nor the network
-	XLA_FLAGS="$(strip $(QUICK) $(XLA_FLAGS))" $(BIN)/python -m pytest -m "not parity and not slow and not aot" $(WORKERS) $(TEST_FLAGS)
+	XLA_FLAGS="$(strip $(QUICK) $(XLA_FLAGS))" $(BIN)/python -m pytest -m "not parity and not slow and not aot" $(TEST_WORKERS) $(TEST_FLAGS)
 
 parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
 	$(BIN)/python -m pytest -m "parity and not slow" -s tests/parity $(TEST_FLAGS)
@@ -48,7 +48,7 @@ lint: $(VENV)/.test
 kill: $(VENV)/.test  ## Twenty kill -9 in preparation and twenty in training, each against an undisturbed run
 	$(BIN)/python -m pytest -m slow -s tests $(TEST_FLAGS)
 
-bench: $(VENV)/.bench  ## Us beside PyTorch transformers and txtai, interleaved: the tables and the figure of docs/speed.md (half an hour)
+bench: $(VENV)/.bench $(VENV)/.tpu  ## Us beside PyTorch transformers and txtai, interleaved: the tables and the figure of docs/speed.md (40 minutes)
 	$(BIN)/python launch/bench.py --docs=docs/speed.md $(BENCH_FLAGS)
 
 $(VENV)/bin/python:

@@ -202,6 +202,9 @@ def test_a_word_that_is_none(tmp_path):
         suite.run(ROOT, what=[], **{**options, "json_file": str(tmp_path / "none" / "x.json")})
     with pytest.raises(UserError, match="is a folder"):
         suite.run(ROOT, what=[], **{**options, "json_file": str(tmp_path)})
+    (tmp_path / "one.md").write_text("a page")
+    with pytest.raises(UserError, match="two of them are one"):
+        suite.run(ROOT, what=[], **{**options, "json_file": str(tmp_path / "one.md"), "docs": str(tmp_path / "x" / ".." / "one.md")})
     (tmp_path / "short.txt").write_text("too short")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
     (tmp_path / "one.txt").write_text("one line, again and again\n" * 50_000)

@@ -248,5 +248,5 @@ def draw(bars: Mapping[str, Mapping[str, tuple[float, float]]], path: pathlib.Pa
         axis.set_xlabel("ms a step (log scale)")
         axis.set_title(platform)
         axis.legend()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    figure.savefig(path, metadata={"Date": None, "Creator": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)

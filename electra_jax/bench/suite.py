@@ -1,6 +1,7 @@
 """Everything, in an order that keeps big things apart: each table is printed as soon as it is there."""
 
 import importlib.util
+import os
 import pathlib
 import sys
 import tempfile
@@ -33,6 +34,9 @@ def run(
     # All that can be wrong is known before half an hour of measuring:
     if text is not None:
         data.check_text(text)
+    named = [os.path.abspath(path) for path in (text, json_file, docs) if path]
+    if len(set(named)) < len(named):
+        raise UserError("--text, --json and --docs must be three files: two of them are one")
     if json_file and not pathlib.Path(json_file).absolute().parent.is_dir():
         raise UserError(f"--json={json_file}: no such folder: make it first")
     if json_file and pathlib.Path(json_file).is_dir():
@@ -75,6 +79,8 @@ def expected(what: Sequence[str], presets: Sequence[str], platform: str) -> list
 
 def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, presets, rounds, text, docs) -> Iterator[tables.Table]:
     get_config, platform = load_config(root), environment["platform"]
+    if {"preparation", "feeding", "startup", "parts"} & set(what):
+        source = data.text_file(folder, text)  # first, because the demo's may not be installed
     for word in ("step", "packed"):
         if word in what:
             yield from step.tables(get_config, environment, rounds, str(folder / "cache"), presets, word)
@@ -82,8 +88,6 @@ def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, preset
         yield tables.Table("step base gpu", "`base` on a GPU (rows of 512, bfloat16): not measured, there is no GPU here.", (), (), {})
     preset, num_rows = ("small", 32) if platform == "cpu" else ("small,flash", 128)
     small = step.config(get_config, preset, num_rows, 128)
-    if {"preparation", "feeding", "startup", "parts"} & set(what):
-        source = data.text_file(folder, text)
     if "preparation" in what:
         yield data.preparation_table(folder, source, rounds)
     if "feeding" in what:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -115,9 +116,8 @@ def check_docs(path: pathlib.Path, names: Sequence[str]) -> None:
 
 def check_writable(path: pathlib.Path) -> None:
     """OSError where a file cannot be written there."""
-    unfinished = _unfinished(path)
-    unfinished.touch()
-    unfinished.unlink()
+    with tempfile.NamedTemporaryFile(dir=path.absolute().parent, prefix=f".{path.name}."):
+        pass
 
 
 def write_docs(path: pathlib.Path, tables: Sequence[Table], environment: Mapping[str, Any]) -> None:

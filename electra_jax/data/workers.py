@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from electra_jax.cli import UserError
 
-BYTES_A_WORKER = 2 << 20  # a process takes as long to start as it takes to prepare so much text
+BYTES_A_WORKER = 4 << 20  # a process takes as long to start as it takes to prepare so much text
 
 
 class Workers:

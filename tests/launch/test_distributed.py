@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from electra_jax.data import records
+from electra_jax.interop import formats, names
 from tests.launch import runs
 
 STEPS, FEWER = 50, 20  # several processes on few cores are slow: they go the first 20 of the 50 steps
@@ -165,6 +166,15 @@ def test_a_killed_process_is_named_by_the_others_and_costs_what_was_not_saved(ro
     assert again.wait() == [0, 0], again.texts()
     assert "going on from step 7" in again.texts()[0]
     assert_same_rows(workdir, undisturbed, FEWER)
+
+
+def test_several_processes_begin_with_a_model_that_is_there(rows, cache, undisturbed, tmp_path):
+    still = {"optimizer.learning_rate": 0.0, "optimizer.muon_learning_rate": 0.0, "train.steps": 2, "schedule.warmup_steps": 1}
+    two = Processes(tmp_path / "run", rows, cache, 2, 2, init_from=undisturbed, **still, **{"parallel.fsdp": 2})
+    assert two.wait() == [0, 0], two.texts()
+    before, after = (names.flat(formats.read(workdir).params) for workdir in (undisturbed, tmp_path / "run"))
+    for path, x in before.items():
+        np.testing.assert_array_equal(x, after[path], err_msg=path)
 
 
 THEN = "\nimport runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"

@@ -27,7 +27,7 @@ FORMATS = ("electra_jax", "huggingface")
 def load(path: str | os.PathLike) -> tuple[ElectraConfig, Params, Tokenizer | None]:
     """(config, params, tokenizer) of whatever `read` opens; the tokenizer is None where there is none.
 
-        config, params, tokenizer = electra_jax.load("runs/demo")
+        config, params, tokenizer = electra_jax.load("runs/demo/run")
         batch = electra_jax.encode(["The cat sat on the mat."], tokenizer)
         scores = electra_jax.discriminator_apply(params, config, batch)  # [1, length], positive: the token was replaced
     """
@@ -103,15 +103,17 @@ def write(path: str | os.PathLike, model: Model, format: str) -> None:
 
 
 def convert(source: str, target: str, *, format: str = "", network: str = "", head_size: int = 64, with_slots: bool = True) -> Model:
-    """Reads `source`, writes `target` in `format` (unless given, transformers' from ours, and ours from anything else)."""
+    """Reads `source`, writes `target` in `format` (unless given, transformers' from ours, and ours from anything else).
+    Returns what was written."""
     if remote.is_remote(target):
         raise UserError(f"{target}: write to a folder here, and copy it there")
     _refuse_taken(pathlib.Path(target))  # before minutes of reading
     model = read(source, network=network, head_size=head_size, with_slots=with_slots)
-    if not with_slots:
-        model = dataclasses.replace(model, slots=None)
     ours = "," not in source and format_of(source) == "electra_jax"
-    write(target, model, format or ("huggingface" if ours else "electra_jax"))
+    format = format or ("huggingface" if ours else "electra_jax")
+    if format != "electra_jax" or not with_slots:
+        model = dataclasses.replace(model, slots=None)
+    write(target, model, format)
     return model
 
 

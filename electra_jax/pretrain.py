@@ -19,6 +19,7 @@ from electra_jax.config import ElectraConfig, one_of
 from electra_jax.data import loader, records, staging, tokenizer
 from electra_jax.interop import formats, start
 from electra_jax.interop.model import NETWORKS
+from electra_jax.interop.workdir import TOKENIZER
 from electra_jax.models import attention
 from electra_jax.objectives import electra, masking
 from electra_jax.parallel import executors, mesh, multihost, sharding
@@ -159,7 +160,7 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
             raise UserError(f"{place.name} is at step {start_step} already, past train.steps={train['steps']}: raise it")
         if multihost.is_lead():
             workdirs.write_config(workdir, whole_config)  # last of the checks: a mistake must not claim the folder
-            data.tokenizer.save(workdir / "tokenizer")  # it travels with the weights
+            data.tokenizer.save(workdir / TOKENIZER)  # it travels with the weights
             telemetry = Telemetry(
                 workdir, total_steps=train["steps"], start_step=start_step, tensorboard=config["log"]["tensorboard"]
             )

@@ -21,6 +21,7 @@ from electra_jax.interop import cards, names
 from electra_jax.interop import model as models
 from electra_jax.interop import tokenizers as tokenizer_files
 from electra_jax.interop.model import Model
+from electra_jax.models import heads
 
 CONFIG, WEIGHTS, INDEX, TORCH_WEIGHTS = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 RTD_HEAD, RTD_CODE = "rtd_head.safetensors", "rtd_head.py"
@@ -51,7 +52,6 @@ ARCHITECTURES = {
     "BertForMaskedLM": Architecture("bert", "generator", "cls"),
     "BertForPreTraining": Architecture("bert", "generator", "cls"),
 }
-_TASKS = ("sequence_classification", "token_classification", "question_answering")
 # What a file may hold that follows from other tensors, or that no network here has.
 _TIED = re.compile(r"^(generator_lm_head|cls\.predictions\.decoder)\.(weight|bias)$")
 _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|embed_positions\.weight)$")
@@ -87,7 +87,7 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
 
     rtd_file = folder / RTD_HEAD
     extra_head = kind == "RoFormerModel" and rtd_file.is_file()
-    task, num_labels = (head, _num_labels(fields, found)) if head in _TASKS else (None, 0)
+    task, num_labels = (head, _num_labels(fields, found)) if head in heads.TASKS else (None, 0)
     tensors = names.torch_tensors(config, network, prefix, head)
     sizes = models.shapes(config, task, num_labels)
     arrays = names.assemble(tensors, sizes, found, lambda name: tensor(current[name]), str(folder))
@@ -239,10 +239,10 @@ def _to_config(fields: Mapping, about: Architecture, folder: pathlib.Path) -> El
     ):
         if fields.get(name, allowed[0]) not in allowed:
             raise UserError(f"{folder / CONFIG}: {name} is {fields[name]!r}: the encoder here is that of ELECTRA, {name}={allowed[0]!r}")
-    hidden_size, heads, ffn_size = get("hidden_size", int), get("num_attention_heads", int), get("intermediate_size", int)
-    if min(hidden_size, heads, ffn_size) < 1 or hidden_size % heads or ffn_size % hidden_size:
+    hidden_size, num_heads, ffn_size = get("hidden_size", int), get("num_attention_heads", int), get("intermediate_size", int)
+    if min(hidden_size, num_heads, ffn_size) < 1 or hidden_size % num_heads or ffn_size % hidden_size:
         raise UserError(
-            f"{folder / CONFIG}: hidden_size {hidden_size} must be a multiple of num_attention_heads {heads}, and intermediate_size "
+            f"{folder / CONFIG}: hidden_size {hidden_size} must be a multiple of num_attention_heads {num_heads}, and intermediate_size "
             f"{ffn_size} of hidden_size: other shapes have no place here"
         )
     default_embedding = fields.get("embedding_size")
@@ -260,7 +260,7 @@ def _to_config(fields: Mapping, about: Architecture, folder: pathlib.Path) -> El
     positions = "rotary" if about.family == "roformer" else "learned"
     try:
         return ElectraConfig(
-            hidden_size=hidden_size, head_size=hidden_size // heads, ffn_factor=ffn_size // hidden_size, positions=positions,
+            hidden_size=hidden_size, head_size=hidden_size // num_heads, ffn_factor=ffn_size // hidden_size, positions=positions,
             generator_hidden_fraction=1.0, **sizes,
         )  # fmt: skip
     except UserError as error:
@@ -292,9 +292,9 @@ def _rotary_order(path: str, x: np.ndarray, config: ElectraConfig, network: str,
     if not re.search(r"/attention/(query|key)/", path):
         return x
     size = getattr(config, network).head_size
-    heads = x.shape[-1] // size
+    num_heads = x.shape[-1] // size
     order = np.arange(size).reshape(2, size // 2).T if to_torch else np.arange(size).reshape(size // 2, 2).T
-    return np.ascontiguousarray(x.reshape(*x.shape[:-1], heads, size)[..., order.reshape(-1)].reshape(x.shape))
+    return np.ascontiguousarray(x.reshape(*x.shape[:-1], num_heads, size)[..., order.reshape(-1)].reshape(x.shape))
 
 
 def _tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer | None:

@@ -8,16 +8,16 @@ its matrix as [out, in], so what ends in "/kernel" here is transposed in transfo
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import flax.traverse_util
 import numpy as np
 
 from electra_jax.cli import UserError
 from electra_jax.config import ElectraConfig
-
-LAYER = "layers/"
 
 # (here, below "embeddings"; transformers; TF1)
 _EMBEDDINGS = (
@@ -182,21 +182,6 @@ def _by_layer(said: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{name} {words}".replace("*", ",".join(numbers)) for (name, words), numbers in layers.items()]
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, last = path.split("/")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return tree
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The inverse."""
-    out = {}
-    for key, value in tree.items():
-        out |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return out
+# {"a": {"b": x}} -> {"a/b": x}, and back.
+flat = functools.partial(flax.traverse_util.flatten_dict, sep="/")
+nested = functools.partial(flax.traverse_util.unflatten_dict, sep="/")

@@ -22,6 +22,7 @@ from electra_jax.data.tokenizer import Tokenizer
 from electra_jax.interop import names
 from electra_jax.interop.model import NETWORKS, Model
 from electra_jax.interop.workdir import MOMENT
+from electra_jax.train import checkpoints
 from electra_jax.types import TrainState
 
 
@@ -35,7 +36,7 @@ def values(
         raise UserError(f"init_slots: {where} {lacks}: leave it out, and the optimizer begins anew")
     _refuse_other_shape(config, source)
     fit, notes = _fitting(config, source, tokenizer, seed)
-    shapes = {path: tuple(x.shape) for path, x in _flat(abstract_state).items()}
+    shapes = {path: tuple(x.shape) for path, x in checkpoints.flatten(abstract_state)[0].items()}
     flat = {path: x for path, x in names.flat(source.params).items() if path.split("/")[0] in ("embeddings", *networks)}
     found = {f"params/{path}": fit(path, x) for path, x in flat.items()}
     if with_slots:
@@ -51,18 +52,14 @@ def values(
 def placed(state: TrainState, found: Mapping[str, np.ndarray]) -> TrainState:
     """`state` with these values, each where the array lies that it replaces, on any number of hosts."""
 
-    def put(path, x: jax.Array) -> jax.Array:
-        value = found.get(jax.tree_util.keystr(path, simple=True, separator="/"))
-        if value is None:
+    def put(path: str, x: jax.Array) -> jax.Array:
+        if path not in found:
             return x
-        value = np.asarray(value, x.dtype)
+        value = np.asarray(found[path], x.dtype)
         return jax.make_array_from_callback(x.shape, x.sharding, lambda index: value[index])
 
-    return jax.tree_util.tree_map_with_path(put, state)
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    arrays, treedef = checkpoints.flatten(state)
+    return treedef.unflatten([put(path, x) for path, x in arrays.items()])
 
 
 def _slots(paths: list[str], source: Model, fit: Callable) -> dict[str, np.ndarray]:

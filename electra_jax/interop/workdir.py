@@ -19,9 +19,11 @@ from electra_jax.data import tokenizer as tokenizers
 from electra_jax.interop import names
 from electra_jax.interop.model import Model, Slots, check_vocabulary
 from electra_jax.train.checkpoints import Checkpoints
-from electra_jax.train.telemetry import parse_line
+from electra_jax.train.mirror import CHECKPOINTS
+from electra_jax.train.telemetry import METRICS_FILE, parse_line
+from electra_jax.train.workdirs import CONFIG
 
-CHECKPOINTS, CONFIG, METRICS, TOKENIZER = "checkpoints", "config.json", "metrics.jsonl", "tokenizer"
+TOKENIZER = "tokenizer"  # a folder of a workdir
 MOMENT = re.compile(r"^(opt_state/.*)/(mu|nu)/((?:embeddings|generator|discriminator)/.*)$")
 
 
@@ -102,15 +104,15 @@ class _Files:
     def metrics(self, step: int) -> dict[str, float]:
         """The last held-out figures up to `step`."""
         last: dict[str, float] = {}
-        for line in (self._read(METRICS) or b"").splitlines():
+        for line in (self._read(METRICS_FILE) or b"").splitlines():
             values = parse_line(line)
             if values and values["step"] <= step and (held := {k: v for k, v in values.items() if k.startswith("eval/")}):
                 last = held
         return last
 
     def tokenizer(self) -> tokenizers.Tokenizer | None:
-        names = [name for name in ("vocab.txt", "tokenizer.json", "spm.model", tokenizers.CONFIG)]
-        found = {name: data for name in names if (data := self._read(f"{TOKENIZER}/{name}")) is not None}
+        files = ("vocab.txt", "tokenizer.json", "spm.model", tokenizers.CONFIG)
+        found = {name: data for name in files if (data := self._read(f"{TOKENIZER}/{name}")) is not None}
         if not found:
             return None
         with tempfile.TemporaryDirectory() as folder:

@@ -149,7 +149,7 @@ class Checkpoints:
         self.wait()
         if step in self._folder.steps():
             return
-        arrays, _ = _flatten(state)
+        arrays, _ = flatten(state)
         metadata = {
             "format": FORMAT,
             "step": step,
@@ -232,24 +232,17 @@ class Checkpoints:
 
         For who does not know the state's structure. Renames nothing. None where nothing was saved; UserError where all are damaged.
         """
-        damaged: dict[int, str] = {}
-        for number in reversed(self._folder.steps()):
-            if step not in (None, number):
-                continue
-            try:
-                metadata = self._read_metadata(number)
-                shapes = {name: about for name, about in metadata["shapes"].items() if wanted(name)}
-                abstract = {name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (dtype, shape) in shapes.items()}
-                arrays = self._read_state(number, abstract, metadata["checksums"])
-            except _Damaged as error:
-                damaged[number] = str(error)
-                continue
-            for bad_step, why in damaged.items():
-                self._warn(f"checkpoint {bad_step} is damaged ({why}): step {number} is read instead")
-            return Restored(number, arrays, metadata["clock"], metadata["description"])
-        if damaged:
-            raise UserError(f"no checkpoint in {self._directory} is whole: {_listed([f'{s} ({why})' for s, why in damaged.items()])}")
-        return None
+        def load(number: int, metadata: dict[str, Any]) -> dict[str, Array]:
+            shapes = {name: about for name, about in metadata["shapes"].items() if wanted(name)}
+            abstract = {name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (dtype, shape) in shapes.items()}
+            return self._read_state(number, abstract, metadata["checksums"])
+
+        found, damaged = self._newest_whole(load, step)
+        if found is None and damaged:
+            raise UserError(f"no checkpoint in {self._directory} is whole: {_listed(_with_reasons(damaged))}: put a good copy there")
+        for bad_step, why in damaged.items():
+            self._warn(f"checkpoint {bad_step} is damaged ({why}): step {found.step} is read instead")
+        return found
 
     def restore(self, abstract_state: Any) -> Restored | None:
         """The newest step whose every byte is what was saved; None where nothing was saved yet.
@@ -262,27 +255,40 @@ class Checkpoints:
         permission and the like, or where every one is damaged: never a silent start from scratch.
         """
         self.wait()
-        damaged: dict[int, str] = {}
-        for step in reversed(self._folder.steps()):
-            try:
-                metadata = self._read_metadata(step)
-                self._refuse_misfit(step, metadata["shapes"], abstract_state)
-                state = self._read_state(step, abstract_state, metadata["checksums"])
-            except _Damaged as error:
-                damaged[step] = str(error)
-                continue
+
+        def load(step: int, metadata: dict[str, Any]) -> Any:
+            self._refuse_misfit(step, metadata["shapes"], abstract_state)
+            return self._read_state(step, abstract_state, metadata["checksums"])
+
+        found, damaged = self._newest_whole(load)
+        if found is not None:
             for bad_step, why in damaged.items():
                 name = self._folder.set_aside(bad_step)
-                self._warn(f"checkpoint {bad_step} is damaged ({why}): renamed to {name}, going on from step {step}")
-            return Restored(step, state, metadata["clock"], metadata["description"])
-        names = [f"{step} ({why})" for step, why in damaged.items()]
-        names += self._folder.aside()
-        if names:
+                self._warn(f"checkpoint {bad_step} is damaged ({why}): renamed to {name}, going on from step {found.step}")
+            return found
+        if names := [*_with_reasons(damaged), *self._folder.aside()]:
             raise UserError(
                 f"no checkpoint in {self._directory} is whole: {_listed(names)}: put a good copy there, "
                 "or remove them to start from scratch"
             )
         return None
+
+    def _newest_whole(
+        self, load: Callable[[int, dict[str, Any]], Any], only: int | None = None
+    ) -> tuple[Restored | None, dict[int, str]]:
+        """(the newest step, or the step `only`, that `load(step, metadata)` does not find damaged; those that were damaged, and why)."""
+        damaged: dict[int, str] = {}
+        for step in reversed(self._folder.steps()):
+            if only not in (None, step):
+                continue
+            try:
+                metadata = self._read_metadata(step)
+                state = load(step, metadata)
+            except _Damaged as error:
+                damaged[step] = str(error)
+                continue
+            return Restored(step, state, metadata["clock"], metadata["description"]), damaged
+        return None, damaged
 
     def _read(self, step: int, load: Callable[[Any], Any]) -> Any:
         """One of Orbax's loads. Raises _Damaged, on every process, for any failure on one that can come from the files' bytes."""
@@ -328,7 +334,7 @@ class Checkpoints:
         return metadata
 
     def _refuse_misfit(self, step: int, stored: dict[str, list], abstract_state: Any) -> None:
-        wanted = {name: [str(x.dtype), list(x.shape)] for name, x in _flatten(abstract_state)[0].items()}
+        wanted = {name: [str(x.dtype), list(x.shape)] for name, x in flatten(abstract_state)[0].items()}
         misfits = [f"{name} is missing" for name in wanted if name not in stored]
         misfits += [f"{name} is not expected" for name in stored if name not in wanted]
         misfits += [
@@ -343,7 +349,7 @@ class Checkpoints:
             )
 
     def _read_state(self, step: int, abstract_state: Any, stored: dict[str, int]) -> Any:
-        wanted, treedef = _flatten(abstract_state)
+        wanted, treedef = flatten(abstract_state)
         loaded = self._read(step, lambda path: ocp.load_checkpointables(path, {"state": _plain(wanted)}))["state"]
         arrays = {
             name: jax.random.wrap_key_data(loaded[name], impl=_key_impl(x)) if _is_key(x) else loaded[name] for name, x in wanted.items()
@@ -354,7 +360,7 @@ class Checkpoints:
         return jax.tree.unflatten(treedef, list(arrays.values()))
 
 
-def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:
+def flatten(tree: Any) -> tuple[dict[str, Any], Any]:
     """{path: leaf} in the tree's order, and its structure."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
@@ -421,6 +427,10 @@ def _errno(error: BaseException | None) -> int | None:
                 return number
         error = error.__cause__
     return None
+
+
+def _with_reasons(damaged: Mapping[int, str]) -> list[str]:
+    return [f"{step} ({why})" for step, why in damaged.items()]
 
 
 def _listed(names: list[str]) -> str:

@@ -26,7 +26,7 @@ test: $(VENV)/.test  ## All tests that need neither PyTorch nor the network
 parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
 	$(BIN)/python -m pytest -m "parity and not slow" -s tests/parity $(TEST_FLAGS)
 
-interop: $(VENV)/.test $(VENV)/.parity  ## All of conversion: every architecture at every size, 2,000 mutated files
+interop: $(VENV)/.test $(VENV)/.parity $(VENV)/.demo  ## All of conversion: every architecture at every size, training on, 2,000 mutated files
 	$(BIN)/python -m pytest -s tests/interop tests/parity/test_interop.py tests/launch/test_convert.py $(TEST_FLAGS)
 
 tf1: $(VENV)/.tf1  ## Google's TF1 checkpoints, written by TensorFlow itself and read without it

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -36,8 +37,16 @@ def load(path: str | os.PathLike) -> tuple[ElectraConfig, Params, Tokenizer | No
 
 
 def save(path: str | os.PathLike, config: ElectraConfig, params: Params, tokenizer: Tokenizer | None, format: str = "huggingface") -> None:
-    """Writes what `load` gave, or a run of one's own, as one of FORMATS; the folder must not exist, or be empty."""
-    write(path, Model(config, jax.tree.map(np.asarray, params), tokenizer), format)
+    """Writes what `load` gave, or a run of one's own, as one of FORMATS; the folder must not exist, or be empty.
+
+    Raises UserError where it is taken, where params are not those of config, or where the tokenizer is of another vocabulary.
+    """
+    if format not in FORMATS:
+        raise UserError(f"{format!r} is no format: {' or '.join(FORMATS)}")
+    model = Model(config, jax.tree.map(lambda x: np.asarray(x, np.float32), params), tokenizer)
+    models.check_arrays(model, "params")
+    models.check_vocabulary(tokenizer, config, "save")
+    write(path, model, format)
 
 
 def format_of(path: str) -> str:
@@ -50,7 +59,8 @@ def format_of(path: str) -> str:
     if tf1.prefix_of(folder):
         return "tf1"
     if not folder.exists():
-        raise UserError(f"{path}: no such file or folder")
+        hub = f" (from Hugging Face's hub: hf download {path} --local-dir=FOLDER)" if re.fullmatch(r"[\w.-]+/[\w.-]+", path) else ""
+        raise UserError(f"{path}: no such file or folder{hub}")
     raise UserError(
         f"{path}: no model is known in it: name a workdir of ours (checkpoints/), a folder of transformers (config.json with "
         "model.safetensors or pytorch_model.bin), or a TF1 checkpoint (PREFIX.index)"
@@ -138,8 +148,6 @@ def _new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
             if file.is_file():
                 with open(file, "rb") as opened:
                     os.fsync(opened.fileno())
-        if path.exists():
-            path.rmdir()  # empty, as was seen
-        os.rename(temporary, path)
+        os.replace(temporary, path.absolute())  # also of an empty folder
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

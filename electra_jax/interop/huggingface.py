@@ -325,7 +325,7 @@ def write(folder: pathlib.Path, model: Model, network: str) -> None:
     fields = _from_config(config, network, kind, model)
     (folder / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     if model.tokenizer is not None:
-        tokenizer_files.save(folder, model.tokenizer)
+        tokenizer_files.save(folder, model.tokenizer, config.max_length)
     (folder / "README.md").write_text(cards.card(model, network, kind, rtd_beside))
 
 

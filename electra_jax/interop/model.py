@@ -63,6 +63,20 @@ def shapes(config: ElectraConfig, task: str | None = None, num_labels: int = 0) 
     return {path: tuple(x.shape) for path, x in names.flat(tree).items()}
 
 
+def check_arrays(model: Model, where: str) -> None:
+    """A UserError that lists the arrays that the config does not describe, or that are missing."""
+    found = {path: tuple(np.shape(x)) for path, x in names.flat(model.params).items()}
+    headless = tuple(f"{name}/head/" for name in model.networks if not any(path.startswith(f"{name}/head/") for path in found))
+    num_labels = found.get(f"{model.task}/out/bias", (1,))[0]
+    groups = {"embeddings", *(model.networks or NETWORKS), *([model.task] if model.task else [])}
+    wanted = {
+        path: shape
+        for path, shape in shapes(model.config, model.task, num_labels).items()
+        if path.split("/")[0] in groups and not path.startswith(headless)
+    }
+    names.refuse_misfits(wanted, found, where)
+
+
 def check_vocabulary(tokenizer: Tokenizer | None, config: ElectraConfig, where: str) -> None:
     """A UserError where a tokenizer gives ids that the embeddings have no row for, or leaves rows without a piece."""
     if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:

@@ -11,19 +11,26 @@ from electra_jax.data import tokenizer as ours
 _BYTE_FALLBACK = "its model writes unknown characters as bytes, which has no tokenizer.json here"
 
 
-def save(folder: pathlib.Path, tokenizer: ours.Tokenizer) -> None:
-    """Files that transformers' AutoTokenizer opens, and ours too. It gives the ids that ours gives, with [CLS] and [SEP] around."""
+def save(folder: pathlib.Path, tokenizer: ours.Tokenizer, max_length: int) -> None:
+    """Files that transformers' AutoTokenizer opens, and ours too. It gives the ids that ours gives, with [CLS] and [SEP] around.
+
+    max_length: where `truncation=True` cuts there, the positions that the model has.
+    """
     tokenizer.save(folder)
-    if tokenizer.kind != "sentencepiece":
-        return
-    config = json.loads((folder / ours.CONFIG).read_text())
+    config = json.loads((folder / ours.CONFIG).read_text()) | {"model_max_length": max_length}
+    if tokenizer.kind == "sentencepiece":
+        config |= _save_sentencepiece(folder, tokenizer)
+    (folder / ours.CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _save_sentencepiece(folder: pathlib.Path, tokenizer: ours.Tokenizer) -> dict[str, str]:
+    """Its tokenizer.json beside spm.model; returns the fields of the config that go with it."""
     special = {name: tokenizer.pieces([getattr(tokenizer, f"{name}_id")])[0] for name in ("pad", "unk", "cls", "sep", "mask")}
     rust = _from_sentencepiece((folder / "spm.model").read_bytes())
     rust.add_special_tokens(list(special.values()))
     rust.post_processor = processors.BertProcessing((special["sep"], tokenizer.sep_id), (special["cls"], tokenizer.cls_id))
     (folder / "tokenizer.json").write_text(rust.to_str(pretty=True))
-    config |= {"tokenizer_class": "PreTrainedTokenizerFast", **{f"{name}_token": piece for name, piece in special.items()}}
-    (folder / ours.CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **{f"{name}_token": piece for name, piece in special.items()}}
 
 
 def _from_sentencepiece(data: bytes) -> Tokenizer:

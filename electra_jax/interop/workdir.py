@@ -17,7 +17,7 @@ from electra_jax.cli import UserError
 from electra_jax.config import ElectraConfig
 from electra_jax.data import tokenizer as tokenizers
 from electra_jax.interop import names
-from electra_jax.interop.model import Model, Slots, check_vocabulary
+from electra_jax.interop.model import Model, Slots, check_arrays, check_vocabulary
 from electra_jax.train.checkpoints import Checkpoints
 from electra_jax.train.mirror import CHECKPOINTS
 from electra_jax.train.telemetry import METRICS_FILE, parse_line
@@ -51,7 +51,9 @@ def read(path: str, with_slots: bool = True) -> Model:
     wanted = "params/|opt_state/" if with_slots else "params/"
     found = Checkpoints(checkpoints, description={}).read(lambda name: re.match(wanted, name) is not None, step)
     if found is None:
-        raise UserError(f"{path}: there is no checkpoint in it{'' if step is None else f' of step {step}'}: name a workdir that has one")
+        which = "" if step is None else f" of step {step}"
+        other = ", or copy a model of another format here first" if remote.is_remote(path) else ""
+        raise UserError(f"{path}: there is no checkpoint in it{which}: name a workdir that has one{other}")
     arrays, run = {name: np.asarray(x) for name, x in found.state.items()}, found.description
     config = _config(run["config"]["model"], path)
     files = _Files(checkpoints.rpartition("/")[0])
@@ -65,7 +67,9 @@ def read(path: str, with_slots: bool = True) -> Model:
     }  # fmt: skip
     notes = () if tokenizer else (f"{path}: there is no tokenizer in it: copy one from the prepared data to its tokenizer/",)
     params = {name.removeprefix("params/"): x for name, x in arrays.items() if name.startswith("params/")}
-    return Model(config, names.nested(params), tokenizer, _slots(arrays), about=about, notes=notes)
+    model = Model(config, names.nested(params), tokenizer, _slots(arrays), about=about, notes=notes)
+    check_arrays(model, path)
+    return model
 
 
 def _config(fields: Mapping[str, Any], where: str) -> ElectraConfig:

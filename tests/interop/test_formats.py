@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -97,6 +99,31 @@ def test_three_lines_from_python(tmp_path):
     alone = electra_jax.discriminator_apply(params, config, electra_jax.encode(["piece5"], tokenizer))
     assert scores.shape == (2, 4)
     np.testing.assert_allclose(scores[1, :3], alone[0], rtol=1e-5)
+
+
+def test_what_cannot_be_saved_is_said_and_nothing_is_written(tmp_path):
+    there = model(tokenizer=vocabulary())
+    arrays = names.flat(there.params)
+    kernel = "generator/layers/ffn/output/kernel"
+    for params, words in (
+        ({**arrays, kernel: arrays[kernel][:1]}, rf"{kernel} is \[1, 32, 8\] and should be \[2, 32, 8\]"),
+        ({path: x for path, x in arrays.items() if path != kernel}, rf"{kernel} is missing"),
+        ({**arrays, "generator/layer": arrays[kernel]}, "generator/layer is not known"),
+        ({"generator/head/bias": arrays["generator/head/bias"]}, "embeddings/word is missing"),
+        ({}, "discriminator/head/out/kernel is missing"),
+    ):
+        with pytest.raises(UserError, match=words):
+            electra_jax.save(tmp_path / "out", there.config, names.nested(params), there.tokenizer)
+    with pytest.raises(UserError, match="'onnx' is no format"):
+        electra_jax.save(tmp_path / "out", there.config, there.params, there.tokenizer, "onnx")
+    with pytest.raises(UserError, match="the tokenizer has 60 pieces and the embeddings have 61 rows"):
+        config = dataclasses.replace(CONFIG, vocab_size=61)
+        electra_jax.save(tmp_path / "out", config, model(config).params, there.tokenizer)
+    assert not list(tmp_path.iterdir())
+    bfloat16 = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), there.params)
+    (tmp_path / "out").mkdir()  # an empty one may be there
+    electra_jax.save(tmp_path / "out", there.config, bfloat16, there.tokenizer)
+    assert_equal(electra_jax.load(tmp_path / "out")[1], jax.tree.map(lambda x: x.astype(jnp.float32), bfloat16))
 
 
 def test_a_word_piece_tokenizers_options_travel(tmp_path):

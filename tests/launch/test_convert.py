@@ -1,6 +1,7 @@
 """launch/convert.py and --config.init_from, as their users meet them."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -101,6 +102,7 @@ def test_mistakes_are_one_line(trained, tmp_path):
     (tmp_path / "file").touch()
     for flags, words in (
         (["--from=nowhere", f"--to={tmp_path}/out"], "nowhere: no such file or folder"),
+        (["--from=google/electra-none", f"--to={tmp_path}/out"], "hf download google/electra-none --local-dir"),
         ([f"--from={trained}", f"--to={tmp_path}/full"], "is there already"),
         ([f"--from={trained}", f"--to={tmp_path}/file"], "is there already"),
         ([f"--from={trained}", f"--to={tmp_path}/file/below"], "is a file: name a new folder"),
@@ -127,3 +129,36 @@ def test_a_step_of_a_run_and_ours_without_the_memory(trained, tmp_path):
         np.testing.assert_array_equal(x, earlier[path])
     assert any((earlier[path] != newest[path]).any() for path in newest)
     assert json.loads((tmp_path / "7" / "config.json").read_text())["model"]["hidden_size"] == 32
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/models.md"])
+def test_the_lines_that_are_documented(page, trained):
+    (lines,) = re.findall(r"```python\n(.*?)```", (runs.ROOT / page).read_text(), re.DOTALL)
+    assert "runs/demo/run" in lines and "discriminator_apply" in lines
+    code = lines.replace("runs/demo/run", str(trained)) + "\nassert scores.shape == batch.tokens.shape"
+    done = subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_in_a_bucket(trained, rows, cache, gcs, tmp_path):
+    gcs.buckets["ours"] = {}
+    gcs.add(trained, "ours", "runs/there")
+    before = dict(gcs.buckets["ours"])
+    url = "gs://ours/runs/there"
+    begun = runs.run(tmp_path / "run", rows, cache, **STILL, init_from=url)
+    assert begun.returncode == 0 and "embeddings, discriminator, generator taken over" in begun.stderr, begun.stderr
+    done = convert(f"--from={url}/checkpoints/7", f"--to={tmp_path}/7", "--format=electra_jax")
+    assert done.returncode == 0, done.stderr
+    assert formats.read(tmp_path / "7").tokenizer.sha256 == formats.read(trained).tokenizer.sha256
+    for there, here in ((tmp_path / "run", trained), (tmp_path / "7", f"{trained}/checkpoints/7")):
+        for path, x in params(here).items():
+            np.testing.assert_array_equal(x, params(there)[path], err_msg=path)
+    assert gcs.buckets["ours"] == before
+    gcs.buckets["ours"]["hub/config.json"] = b"{}"
+    for source, words in (
+        (f"{url}/checkpoints/3", "no checkpoint in it of step 3"),
+        ("gs://ours/hub", "copy a model of another"),
+        ("gs://none/x", "there is no checkpoint in it"),
+    ):
+        done = convert(f"--from={source}", f"--to={tmp_path}/out")
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -153,8 +153,7 @@ def _open_weights(folder: pathlib.Path, name: str | None = None) -> tuple[dict[s
     opened, home, shapes = [], {}, {}
     for path in paths:
         try:
-            # jax's types, because numpy's have no bfloat16
-            file = safetensors.safe_open(path, framework="flax").__enter__()
+            file = safetensors.safe_open(path, framework="numpy").__enter__()
             opened.append(file)
             for key in file.keys():
                 home[key], shapes[key] = file, tuple(file.get_slice(key).get_shape())
@@ -164,7 +163,7 @@ def _open_weights(folder: pathlib.Path, name: str | None = None) -> tuple[dict[s
     def tensor(key: str) -> np.ndarray:
         try:
             return np.asarray(home[key].get_tensor(key), np.float32)
-        except Exception as error:  # a type that jax has not, a file that shrank
+        except Exception as error:  # a type that numpy has not, a file that shrank
             raise UserError(f"{folder}: {key} cannot be read ({one_line(error)}): copy the file anew") from None
 
     return shapes, tensor, _Files(*opened)
@@ -363,8 +362,6 @@ def _from_config(config: ElectraConfig, network: str, kind: str, model: Model) -
         "layer_norm_eps": config.layer_norm_eps,
         "pad_token_id": model.tokenizer.pad_id if model.tokenizer else 0,
     }
-    if ARCHITECTURES[kind].family == "roformer":
-        fields["rotary_value"] = False
     if model.task and network == "discriminator":
         labels = model.about.get("labels") or [f"LABEL_{i}" for i in range(names.flat(model.params[model.task])["out/bias"].shape[0])]
         fields["id2label"] = {str(number): label for number, label in enumerate(labels)}
@@ -383,4 +380,5 @@ def _sinusoids(config: ElectraConfig, network: str, family: str, head: str | Non
 
 
 def _save(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
-    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+    # Not save_file, whose error of a full disk is no OSError.
+    path.write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))

@@ -120,7 +120,7 @@ def joined(first: Model, second: Model, where: str) -> Model:
         config,
         {**discriminator.params, "generator": generator.params["generator"]},
         tokenizers[0] if tokenizers else None,
-        about=discriminator.about,
+        about={**discriminator.about, "source": where},
         notes=discriminator.notes + generator.notes,
     )
 

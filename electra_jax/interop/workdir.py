@@ -61,8 +61,8 @@ def read(path: str, with_slots: bool = True) -> Model:
     if tokenizer is not None and tokenizer.sha256 != run.get("identity", {}).get("tokenizer", tokenizer.sha256):
         raise UserError(f"{path}: the tokenizer there is not the one that the run was trained with: put that there again")
     check_vocabulary(tokenizer, config, path)
-    about = {
-        "source": path, "name": run["config"].get("preset"), "step": found.step, "metrics": files.metrics(found.step),
+    about = {  # step 0: from elsewhere, after nobody knows how many
+        "source": path, "name": run["config"].get("preset"), "step": found.step or None, "metrics": files.metrics(found.step),
         "data": run.get("data"), "config": run["config"], "training": run.get("training"), "labels": run.get("labels"),
     }  # fmt: skip
     notes = () if tokenizer else (f"{path}: there is no tokenizer in it: copy one from the prepared data to its tokenizer/",)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import jax
@@ -55,6 +56,12 @@ def test_tasks_heads_and_their_labels(format, positions, task, labels, tmp_path)
     after = formats.read(tmp_path / "out")
     assert_equal(before.params, after.params)
     assert after.task == task and after.about["labels"] == before.about["labels"]
+    if format == "huggingface":
+        path = tmp_path / "out" / "discriminator" / "config.json"
+        fields = json.loads(path.read_text())
+        path.write_text(json.dumps(fields | {"id2label": {**fields["id2label"], "9": "one more"}}))
+        with pytest.raises(UserError, match=rf"bias is \[{labels}\] and should be \[{labels + 1}\]"):
+            formats.read(tmp_path / "out")
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -86,6 +93,13 @@ def test_two_folders_are_joined_where_they_belong_together(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             formats.read(pair)
+    formats.write(tmp_path / "3", dataclasses.replace(first, tokenizer=vocabulary(start="other")), "huggingface")
+    with pytest.raises(UserError, match="two different tokenizers"):
+        formats.read(f"{tmp_path}/1/generator,{tmp_path}/3/discriminator")
+    path = tmp_path / "3" / "generator" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_attention_heads": 2}))
+    with pytest.raises(UserError, match="the generator's num_heads is 2 and would be 1 here"):
+        formats.read(f"{tmp_path}/3")
 
 
 def test_three_lines_from_python(tmp_path):
@@ -99,6 +113,12 @@ def test_three_lines_from_python(tmp_path):
     alone = electra_jax.discriminator_apply(params, config, electra_jax.encode(["piece5"], tokenizer))
     assert scores.shape == (2, 4)
     np.testing.assert_allclose(scores[1, :3], alone[0], rtol=1e-5)
+
+
+def test_the_config_names_the_tokenizers_padding(tmp_path):
+    tokenizer = tokenizers.WordPiece([*SPECIALS[::-1], *vocabulary().vocabulary[5:]])
+    formats.write(tmp_path / "out", model(tokenizer=tokenizer), "huggingface")
+    assert json.loads((tmp_path / "out" / "generator" / "config.json").read_text())["pad_token_id"] == 4 == tokenizer.pad_id
 
 
 def test_what_cannot_be_saved_is_said_and_nothing_is_written(tmp_path):
@@ -204,6 +224,7 @@ def test_every_tensor_that_does_not_fit_is_named_with_the_nearest(folder):
         (dict(hidden_act="relu"), "hidden_act is 'relu'"),
         (dict(position_embedding_type="relative_key"), "position_embedding_type"),
         (dict(is_decoder=True), "is_decoder"),
+        (dict(rotary_value=True), "rotary_value"),
         (dict(architectures=["ElectraForMaskedLM"]), "generator_predictions"),
         (dict(architectures=["ElectraForCausalLM"]), "ElectraForCausalLM of model_type electra is not read"),
         (dict(architectures="ElectraModel"), "it must name one class"),
@@ -265,6 +286,13 @@ def test_nothing_half_written(folder, tmp_path, monkeypatch):
     assert_equal(formats.read(tmp_path / "empty").params, before.params)
 
 
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(pathlib.Path, "write_bytes", lambda *_: pathlib.Path("/dev/full").open("w").write("x" * 100_000))
+    with pytest.raises(OSError, match="No space left"):
+        formats.write(tmp_path / "out", model(), "huggingface")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_card_states_what_was_trained(tmp_path):
     about = dict(source="runs/x", step=1234, metrics={"eval/rtd_auc": 0.75}, data=[{"sha256": "abc"}], config={"seed": 7})
     trained = dataclasses.replace(model(dataclasses.replace(CONFIG, positions="rotary"), vocabulary()), about=about)
@@ -273,6 +301,15 @@ def test_the_card_states_what_was_trained(tmp_path):
     for words in ("1234", "eval/rtd_auc | 0.75", '"sha256": "abc"', '"seed": 7', "RoFormerModel", "rtd_head", "lower_case=True"):
         assert words in card
     assert (tmp_path / "out" / "discriminator" / "rtd_head.py").is_file()
+
+
+def test_the_card_of_a_model_from_elsewhere_names_no_steps(tmp_path):
+    formats.write(tmp_path / "hub", model(tokenizer=vocabulary()), "huggingface")
+    pair = f"{tmp_path}/hub/discriminator,{tmp_path}/hub/generator"
+    formats.convert(pair, str(tmp_path / "ours"))
+    formats.convert(str(tmp_path / "ours"), str(tmp_path / "out"))
+    card = (tmp_path / "out" / "generator" / "README.md").read_text()
+    assert f"| converted from | {pair} |" in card and "| steps |" not in card
 
 
 def test_rotary_order_is_a_permutation_of_each_head(tmp_path):

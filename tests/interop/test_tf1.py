@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 
+import google_crc32c
 import numpy as np
 import pytest
 
@@ -65,6 +66,11 @@ def test_what_tensorflow_wrote_is_read_exactly(path, slots):
         assert len(list((google.FOLDER / "with_slots").glob("*.data-*-of-00002"))) == 2
 
 
+def test_the_heads_are_what_one_says():
+    config = formats.read(google.FOLDER, head_size=4).config
+    assert (config.num_heads, config.head_size, config.generator.num_heads, config.generator.head_size) == (4, 4, 1, 4)
+
+
 def test_it_becomes_ours_with_its_slots_and_a_folder_of_transformers(tmp_path):
     before = formats.convert(str(google.FOLDER / "with_slots"), str(tmp_path / "ours"))
     after = formats.read(tmp_path / "ours")
@@ -122,6 +128,24 @@ def test_what_is_no_pretraining_checkpoint_of_electra(copy, monkeypatch):
     lost = "electra/encoder/layer_1/output/dense/bias"
     with_names(lambda found: {n: x for n, x in found.items() if n != lost}, f"{lost} is missing")
     with_names(lambda found: found | {"electra/pooler/kernel": found["global_step"]}, "electra/pooler/kernel is not known")
+
+
+def test_what_a_checkpoint_may_say_and_no_released_one_does(copy, monkeypatch):
+    table = dict(tf1._table((copy / "model.ckpt-1234.index").read_bytes()))
+    entry = b"electra/embeddings/LayerNorm/beta"
+    for key, more, words in (  # a field of a protocol buffer that comes again is the one that counts
+        (b"", b"\x10\x01", "a big-endian machine's"),
+        (entry, b"\x3a\x00", f"{entry.decode()} is cut into slices: save it whole"),
+        (entry, b"\x08\x07", f"{entry.decode()} has a type that no parameter has"),
+        (entry, b"\x18\x05", "a file that the header does not count"),
+    ):
+        monkeypatch.setattr(tf1, "_table", lambda data, changed={**table, key: table[key] + more}: changed.items())
+        refused(copy, words)
+    stored = b"block" + b"\x01"  # the byte that says snappy
+    crc = google_crc32c.value(stored)
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+    with pytest.raises(tf1._Bad, match="its blocks are compressed"):
+        tf1._block(stored + masked.to_bytes(4, "little"), 0, 5)
 
 
 def test_several_checkpoints_in_one_folder(copy):

@@ -90,7 +90,7 @@ def read(path: str | os.PathLike, *, network: str = "", head_size: int = 64, wit
         if kind == "electra_jax":
             model = workdir.read(name, with_slots)
         elif kind == "tf1":
-            model = tf1.read(folder, head_size)
+            model = tf1.read(folder, head_size, with_slots)
         elif huggingface.is_folder(folder):
             model = huggingface.read(folder)
         else:
@@ -121,7 +121,7 @@ def convert(source: str, target: str, *, format: str = "", network: str = "", he
     model = read(source, network=network, head_size=head_size, with_slots=with_slots)
     ours = "," not in source and format_of(source) == "electra_jax"
     format = format or ("huggingface" if ours else "electra_jax")
-    if format != "electra_jax" or not with_slots:
+    if format != "electra_jax":  # which has no place for them
         model = dataclasses.replace(model, slots=None)
     write(target, model, format)
     return model

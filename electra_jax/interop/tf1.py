@@ -209,8 +209,8 @@ def prefix_of(path: pathlib.Path) -> pathlib.Path | None:
     return found[0].with_name(found[0].stem) if found else None
 
 
-def read(path: pathlib.Path, head_size: int = 64) -> Model:
-    """Generator and discriminator, with Adam's slots where the file has them (the released ones do not). Raises UserError.
+def read(path: pathlib.Path, head_size: int = 64, with_slots: bool = True) -> Model:
+    """Generator and discriminator, with Adam's slots if asked for and where the file has them (the released ones do not). Raises UserError.
 
     The file does not say how many heads there are: width // `head_size`, 64 in all published models.
     """
@@ -222,7 +222,7 @@ def read(path: pathlib.Path, head_size: int = 64) -> Model:
     tensors, shapes = names.tf1_tensors(config, networks), models.shapes(config)
     get = lambda name: values(name, entries[name])  # noqa: E731
     params = names.nested(names.assemble(tensors, shapes, found, get, str(prefix)))
-    slots = _slots(entries, tensors, shapes, prefix)
+    slots = _slots(entries, tensors, shapes, prefix) if with_slots else None
     vocabulary = prefix.parent / "vocab.txt"
     tokenizer = tokenizers.load(vocabulary) if vocabulary.is_file() else None
     models.check_vocabulary(tokenizer, config, str(prefix))

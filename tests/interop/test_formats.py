@@ -268,6 +268,12 @@ def test_a_tokenizer_of_another_size_is_refused_by_name(folder):
     refused(folder, "the tokenizer has 61 pieces and the embeddings have 60 rows")
 
 
+def test_the_tokenizer_of_another_run_is_refused(tmp_path):
+    formats.write(tmp_path / "run", model(tokenizer=vocabulary()), "electra_jax")
+    vocabulary(start="other").save(tmp_path / "run" / "tokenizer")
+    refused(tmp_path / "run", "the tokenizer there is not the one that the run was trained with")
+
+
 def test_nothing_half_written(folder, tmp_path, monkeypatch):
     before = model(tokenizer=vocabulary())
 

@@ -76,6 +76,8 @@ def test_it_becomes_ours_with_its_slots_and_a_folder_of_transformers(tmp_path):
     after = formats.read(tmp_path / "ours")
     assert_exact(after, google.SMALL, True)
     assert after.slots.count == 1234 and after.config.generator == before.config.generator
+    assert formats.convert(str(google.FOLDER / "with_slots"), str(tmp_path / "bare"), with_slots=False).slots is None
+    assert formats.read(tmp_path / "bare").slots is None
     formats.convert(str(google.FOLDER), str(tmp_path / "hub"), format="huggingface")
     for path, x in names.flat(formats.read(tmp_path / "hub").params).items():
         np.testing.assert_array_equal(x, names.flat(before.params)[path])

@@ -122,6 +122,10 @@ def test_mistakes_are_one_line(trained, tmp_path):
 
 def test_a_step_of_a_run_and_ours_without_the_memory(trained, tmp_path):
     assert convert(f"--from={trained}/checkpoints/7", f"--to={tmp_path}/7", "--format=electra_jax", "--noslots").returncode == 0
+    held_out = {line["step"]: line["eval/mlm_loss"] for line in runs.learned(trained) if "eval/mlm_loss" in line}
+    for path, step in ((f"{trained}/checkpoints/7", 7), (trained, 14)):
+        assert formats.read(path).about["metrics"]["eval/mlm_loss"] == held_out[step]
+    assert held_out[7] != held_out[14]
     model = formats.read(tmp_path / "7")
     assert model.about["step"] == 7 and model.slots is None and model.tokenizer is not None
     earlier, newest = (names.flat(formats.read(path).params) for path in (f"{trained}/checkpoints/7", trained))

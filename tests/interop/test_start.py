@@ -11,7 +11,7 @@ from electra_jax.cli import UserError
 from electra_jax.config import ElectraConfig
 from electra_jax.data import tokenizer as tokenizers
 from electra_jax.interop import names, start
-from electra_jax.interop.model import only
+from electra_jax.interop.model import NETWORKS, only
 from electra_jax.models import electra
 from electra_jax.train import optimizer, step
 from electra_jax.types import Objective
@@ -184,6 +184,21 @@ def test_another_shape_is_refused_with_the_flags_that_mend_it(change, flag):
     fields = {field.name: type(getattr(CONFIG, field.name)) for field in dataclasses.fields(ElectraConfig)}
     config = dataclasses.replace(CONFIG, **{name: fields[name](value) for name, value in mended.items()})
     begun(model(there, vocabulary(), source="there"), config)
+
+
+def test_another_number_of_heads_is_seen_in_one_network_too():
+    """The shapes are the same, and the function is not."""
+    source = model(dataclasses.replace(CONFIG, head_size=4), vocabulary(), source="there")
+    for network in NETWORKS:
+        with pytest.raises(UserError, match="--config.model.head_size=4"):
+            begun(only(source, network, "there"))
+
+
+def test_a_run_of_another_objective_has_no_place_for_it():
+    state = fresh()
+    state = dataclasses.replace(state, params={name: tree for name, tree in state.params.items() if name != "discriminator"})
+    with pytest.raises(UserError, match="discriminator/head/out/kernel, .* have no place in this model"):
+        start.values(state, CONFIG, model(tokenizer=vocabulary(), source="there"), vocabulary(), with_slots=False, seed=0)
 
 
 def test_dropout_and_the_kind_of_learned_positions_may_differ():

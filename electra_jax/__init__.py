@@ -8,6 +8,8 @@ _HOME = {
     "init_params": "electra_jax.models.electra",
     "generator_apply": "electra_jax.models.electra",
     "discriminator_apply": "electra_jax.models.electra",
+    "task_apply": "electra_jax.models.electra",
+    "hidden_states": "electra_jax.models.electra",
     "prepare": "electra_jax.data.prepare",
     "PrepareOptions": "electra_jax.data.prepare",
     "pretrain": "electra_jax.pretrain",

@@ -64,7 +64,7 @@ def outcome(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, Preempted):
         return EXIT_AGAIN, one_line(error)
     if isinstance(error, KeyboardInterrupt):
-        return EXIT_USER, "interrupted: the same command goes on from what it has saved"
+        return EXIT_USER, "interrupted: run the same command again"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return EXIT_USER, f"the disk is full ({one_line(error)}): free some space, then run the same command again"
     if isinstance(error, OSError) and error.filename and error.errno in _PLACES:

@@ -87,6 +87,9 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, scratch: str
 
 def setup(config: dict[str, Any], scratch: pathlib.Path) -> Setup:
     """Raises UserError where the parts do not fit one another."""
+    for name in ("init_network", "init_slots"):
+        if config[name] and not config["init_from"]:
+            raise UserError(f"{name} is {config[name]} and there is no init_from: name the model to begin with, or leave it out")
     section = config["parallel"]
     devices = mesh.make_mesh(section["slices"], section["data"], section["fsdp"])
     executor = executors.choose(section["executor"], devices)
@@ -257,9 +260,7 @@ def first_values(config: Mapping[str, Any], parts: Setup, abstract_state: Any) -
     """What config.init_from gives the first state, and lines for a person: see interop.start."""
     if config["init_network"]:
         one_of("init_network", config["init_network"], NETWORKS)
-    source = formats.read(
-        config["init_from"], network=config["init_network"], head_size=parts.model.head_size, with_slots=config["init_slots"]
-    )
+    source = formats.read(config["init_from"], network=config["init_network"], with_slots=config["init_slots"])
     found, notes = start.values(
         abstract_state, parts.model, source, parts.data.tokenizer, with_slots=config["init_slots"], seed=config["seed"]
     )

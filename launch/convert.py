@@ -9,6 +9,7 @@ Training on needs no conversion: launch/pretrain.py --config.init_from=PATH open
 """
 
 import os
+import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
@@ -26,6 +27,7 @@ HEAD_SIZE = flags.DEFINE_integer("head_size", 64, "Of a TF1 checkpoint, which do
 
 
 def main(_):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was begun is removed on the way out
     from electra_jax.parallel import process
 
     process.prepare()

@@ -264,7 +264,7 @@ def load(path, *, lower_case: bool | None = None, strip_accents: bool | None = N
         if path.suffix == ".txt":
             lower_case = config.get("do_lower_case", lower_case)
             strip_accents = config.get("strip_accents", strip_accents)
-            tokenizer = _from_vocab(data, lower_case, strip_accents, config.get("tokenize_chinese_chars", True))
+            tokenizer = _from_vocab(data, lower_case, strip_accents, config.get("tokenize_chinese_chars") is not False)
         elif path.suffix == ".json":
             tokenizer = _from_json(data)
         elif path.suffix == ".model":
@@ -284,9 +284,15 @@ def load(path, *, lower_case: bool | None = None, strip_accents: bool | None = N
 def _open_folder(folder: Path) -> tuple[dict, Path]:
     try:
         config = json.loads((folder / CONFIG).read_bytes()) if (folder / CONFIG).exists() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"tokenizer {folder / CONFIG} is not JSON ({error}): make the folder anew") from None
-    for pattern in ("vocab.txt", "*.model", "tokenizer.json"):
+    if not isinstance(config, dict):
+        raise UserError(f"tokenizer {folder / CONFIG} is no JSON object: make the folder anew")
+    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+        if not isinstance(config.get(name), bool | None):
+            raise UserError(f"tokenizer {folder / CONFIG}: {name} is {config[name]!r}: it must be true or false")
+    # A vocab.txt does not say how text is lowered: where the config does not either, tokenizer.json does.
+    for pattern in ("*.model", "vocab.txt", "tokenizer.json") if "do_lower_case" in config else ("*.model", "tokenizer.json", "vocab.txt"):
         for path in sorted(folder.glob(pattern)):
             return config, path
     raise UserError(f"tokenizer {folder}: no vocab.txt, tokenizer.json or .model in this folder: name one that has one")
@@ -318,7 +324,7 @@ def _from_json(data: bytes) -> WordPiece:
         added = {token["content"] for token in fields.get("added_tokens") or []}
         lower_case, strip_accents = normalizer.get("lowercase"), normalizer.get("strip_accents")
         chinese_chars = bool(normalizer["handle_chinese_chars"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         as_in_bert = False
     if not as_in_bert:
         raise UserError("not a tokenizer.json of BERT's kind: give BERT's vocab.txt or a SentencePiece .model")

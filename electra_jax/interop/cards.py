@@ -88,15 +88,17 @@ def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
         options = ", ".join(f"{name}={value}" for name, value in model.tokenizer.options.items())
         lines += ["", f"Tokenizer: {options}."]
     lines += ["", "## Training", ""]
-    training = {"source": about.get("source"), "steps": about.get("step"), **(about.get("training") or {})}
+    run = about.get("config") or {}
+    training = {"source": about.get("source"), "steps": about.get("step"), "began with": run.get("init_from") or None}
+    training |= about.get("training") or {}
     lines += _table({name: value for name, value in training.items() if value is not None})
     if about.get("metrics"):
         lines += ["", "Held out, at the last evaluation:", "", *_table({k: f"{v:.4g}" for k, v in sorted(about["metrics"].items())})]
     if about.get("data"):
         lines += ["", "Data, as prepared:", "", "```json", json.dumps(about["data"], indent=1, sort_keys=True), "```"]
-    if about.get("config"):
+    if "train" in run:  # a run, and not a model from elsewhere
         lines += ["", "<details><summary>The run's whole config</summary>", "", "```json"]
-        lines += [json.dumps(about["config"], indent=1, sort_keys=True), "```", "", "</details>"]
+        lines += [json.dumps(run, indent=1, sort_keys=True), "```", "", "</details>"]
     return "\n".join(lines) + "\n"
 
 

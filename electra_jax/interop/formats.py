@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import re
@@ -29,7 +30,7 @@ def load(path: str | os.PathLike) -> tuple[ElectraConfig, Params, Tokenizer | No
     """(config, params, tokenizer) of whatever `read` opens; the tokenizer is None where there is none.
 
         config, params, tokenizer = electra_jax.load("runs/demo/run")
-        batch = electra_jax.encode(["The cat sat on the mat."], tokenizer)
+        batch = electra_jax.encode(["The cat sat on the mat."], tokenizer, config.max_length)
         scores = electra_jax.discriminator_apply(params, config, batch)  # [1, length], positive: the token was replaced
     """
     model = read(path)
@@ -80,7 +81,7 @@ def read(path: str | os.PathLike, *, network: str = "", head_size: int = 64, wit
     Raises UserError, in one line, for whatever is wrong there.
     """
     name = os.fspath(path)
-    parts = [part for part in name.split(",") if part]
+    parts = [name] if os.path.exists(name) else [part for part in name.split(",") if part]
     if len(parts) not in (1, 2):
         raise UserError(f"{name!r}: give one path, or two with a comma between")
     if len(parts) == 2:
@@ -103,7 +104,7 @@ def read(path: str | os.PathLike, *, network: str = "", head_size: int = 64, wit
 
 def write(path: str | os.PathLike, model: Model, format: str) -> None:
     """The model in a new folder, whole or not at all: transformers' format puts each network in a folder named after it."""
-    with _new_folder(pathlib.Path(path)) as folder:
+    with _new_folder(path) as folder:
         if format == "electra_jax":
             workdir.write(folder, model)
             return
@@ -115,11 +116,9 @@ def write(path: str | os.PathLike, model: Model, format: str) -> None:
 def convert(source: str, target: str, *, format: str = "", network: str = "", head_size: int = 64, with_slots: bool = True) -> Model:
     """Reads `source`, writes `target` in `format` (unless given, transformers' from ours, and ours from anything else).
     Returns what was written."""
-    if remote.is_remote(target):
-        raise UserError(f"{target}: write to a folder here, and copy it there")
-    _refuse_taken(pathlib.Path(target))  # before minutes of reading
+    _refuse_taken(target)  # before minutes of reading
     model = read(source, network=network, head_size=head_size, with_slots=with_slots)
-    ours = "," not in source and format_of(source) == "electra_jax"
+    ours = ("," not in source or os.path.exists(source)) and format_of(source) == "electra_jax"
     format = format or ("huggingface" if ours else "electra_jax")
     if format != "electra_jax":  # which has no place for them
         model = dataclasses.replace(model, slots=None)
@@ -127,27 +126,44 @@ def convert(source: str, target: str, *, format: str = "", network: str = "", he
     return model
 
 
-def _refuse_taken(path: pathlib.Path) -> None:
-    above = next(parent for parent in path.absolute().parents if parent.exists())
+def _refuse_taken(target: str | os.PathLike) -> pathlib.Path:
+    """The folder to write, which is not there yet or empty."""
+    if remote.is_remote(os.fspath(target)):
+        raise UserError(f"{target}: write to a folder here, and copy it there")
+    path = pathlib.Path(os.path.realpath(target))
+    above = next(parent for parent in path.parents if parent.exists())
     if not above.is_dir():
-        raise UserError(f"{path}: {above} is a file: name a new folder")
+        raise UserError(f"{target}: {above} is a file: name a new folder")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path} is there already: name a new folder, or an empty one")
+        raise UserError(f"{target} is there already: name a new folder, or an empty one")
+    return path
 
 
 @contextlib.contextmanager
-def _new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder that takes `path`'s place when the block ends, or is removed when it fails."""
-    _refuse_taken(path)
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.absolute().with_name(f".{path.absolute().name}.{uuid.uuid4().hex}.tmp")
-    temporary.mkdir()
+def _new_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A folder that takes `target`'s place when the block ends, or is removed when it fails.
+
+    A kill -9 leaves it, under a name of its own: ".TARGET.*.tmp".
+    """
+    path = _refuse_taken(target)
+    new_parents = [parent for parent in path.parents if not parent.exists()]
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 with open(file, "rb") as opened:
                     os.fsync(opened.fileno())
-        os.replace(temporary, path.absolute())  # also of an empty folder
-    finally:
+        try:
+            os.replace(temporary, path)  # also of an empty folder
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise UserError(f"{target} is there already, since a moment ago: name a new folder") from None
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in new_parents:  # the innermost first, each as long as nobody else uses it
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise

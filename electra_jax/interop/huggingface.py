@@ -56,6 +56,8 @@ ARCHITECTURES = {
 _TIED = re.compile(r"^(generator_lm_head|cls\.predictions\.decoder)\.(weight|bias)$")
 _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|embed_positions\.weight)$")
 _LEFT_OUT = re.compile(r"(^|\.)pooler\.|^cls\.seq_relationship\.")
+# What transformers' own training of a task's head goes by: kept as it is.
+_TASK_FIELDS = ("problem_type", "classifier_dropout")
 _OLD_NORM = {"gamma": "weight", "beta": "bias"}  # of files that transformers wrote before version 3
 
 
@@ -79,6 +81,8 @@ def read(folder: pathlib.Path) -> Model:
 def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraConfig, shapes: Mapping, tensor: Callable) -> Model:
     family, network, head = ARCHITECTURES[kind]
     current = {_current_name(name): name for name in shapes}  # name as it would be written today -> as it is in the file
+    if twice := sorted(set(shapes) - set(current.values())):
+        raise UserError(f"{folder}: {', '.join(twice)} and {_current_name(twice[0])} are one parameter: remove those of one name")
     prefix = f"{family}." if any(name.startswith(f"{family}.") for name in current) else ""
     found = {name: tuple(shapes[old]) for name, old in current.items() if not (_BUFFERS.search(name) or _LEFT_OUT.search(name))}
     tied = {name: found.pop(name) for name in list(found) if _TIED.match(name) and name != "generator_lm_head.bias"}
@@ -92,6 +96,7 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
     sizes = models.shapes(config, task, num_labels)
     arrays = names.assemble(tensors, sizes, found, lambda name: tensor(current[name]), str(folder))
     if family == "roformer":
+        _refuse_other_turns(current, tensor, config, network, folder)
         arrays = {path: _rotary_order(path, x, config, network, to_torch=False) for path, x in arrays.items()}
     for name in tied:
         own = "embeddings/word" if name.endswith("weight") else f"{network}/head/bias"
@@ -108,6 +113,7 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
     about = {"source": str(folder), "architecture": kind}
     if task:
         about["labels"] = _labels(fields, num_labels)
+        about["task"] = {name: fields[name] for name in _TASK_FIELDS if fields.get(name) is not None}
     notes = [f"{folder}: left out {', '.join(left_out)}: no network here has it"] if left_out else []
     if tokenizer is None:
         notes.append(f"{folder}: there is no tokenizer in it")
@@ -162,7 +168,10 @@ def _open_weights(folder: pathlib.Path, name: str | None = None) -> tuple[dict[s
 
     def tensor(key: str) -> np.ndarray:
         try:
-            return np.asarray(home[key].get_tensor(key), np.float32)
+            x = home[key].get_tensor(key)
+            if not np.issubdtype(x.dtype, np.floating) and x.dtype.name != "bfloat16":
+                raise ValueError(f"its type is {x.dtype}, which no parameter has")
+            return x.astype(np.float32)
         except Exception as error:  # a type that numpy has not, a file that shrank
             raise UserError(f"{folder}: {key} cannot be read ({one_line(error)}): copy the file anew") from None
 
@@ -185,7 +194,19 @@ def _torch_weights(path: pathlib.Path) -> tuple[dict[str, tuple[int, ...]], Call
         words = one_line(error)
         words = words if len(words) <= 200 else words[:197] + "..."
         raise UserError(f"{path}: PyTorch's weights-only loader refuses it ({words}): get a {WEIGHTS} of the model") from None
-    return shapes, lambda name: tensors[name].to(torch.float32).numpy()
+    if not shapes:
+        listed = ", ".join(str(name) for name in list(tensors)[:4])
+        raise UserError(f"{path}: it names no tensors ({listed}): save model.state_dict() itself")
+
+    def tensor(name: str) -> np.ndarray:
+        try:
+            if not tensors[name].is_floating_point():
+                raise ValueError(f"its type is {tensors[name].dtype}, which no parameter has")
+            return tensors[name].detach().to(torch.float32).numpy()
+        except Exception as error:  # sparse, quantized, without values
+            raise UserError(f"{path}: {name} cannot be read ({one_line(error)}): save it as an ordinary tensor") from None
+
+    return shapes, tensor
 
 
 def _current_name(name: str) -> str:
@@ -325,7 +346,7 @@ def write(folder: pathlib.Path, model: Model, network: str) -> None:
     (folder / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     if model.tokenizer is not None:
         tokenizer_files.save(folder, model.tokenizer, config.max_length)
-    (folder / "README.md").write_text(cards.card(model, network, kind, rtd_beside))
+    (folder / "README.md").write_text(cards.card(model, network, kind, rtd_beside), encoding="utf-8", errors="backslashreplace")
 
 
 def _class_for(model: Model, network: str) -> str:
@@ -366,7 +387,18 @@ def _from_config(config: ElectraConfig, network: str, kind: str, model: Model) -
         labels = model.about.get("labels") or [f"LABEL_{i}" for i in range(names.flat(model.params[model.task])["out/bias"].shape[0])]
         fields["id2label"] = {str(number): label for number, label in enumerate(labels)}
         fields["label2id"] = {label: number for number, label in enumerate(labels)}
+        fields |= model.about.get("task") or {}
     return fields
+
+
+def _refuse_other_turns(current: Mapping, tensor: Callable, config: ElectraConfig, network: str, folder: pathlib.Path) -> None:
+    """transformers turns by the table in the file, and the encoder here by the angles that it is computed from."""
+    for name, there in current.items():
+        if name.endswith("embed_positions.weight"):
+            table = next(iter(_sinusoids(config, network, "roformer", None).values()))
+            x = tensor(there)
+            if x.shape != table.shape or not np.allclose(x, table, atol=1e-2):  # it may be stored in halves
+                raise UserError(f"{folder}: {name} is not the table of sines and cosines that rotary positions are: that has no place here")
 
 
 def _sinusoids(config: ElectraConfig, network: str, family: str, head: str | None) -> dict[str, np.ndarray]:
@@ -381,4 +413,5 @@ def _sinusoids(config: ElectraConfig, network: str, family: str, head: str | Non
 
 def _save(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
     # Not save_file, whose error of a full disk is no OSError.
+    tensors = {name: x.astype(np.float32) for name, x in tensors.items()}
     path.write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))

@@ -32,7 +32,7 @@ class Model:
 
     config: where the file has one network alone, the fields of the other mean nothing.
     params: "embeddings" with "discriminator", "generator" or both, a head where the file has one, and the task's head beside
-      them (models.heads.TASKS); numpy arrays, float32.
+      them (models.heads.TASKS); numpy arrays, float32, or float64 of a run that was trained so.
     about: where it comes from and what is known of it: "source", "step", "metrics", "data", "labels" ...
     notes: what a person should know: what was passed over, in a line each.
     """

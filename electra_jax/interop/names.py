@@ -165,11 +165,14 @@ def refuse_misfits(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
     shapes = [name for name in wanted if name in found and tuple(found[name]) != tuple(wanted[name])]
     if not (missing or extra or shapes):
         return
-    near = lambda name, others: next(iter(difflib.get_close_matches(name, others, n=1, cutoff=0.8)), None)  # noqa: E731
-    words = _by_layer((name, f"is missing{f' (nearest: {match})' if (match := near(name, extra)) else ''}") for name in missing)
-    words += _by_layer((name, f"is not known{f' (nearest: {match})' if (match := near(name, missing)) else ''}") for name in extra)
+    words = _by_layer((name, f"is missing{f' (nearest: {match})' if (match := nearest(name, extra)) else ''}") for name in missing)
+    words += _by_layer((name, f"is not known{f' (nearest: {match})' if (match := nearest(name, missing)) else ''}") for name in extra)
     words += _by_layer((name, f"is {list(found[name])} and should be {list(wanted[name])}") for name in shapes)
     raise UserError(f"{where}: {'; '.join(words)}: give a file of the model that the config describes, or mend the config")
+
+
+def nearest(name: str, others: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(others), n=1, cutoff=0.8)), None)
 
 
 def _by_layer(said: Iterable[tuple[str, str]]) -> list[str]:

@@ -71,10 +71,13 @@ def _slots(paths: list[str], source: Model, fit: Callable) -> dict[str, np.ndarr
                 out[path] = fit(match[3], there[match[3]])
             else:
                 missing.append(f"{match[2]} of {match[3]}")
+    taken = {(match[2], match[3]) for path in out if (match := MOMENT.match(path))}
+    there = {(kind, path) for kind in ("mu", "nu") for path in getattr(source.slots, kind)}
+    missing += [f"place for {kind} of {path}" for kind, path in sorted(there - taken)]
     if missing or not out:
         raise UserError(
-            f"init_slots: {source.about['source']} was trained with another optimizer: it has no {', '.join(missing[:4])}"
-            f"{' ...' if len(missing) > 4 else ''}: leave init_slots out, or choose its optimizer.name"
+            f"init_slots: {source.about['source']} was trained with another optimizer (no {', '.join(missing[:4])}"
+            f"{' ...' if len(missing) > 4 else ''}): leave init_slots out, or choose its optimizer.name"
         )
     counts = {path for path in paths if path.endswith("/count") and any(other.startswith(path[: -len("count")] + "mu/") for other in out)}
     return out | {path: np.int32(source.slots.count) for path in counts}
@@ -149,8 +152,9 @@ def _shared_rows(source: Model, tokenizer: Tokenizer, notes: list[str]) -> tuple
         return None
     if there.sha256 == tokenizer.sha256:
         return None
-    theirs = {key: number for number, key in reversed(list(enumerate(_meanings(there))))}
-    pairs = [(number, theirs[key]) for number, key in enumerate(_meanings(tokenizer)) if key in theirs]
+    same_kind = there.kind == tokenizer.kind
+    theirs = {key: number for number, key in reversed(list(enumerate(_meanings(there, same_kind))))}
+    pairs = [(number, theirs[key]) for number, key in enumerate(_meanings(tokenizer, same_kind)) if key in theirs]
     if pairs == [(number, number) for number in range(tokenizer.vocab_size)] and there.vocab_size == tokenizer.vocab_size:
         notes.append(f"init_from: the same pieces with other options: {there.options} there and {tokenizer.options} in the data")
         return None
@@ -159,13 +163,19 @@ def _shared_rows(source: Model, tokenizer: Tokenizer, notes: list[str]) -> tuple
     return here, there_ids
 
 
-def _meanings(tokenizer: Tokenizer) -> list[Any]:
-    """What each id stands for, alike in WordPiece ("##ing", "the") and SentencePiece ("ing", "▁the")."""
+def _meanings(tokenizer: Tokenizer, same_kind: bool) -> list[Any]:
+    """What each id stands for, alike in WordPiece ("##ing", "the") and SentencePiece ("ing", "▁the").
+
+    WordPiece begins a word with each sign of punctuation, and SentencePiece goes on with it: between the two kinds that is one.
+    """
     special = {getattr(tokenizer, f"{name}_id"): name for name in ("pad", "unk", "cls", "sep", "mask")}
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     strip: Mapping[str, str] = {"wordpiece": r"^##(?=.)", "sentencepiece": r"^▁(?=.)"}
     pattern = re.compile(strip[tokenizer.kind])
-    return [
-        special[number] if number in special else (bool(tokenizer.word_starts[number]), pattern.sub("", piece))
-        for number, piece in enumerate(pieces)
-    ]
+
+    def meaning(number: int, piece: str) -> tuple[bool, str]:
+        text = pattern.sub("", piece)
+        either = not same_kind and not any(char.isalnum() for char in text)
+        return either or bool(tokenizer.word_starts[number]), text
+
+    return [special[number] if number in special else meaning(number, piece) for number, piece in enumerate(pieces)]

@@ -4,12 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from electra_jax.cli import UserError
 from electra_jax.data.tokenizer import Tokenizer
 from electra_jax.types import Batch
 
 
-def encode(texts: Sequence[str], tokenizer: Tokenizer, max_length: int = 512) -> Batch:
-    """A row a text: [CLS], its tokens, [SEP], padded to the longest of them; what goes past `max_length` tokens is cut."""
+def encode(texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> Batch:
+    """A row a text: [CLS], its tokens, [SEP], padded to the longest of them; what goes past `max_length` tokens is cut.
+
+    max_length: at most config.max_length, the positions that the model has. UserError where it is under 2, or `texts` is one string.
+    """
+    if isinstance(texts, str):
+        raise UserError("encode takes a list of texts: encode([text], ...)")
+    if max_length < 2:
+        raise UserError(f"max_length is {max_length}: it must be at least 2, for [CLS] and [SEP]")
     ids = [tokenizer_ids[: max_length - 2] for tokenizer_ids in tokenizer.encode_batch(list(texts))]
     length = max((len(x) for x in ids), default=0) + 2
     tokens_BxL = np.full((len(ids), length), tokenizer.pad_id, np.int32)

@@ -226,7 +226,7 @@ def read(path: pathlib.Path, head_size: int = 64, with_slots: bool = True) -> Mo
     vocabulary = prefix.parent / "vocab.txt"
     tokenizer = tokenizers.load(vocabulary) if vocabulary.is_file() else None
     models.check_vocabulary(tokenizer, config, str(prefix))
-    step = int(values("global_step", entries["global_step"])) if "global_step" in entries else None
+    step = _global_step(entries, prefix)
     preset = next((name for name, there in PRESETS.items() if name != "tiny" and _same_shape(there, config, networks)), None)
     notes = [f"{prefix}: the shape of {preset}" if preset else f"{prefix}: a shape of no published model"]
     notes += [] if tokenizer else [f"{prefix}: there is no vocab.txt beside it"]
@@ -249,7 +249,8 @@ def _config(found: dict, networks: Sequence[str], prefix: pathlib.Path, head_siz
     def size(name: str, axis: int) -> int:
         shape = found.get(name, ())
         if axis >= len(shape):
-            raise UserError(f"{prefix}: {name} is missing, or has no axis {axis}: it says how large the model is")
+            near = f" (nearest: {match})" if (match := names.nearest(name, found)) else ""
+            raise UserError(f"{prefix}: {name} is missing{near}, or has no axis {axis}: it says how large the model is")
         return shape[axis]
 
     def depth(scope: str) -> int:
@@ -292,5 +293,13 @@ def _slots(entries: dict[str, Entry], tensors: Sequence[names.Tensor], shapes: d
         there = [tensor._replace(name=f"{tensor.name}/{kind}") for tensor in tensors]
         found = {name: entry.shape for name, entry in entries.items() if name.endswith(f"/{kind}")}
         moments.append(names.assemble(there, shapes, found, lambda name: values(name, entries[name]), str(prefix)))
-    step = int(values("global_step", entries["global_step"])) if "global_step" in entries else 0
-    return Slots(*moments, step)
+    return Slots(*moments, _global_step(entries, prefix) or 0)
+
+
+def _global_step(entries: dict[str, Entry], prefix: pathlib.Path) -> int | None:
+    if "global_step" not in entries:
+        return None
+    step = values("global_step", entries["global_step"])
+    if step.shape or not 0 <= step < 2**31:
+        raise UserError(f"{prefix}: global_step is {step.tolist()!r}: it must be one number from 0 up")
+    return int(step)

@@ -8,8 +8,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizer as ours
 
-_BYTE_FALLBACK = "its model writes unknown characters as bytes, which has no tokenizer.json here"
-
 
 def save(folder: pathlib.Path, tokenizer: ours.Tokenizer, max_length: int) -> None:
     """Files that transformers' AutoTokenizer opens, and ours too. It gives the ids that ours gives, with [CLS] and [SEP] around.
@@ -39,20 +37,25 @@ def _from_sentencepiece(data: bytes) -> Tokenizer:
 
     proto = protos.ModelProto.FromString(data)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
-    if trainer.byte_fallback:
-        raise UserError(f"the tokenizer cannot go out: {_BYTE_FALLBACK}")
+    for what, there in (
+        ("writes unknown characters as bytes (byte_fallback)", trainer.byte_fallback),
+        ("marks spaces behind words (treat_whitespace_as_suffix)", trainer.treat_whitespace_as_suffix),
+        ("has pieces across words (split_by_whitespace=false)", not trainer.split_by_whitespace),
+        ("keeps spaces as they are (remove_extra_whitespaces=false)", not normalizer.remove_extra_whitespaces),
+        ("has pieces that a user defined", any(piece.type == piece.USER_DEFINED for piece in proto.pieces)),
+        ("is neither unigram nor BPE", trainer.model_type not in (trainer.UNIGRAM, trainer.BPE)),
+    ):
+        if there:
+            raise UserError(f"the tokenizer cannot go out: its SentencePiece model {what}, and no tokenizer.json would give its ids")
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     unknown = next(number for number, piece in enumerate(proto.pieces) if piece.type == piece.UNKNOWN)
     if trainer.model_type == trainer.UNIGRAM:
         rust = Tokenizer(models.Unigram(pieces, unk_id=unknown, byte_fallback=False))
-    elif trainer.model_type == trainer.BPE:
+    else:
         ids = {piece: number for number, (piece, _) in enumerate(pieces)}
         rust = Tokenizer(models.BPE(ids, _merges(proto, ids), unk_token=pieces[unknown][0], fuse_unk=True))
-    else:
-        raise UserError("the tokenizer cannot go out: its model is neither unigram nor BPE")
     rules = [normalizers.Precompiled(normalizer.precompiled_charsmap)] if normalizer.precompiled_charsmap else []
-    if normalizer.remove_extra_whitespaces:
-        rules += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    rules += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     rust.normalizer = normalizers.Sequence(rules)
     rust.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always" if normalizer.add_dummy_prefix else "never")
     rust.decoder = decoders.Metaspace("▁")

@@ -62,8 +62,10 @@ def read(path: str, with_slots: bool = True) -> Model:
         raise UserError(f"{path}: the tokenizer there is not the one that the run was trained with: put that there again")
     check_vocabulary(tokenizer, config, path)
     about = {  # step 0: from elsewhere, after nobody knows how many
-        "source": path, "name": run["config"].get("preset"), "step": found.step or None, "metrics": files.metrics(found.step),
+        "source": path, "name": run["config"].get("preset"), "step": found.step or None,
+        "metrics": files.metrics(found.step) or run.get("metrics"),
         "data": run.get("data"), "config": run["config"], "training": run.get("training"), "labels": run.get("labels"),
+        "task": run.get("task"),
     }  # fmt: skip
     notes = () if tokenizer else (f"{path}: there is no tokenizer in it: copy one from the prepared data to its tokenizer/",)
     params = {name.removeprefix("params/"): x for name, x in arrays.items() if name.startswith("params/")}
@@ -140,6 +142,8 @@ def write(folder: pathlib.Path, model: Model) -> None:
         "training": {"converted from": model.about.get("source"), **(model.about.get("training") or {})},
         "data": model.about.get("data"),
         "labels": model.about.get("labels"),
+        "task": model.about.get("task"),
+        "metrics": model.about.get("metrics"),
     }
     checkpoints = Checkpoints(folder / CHECKPOINTS, description=description)
     checkpoints.save(int(model.about.get("step") or 0), jax.tree.map(jnp.asarray, state), {})

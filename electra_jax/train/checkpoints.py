@@ -234,6 +234,8 @@ class Checkpoints:
         """
         def load(number: int, metadata: dict[str, Any]) -> dict[str, Array]:
             shapes = {name: about for name, about in metadata["shapes"].items() if wanted(name)}
+            if any(dtype == "float64" for dtype, _ in shapes.values()) and not jax.config.jax_enable_x64:
+                raise UserError(f"step {number} in {self._directory} is float64: start with JAX_ENABLE_X64=1 in the environment")
             abstract = {name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (dtype, shape) in shapes.items()}
             return self._read_state(number, abstract, metadata["checksums"])
 

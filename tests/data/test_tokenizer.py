@@ -333,6 +333,32 @@ def test_a_foreign_sentencepiece_model(text, tmp_path):
         load(prefix + ".model")
 
 
+@pytest.mark.parametrize(
+    "name,content,words",
+    [
+        ("tokenizer_config.json", "[]", "no JSON object"),
+        ("tokenizer_config.json", "[" * 100_000, "is not JSON"),
+        ("tokenizer_config.json", '{"do_lower_case": "no"}', "do_lower_case is 'no': it must be true or false"),
+        ("tokenizer_config.json", '{"strip_accents": 5}', "strip_accents is 5"),
+        ("tokenizer.json", "[" * 100_000, "not a tokenizer.json of BERT's kind"),
+    ],
+)
+def test_files_beside_a_vocabulary_that_nobody_can_read(name, content, words, tmp_path):
+    if name != "tokenizer.json":
+        (tmp_path / "vocab.txt").write_text("\n".join([*SPECIALS, "word"]))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=words):
+        load(tmp_path)
+
+
+def test_tokenizer_json_says_what_a_vocabulary_alone_does_not(text, tmp_path):
+    train_wordpiece(text, 300, lower_case=False).save(tmp_path)
+    lines = (tmp_path / "vocab.txt").read_text().lower().split()
+    (tmp_path / "vocab.txt").write_text("\n".join(dict.fromkeys(lines)).replace("[pad]", "[PAD]"))  # which tokenizer.json does not follow
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenize_chinese_chars": null}')
+    assert not load(tmp_path).lower_case
+
+
 def test_a_vocabulary_shows_whether_it_is_cased(tmp_path):
     for last, lower_case in (("word", True), ("Word", False)):
         (tmp_path / "vocab.txt").write_text("\n".join([*SPECIALS, "[unused0]", last]) + "\n\n")

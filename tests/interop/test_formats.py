@@ -1,6 +1,7 @@
 """Our format and transformers' folders, there and back, and everything that may be wrong with a folder."""
 
 import dataclasses
+import io
 import json
 import pathlib
 import shutil
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import sentencepiece
 
 import electra_jax
 from electra_jax.cli import UserError
@@ -107,11 +109,15 @@ def test_three_lines_from_python(tmp_path):
     config, params, tokenizer = electra_jax.load(tmp_path / "out")
     electra_jax.save(tmp_path / "again", config, params, tokenizer)
     assert_equal(params, electra_jax.load(tmp_path / "again")[1])
-    batch = electra_jax.encode(["piece3 piece4", "piece5"], tokenizer)
+    batch = electra_jax.encode(["piece3 piece4", "piece5"], tokenizer, config.max_length)
     assert batch.tokens.tolist() == [[2, 8, 9, 3], [2, 10, 3, 0]]
     scores = electra_jax.discriminator_apply(params, config, batch)
-    alone = electra_jax.discriminator_apply(params, config, electra_jax.encode(["piece5"], tokenizer))
+    alone = electra_jax.discriminator_apply(params, config, electra_jax.encode(["piece5"], tokenizer, 24))
     assert scores.shape == (2, 4)
+    assert electra_jax.encode(["piece5 " * 40], tokenizer, config.max_length).tokens.shape == (1, 24)
+    for texts, length, words in (("piece5", 24, "a list of texts"), (["piece5"], 1, "at least 2")):
+        with pytest.raises(UserError, match=words):
+            electra_jax.encode(texts, tokenizer, length)
     np.testing.assert_allclose(scores[1, :3], alone[0], rtol=1e-5)
 
 
@@ -119,6 +125,62 @@ def test_the_config_names_the_tokenizers_padding(tmp_path):
     tokenizer = tokenizers.WordPiece([*SPECIALS[::-1], *vocabulary().vocabulary[5:]])
     formats.write(tmp_path / "out", model(tokenizer=tokenizer), "huggingface")
     assert json.loads((tmp_path / "out" / "generator" / "config.json").read_text())["pad_token_id"] == 4 == tokenizer.pad_id
+
+
+def test_what_transformers_trains_a_head_by_is_kept(tmp_path):
+    fields = {"problem_type": "multi_label_classification", "classifier_dropout": 0.2}
+    whole = dataclasses.replace(model(CONFIG, None, "sequence_classification", 3), about={"task": fields})
+    params = {name: whole.params[name] for name in ("embeddings", "discriminator", "sequence_classification")}
+    params["discriminator"] = {name: x for name, x in params["discriminator"].items() if name != "head"}
+    formats.write(tmp_path / "1", dataclasses.replace(whole, params=params), "huggingface")
+    formats.convert(str(tmp_path / "1" / "discriminator"), str(tmp_path / "2"))
+    formats.convert(str(tmp_path / "2"), str(tmp_path / "3"))
+    assert json.loads((tmp_path / "3" / "discriminator" / "config.json").read_text()).items() >= fields.items()
+
+
+@pytest.mark.parametrize(
+    "words,options",
+    [
+        ("byte_fallback", dict(byte_fallback=True)),
+        ("treat_whitespace_as_suffix", dict(treat_whitespace_as_suffix=True)),
+        ("split_by_whitespace", dict(split_by_whitespace=False)),
+        ("remove_extra_whitespaces", dict(remove_extra_whitespaces=False)),
+        ("that a user defined", dict(user_defined_symbols=["<x>"])),
+        ("neither unigram nor BPE", dict(model_type="word")),
+    ],
+)
+def test_a_sentencepiece_model_whose_ids_nothing_there_gives_does_not_go_out(words, options, real_text, tmp_path):
+    size = 1200 if "byte_fallback" in options else 800
+    common = dict(
+        sentence_iterator=iter(real_text.read_text().splitlines()), model_writer=(written := io.BytesIO()), vocab_size=size, minloglevel=2,
+        pad_id=0, unk_id=1, bos_id=2, eos_id=3, control_symbols=["[MASK]"], hard_vocab_limit=False,
+    )  # fmt: skip
+    sentencepiece.SentencePieceTrainer.train(**common | options)
+    tokenizer = tokenizers.SentencePiece(written.getvalue())
+    there = model(dataclasses.replace(CONFIG, vocab_size=tokenizer.vocab_size), tokenizer)
+    with pytest.raises(UserError, match=words):
+        formats.write(tmp_path / "out", there, "huggingface")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = model(tokenizer=vocabulary())
+    formats.write("a, b/ö/out", there, "huggingface")
+    assert_equal(formats.read("a, b/ö/out").params, there.params)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    formats.write("link", there, "electra_jax")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "empty" / "checkpoints").is_dir()
+    with pytest.raises(UserError, match="write to a folder here"):
+        electra_jax.save("gs://bucket/x", there.config, there.params, there.tokenizer)
+    with pytest.raises(RuntimeError), formats._new_folder("new/deep/x") as folder:
+        (folder / "file").touch()
+        raise RuntimeError
+    with pytest.raises(UserError, match="since a moment ago"), formats._new_folder("raced"):
+        (tmp_path / "raced").mkdir()
+        (tmp_path / "raced" / "file").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a, b", "empty", "link", "raced"]
 
 
 def test_what_cannot_be_saved_is_said_and_nothing_is_written(tmp_path):
@@ -268,6 +330,22 @@ def test_a_tokenizer_of_another_size_is_refused_by_name(folder):
     refused(folder, "the tokenizer has 61 pieces and the embeddings have 60 rows")
 
 
+def test_one_parameter_under_two_names_and_numbers_that_are_none(folder):
+    name = "electra.embeddings.LayerNorm.weight"
+    change_weights(folder, lambda tensors: tensors.update({name.replace("weight", "gamma"): tensors[name] + 1}))
+    refused(folder, "LayerNorm.gamma and electra.embeddings.LayerNorm.weight are one parameter|LayerNorm.weight and .* are one parameter")
+    change_weights(folder, lambda tensors: tensors.pop(name.replace("weight", "gamma")))
+    change_weights(folder, lambda tensors: tensors.update({name: tensors[name].astype(np.int32)}))
+    refused(folder, f"{name} cannot be read .its type is int32")
+
+
+def test_other_turns_than_those_of_rotary_positions(tmp_path):
+    formats.write(tmp_path / "out", model(dataclasses.replace(CONFIG, positions="rotary")), "huggingface")
+    folder = tmp_path / "out" / "generator"
+    change_weights(folder, lambda tensors: tensors.update({"roformer.encoder.embed_positions.weight": np.zeros((24, 8), np.float32)}))
+    refused(folder, "roformer.encoder.embed_positions.weight is not the table of sines and cosines")
+
+
 def test_the_tokenizer_of_another_run_is_refused(tmp_path):
     formats.write(tmp_path / "run", model(tokenizer=vocabulary()), "electra_jax")
     vocabulary(start="other").save(tmp_path / "run" / "tokenizer")
@@ -300,11 +378,13 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_card_states_what_was_trained(tmp_path):
-    about = dict(source="runs/x", step=1234, metrics={"eval/rtd_auc": 0.75}, data=[{"sha256": "abc"}], config={"seed": 7})
+    about = dict(source="runs/x", step=1234, metrics={"eval/rtd_auc": 0.75}, data=[{"sha256": "abc"}])
+    about["config"] = {"seed": 7, "train": {}, "init_from": "runs/before"}
     trained = dataclasses.replace(model(dataclasses.replace(CONFIG, positions="rotary"), vocabulary()), about=about)
     formats.write(tmp_path / "out", trained, "huggingface")
     card = (tmp_path / "out" / "discriminator" / "README.md").read_text()
-    for words in ("1234", "eval/rtd_auc | 0.75", '"sha256": "abc"', '"seed": 7', "RoFormerModel", "rtd_head", "lower_case=True"):
+    rows = ("| steps | 1234 |", "| eval/rtd_auc | 0.75 |", "| began with | runs/before |")
+    for words in (*rows, '"sha256": "abc"', '"seed": 7', "RoFormerModel", "rtd_head", "lower_case=True"):
         assert words in card
     assert (tmp_path / "out" / "discriminator" / "rtd_head.py").is_file()
 

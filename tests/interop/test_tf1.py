@@ -150,6 +150,16 @@ def test_what_a_checkpoint_may_say_and_no_released_one_does(copy, monkeypatch):
         tf1._block(stored + masked.to_bytes(4, "little"), 0, 5)
 
 
+def test_a_step_that_is_no_number_and_names_that_nearly_fit(copy, monkeypatch):
+    whole, real = tf1.index(copy / "model.ckpt-1234"), tf1.values
+    for step in (np.array([1]), np.array(-1), np.array(np.nan)):
+        monkeypatch.setattr(tf1, "values", lambda name, entry, step=step: step if name == "global_step" else real(name, entry))
+        refused(copy, "global_step is .*: it must be one number from 0 up")
+    monkeypatch.undo()
+    monkeypatch.setattr(tf1, "index", lambda prefix: {name.replace("/query/", "/qery/"): x for name, x in whole.items()})
+    refused(copy, r"query/kernel is missing \(nearest: \S+/qery/kernel\)")
+
+
 def test_several_checkpoints_in_one_folder(copy):
     for file in list(copy.glob("model.ckpt-1234.*")):
         shutil.copy(file, copy / file.name.replace("1234", "99"))

@@ -2,8 +2,11 @@
 
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -83,6 +86,8 @@ def test_one_network_only(network, trained, rows, cache, tmp_path):
     "fields,words",
     [
         ({"init_from": "nowhere"}, "nowhere: no such file or folder"),
+        ({"init_slots": True}, "init_slots is True and there is no init_from"),
+        ({"init_network": "generator"}, "init_network is generator and there is no init_from"),
         ({"init_from": "TRAINED", "model.hidden_size": 64}, "--config.model.hidden_size=32"),
         ({"init_from": "TRAINED", "init_network": "both"}, "init_network is 'both'"),
         ({"init_from": "TRAINED", "init_slots": True, "optimizer.name": "muon", "init_network": "generator"}, "init_slots"),
@@ -94,6 +99,22 @@ def test_what_does_not_fit_is_said_before_anything_is_compiled(fields, words, tr
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert "compiling" not in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_stop_signal_leaves_nothing(trained, tmp_path):
+    command = [sys.executable, str(runs.ROOT / "launch" / "convert.py"), f"--from={trained}", f"--to={tmp_path}/new/out"]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("new/.out.*.tmp")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+        if process.returncode == 0:  # the signal came too late
+            shutil.rmtree(tmp_path / "new")
+        else:
+            assert "Traceback" not in stderr and process.returncode in (143, 2), stderr
+        assert not list(tmp_path.rglob("*"))
 
 
 def test_mistakes_are_one_line(trained, tmp_path):
@@ -120,7 +141,7 @@ def test_mistakes_are_one_line(trained, tmp_path):
     assert help_text.returncode == 0 and "--from" in help_text.stdout
 
 
-def test_a_step_of_a_run_and_ours_without_the_memory(trained, tmp_path):
+def test_a_step_of_a_run_and_ours_without_the_memory(trained, rows, cache, tmp_path):
     assert convert(f"--from={trained}/checkpoints/7", f"--to={tmp_path}/7", "--format=electra_jax", "--noslots").returncode == 0
     held_out = {line["step"]: line["eval/mlm_loss"] for line in runs.learned(trained) if "eval/mlm_loss" in line}
     for path, step in ((f"{trained}/checkpoints/7", 7), (trained, 14)):
@@ -132,6 +153,8 @@ def test_a_step_of_a_run_and_ours_without_the_memory(trained, tmp_path):
     for path, x in names.flat(model.params).items():
         np.testing.assert_array_equal(x, earlier[path])
     assert any((earlier[path] != newest[path]).any() for path in newest)
+    there = runs.run(tmp_path / "7", rows, cache, **STILL)
+    assert there.returncode == 2 and f"holds a model and no run: begin with it, --config.init_from={tmp_path}/7" in there.stderr
     assert json.loads((tmp_path / "7" / "config.json").read_text())["model"]["hidden_size"] == 32
 
 

@@ -184,6 +184,25 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "executed").exists()
 
 
+def test_what_else_may_be_in_a_pickle(tmp_path):
+    model = torch_model("ElectraForPreTraining", "one head")
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(dict(model.named_parameters()), tmp_path / "pytorch_model.bin")  # with their gradients' marks
+    word = formats.read(tmp_path).params["embeddings"]["word"]
+    np.testing.assert_array_equal(word, model.electra.embeddings.word_embeddings.weight.detach().numpy())
+    name, state = "electra.embeddings.word_embeddings.weight", model.state_dict()
+    for content, words in (
+        ({"state_dict": state}, "it names no tensors .state_dict.: save model.state_dict"),
+        (state | {name: state[name].to_sparse()}, f"{name} cannot be read"),
+        (state | {name: state[name].int()}, f"{name} cannot be read .its type is torch.int32"),
+        (state | {name: torch.empty(state[name].shape, device="meta")}, f"{name} cannot be read"),
+    ):
+        torch.save(content, tmp_path / "pytorch_model.bin")
+        with pytest.raises(UserError, match=words):
+            formats.read(tmp_path)
+
+
 def test_an_output_layer_of_its_own_is_refused(tmp_path):
     model = torch_model("ElectraForMaskedLM", "one head", tie_word_embeddings=False)
     model.save_pretrained(tmp_path / "untied")

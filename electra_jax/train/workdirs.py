@@ -147,7 +147,8 @@ def check_config(workdir: pathlib.Path, config: dict[str, Any], name: str | None
         raise UserError(f"{name or workdir}/{CONFIG} is damaged ({error}): restore it, or start in another --workdir") from error
     now = _flat(config)
     if not any(field.startswith("train.") for field in before):  # launch/convert.py wrote it
-        raise UserError(f"{name or workdir} holds a model and no run: begin with it, --config.init_from={name or workdir}, in another --workdir")
+        here = name or workdir
+        raise UserError(f"{here} holds a model and no run: begin with it, --config.init_from={here}, in another --workdir")
     fixed_decay = before.get("schedule.decay_steps") and now["schedule.decay_steps"]
     may_change = MAY_CHANGE + (r"|^train\.steps$" if fixed_decay else "")
     changed = [

@@ -82,7 +82,7 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
     family, network, head = ARCHITECTURES[kind]
     current = {_current_name(name): name for name in shapes}  # name as it would be written today -> as it is in the file
     if twice := sorted(set(shapes) - set(current.values())):
-        raise UserError(f"{folder}: {', '.join(twice)} and {_current_name(twice[0])} are one parameter: remove those of one name")
+        raise UserError(f"{folder}: {twice[0]} and {current[_current_name(twice[0])]} are one parameter: remove one of them")
     prefix = f"{family}." if any(name.startswith(f"{family}.") for name in current) else ""
     found = {name: tuple(shapes[old]) for name, old in current.items() if not (_BUFFERS.search(name) or _LEFT_OUT.search(name))}
     tied = {name: found.pop(name) for name in list(found) if _TIED.match(name) and name != "generator_lm_head.bias"}

@@ -333,7 +333,7 @@ def test_a_tokenizer_of_another_size_is_refused_by_name(folder):
 def test_one_parameter_under_two_names_and_numbers_that_are_none(folder):
     name = "electra.embeddings.LayerNorm.weight"
     change_weights(folder, lambda tensors: tensors.update({name.replace("weight", "gamma"): tensors[name] + 1}))
-    refused(folder, "LayerNorm.gamma and electra.embeddings.LayerNorm.weight are one parameter|LayerNorm.weight and .* are one parameter")
+    assert {name, name.replace("weight", "gamma")} <= set(refused(folder, "are one parameter").split())
     change_weights(folder, lambda tensors: tensors.pop(name.replace("weight", "gamma")))
     change_weights(folder, lambda tensors: tensors.update({name: tensors[name].astype(np.int32)}))
     refused(folder, f"{name} cannot be read .its type is int32")

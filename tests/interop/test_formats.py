@@ -76,6 +76,9 @@ def test_one_network_alone(network, tmp_path):
         assert_equal({name: before.params[name] for name in ("embeddings", network)}, after.params)
         encoder, there = (getattr(config, network) for config in (before.config, after.config))
         assert encoder == dataclasses.replace(there, attention=encoder.attention)
+    formats.write(tmp_path / "ours", model(tokenizer=vocabulary(), slots=True), "electra_jax")
+    slots = formats.read(tmp_path / "ours", network=network).slots
+    assert {path.split("/")[0] for arrays in (slots.mu, slots.nu) for path in arrays} == {"embeddings", network}
     other = next(name for name in NETWORKS if name != network)
     with pytest.raises(UserError, match=f"no {other} in it"):
         formats.read(tmp_path / "both" / network, network=other)

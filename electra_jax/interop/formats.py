@@ -73,6 +73,11 @@ def _pair(folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in models.NETWORKS if huggingface.is_folder(folder / name)]
 
 
+def _parts(name: str) -> list[str]:
+    """The places that "A,B" names; a path that is there is one, whatever commas it has."""
+    return [name] if os.path.exists(name) else [part for part in name.split(",") if part]
+
+
 def read(path: str | os.PathLike, *, network: str = "", head_size: int = 64, with_slots: bool = True) -> Model:
     """The model at `path`: a workdir of ours, a folder of transformers, a folder with two of them named discriminator and generator, a
     TF1 checkpoint; or "A,B", a discriminator and a generator in two places.
@@ -81,7 +86,7 @@ def read(path: str | os.PathLike, *, network: str = "", head_size: int = 64, wit
     Raises UserError, in one line, for whatever is wrong there.
     """
     name = os.fspath(path)
-    parts = [name] if os.path.exists(name) else [part for part in name.split(",") if part]
+    parts = _parts(name)
     if len(parts) not in (1, 2):
         raise UserError(f"{name!r}: give one path, or two with a comma between")
     if len(parts) == 2:
@@ -118,7 +123,7 @@ def convert(source: str, target: str, *, format: str = "", network: str = "", he
     Returns what was written."""
     _refuse_taken(target)  # before minutes of reading
     model = read(source, network=network, head_size=head_size, with_slots=with_slots)
-    ours = ("," not in source or os.path.exists(source)) and format_of(source) == "electra_jax"
+    ours = len(_parts(source)) == 1 and format_of(source) == "electra_jax"
     format = format or ("huggingface" if ours else "electra_jax")
     if format != "electra_jax":  # which has no place for them
         model = dataclasses.replace(model, slots=None)

@@ -33,7 +33,7 @@ tf1: $(VENV)/.tf1  ## Google's TF1 checkpoints, written by TensorFlow itself and
 	$(BIN)/python -m pytest tests/interop/test_tf1.py $(TEST_FLAGS)
 
 aot: $(VENV)/.test $(VENV)/.tpu  ## Two presets and small programs compiled for TPUs that are not there, their memory under a ceiling
-	$(BIN)/python -m pytest -m aot tests/test_aot.py $(TEST_FLAGS)
+	$(BIN)/python -m pytest -m aot tests/offline $(TEST_FLAGS)
 
 scale: $(VENV)/.tpu  ## Every preset compiled for many TPUs (hours; what docs/scale.jsonl has is skipped), the table of docs/scale.md
 	$(BIN)/python launch/compile.py --scale

@@ -30,7 +30,7 @@ import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
-from electra_jax import config as configs
+from electra_jax.models import config as configs
 
 VARIANTS = ("faithful", "flash")
 

@@ -3,8 +3,8 @@
 import importlib
 
 _HOME = {
-    "ElectraConfig": "electra_jax.config",
-    "PRESETS": "electra_jax.config",
+    "ElectraConfig": "electra_jax.models.config",
+    "PRESETS": "electra_jax.models.config",
     "init_params": "electra_jax.models.electra",
     "generator_apply": "electra_jax.models.electra",
     "discriminator_apply": "electra_jax.models.electra",

@@ -38,13 +38,18 @@ def demo(folder: pathlib.Path, config: Any, *, steps: int, seed: int, colour: bo
         write_corpus(text)
     prepare(
         PrepareOptions(
-            inputs=(str(text),), output=str(folder / "rows"), tokenizer="wordpiece", vocab_size=config.model.vocab_size,
-            length=config.data.length, packing="dense", heldout=0.1,
+            inputs=(str(text),),
+            output=str(folder / "rows"),
+            tokenizer="wordpiece",
+            vocab_size=config.model.vocab_size,
+            length=config.data.length,
+            packing="dense",
+            heldout=0.1,
         )
-    )  # fmt: skip
+    )
     process.prepare()  # before jax is imported
     from electra_jax.pretrain import pretrain
-    from electra_jax.train import report
+    from electra_jax.watch import report
 
     config.data.path, config.seed, config.train.steps = str(folder / "rows"), seed, steps
     config.schedule.warmup_steps = min(config.schedule.warmup_steps, steps // 10)

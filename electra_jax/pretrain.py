@@ -13,21 +13,25 @@ import jax
 import numpy as np
 import optax
 
-from electra_jax import remote, rng
+from electra_jax import gcs, rng
 from electra_jax.cli import Preempted, UserError
-from electra_jax.config import ElectraConfig, one_of
-from electra_jax.data import loader, records, staging, tokenizer
+from electra_jax.data import tokenizers as tokenizer
+from electra_jax.data.rows import loader, records, staging
 from electra_jax.interop import formats, start
 from electra_jax.interop.model import NETWORKS
 from electra_jax.interop.workdir import TOKENIZER
 from electra_jax.models import attention
+from electra_jax.models.config import ElectraConfig, one_of
 from electra_jax.objectives import electra, masking
+from electra_jax.objectives import electra_health as health
 from electra_jax.parallel import executors, mesh, multihost, sharding
-from electra_jax.train import clock, evaluation, health, loop, optimizer, report, step, workdirs
-from electra_jax.train.checkpoints import Checkpoints
-from electra_jax.train.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
-from electra_jax.train.telemetry import Silent, Telemetry, format_count, format_secs
+from electra_jax.store import workdirs
+from electra_jax.store.checkpoints import Checkpoints
+from electra_jax.train import evaluation, loop, optimizer, step
 from electra_jax.types import Array, Batch, Objective
+from electra_jax.watch import clock, report
+from electra_jax.watch.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
+from electra_jax.watch.telemetry import Silent, Telemetry, format_count, format_secs
 
 EXPECTED_UTILISATION = 0.5  # of the peak, for the hours that the plan expects; the progress bar shows the measured one
 
@@ -82,7 +86,7 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, scratch: str
         lead = multihost.is_lead()
         place = multihost.together(lambda: stack.enter_context(workdirs.opened(workdir, scratch)) if lead else workdirs.visited(workdir))
         workdirs.check_shared(place)
-        return _pretrain(config, place, remote.scratch_folder(scratch), preemption)
+        return _pretrain(config, place, gcs.scratch_folder(scratch), preemption)
 
 
 def setup(config: dict[str, Any], scratch: pathlib.Path) -> Setup:
@@ -164,9 +168,7 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
         if multihost.is_lead():
             workdirs.write_config(workdir, whole_config)  # last of the checks: a mistake must not claim the folder
             data.tokenizer.save(workdir / TOKENIZER)  # it travels with the weights
-            telemetry = Telemetry(
-                workdir, total_steps=train["steps"], start_step=start_step, tensorboard=config["log"]["tensorboard"]
-            )
+            telemetry = Telemetry(workdir, total_steps=train["steps"], start_step=start_step, tensorboard=config["log"]["tensorboard"])
         else:
             telemetry = Silent()
         if restored:
@@ -289,9 +291,7 @@ def schedule_config(config: Mapping[str, Any]) -> optimizer.ScheduleConfig:
     return optimizer.ScheduleConfig(schedule["decay_steps"] or config["train"]["steps"], schedule["warmup_steps"], schedule["product"])
 
 
-def make_objective(
-    config: Mapping[str, Any], model: ElectraConfig, vocabulary: masking.Vocabulary, platform: mesh.Platform
-) -> Objective:
+def make_objective(config: Mapping[str, Any], model: ElectraConfig, vocabulary: masking.Vocabulary, platform: mesh.Platform) -> Objective:
     weights = electra.ElectraWeights(config["objective"]["mlm_weight"], config["objective"]["rtd_weight"])
     masks = masking.MaskingConfig(**config["masking"], slots_multiple=platform.slots_multiple)
     return electra.make(model, masks, vocabulary, config["data"]["length"], weights)

@@ -28,7 +28,7 @@ DISPATCH = flags.DEFINE_bool("dispatch", False, "Only what each executor costs a
 
 
 def main(_):
-    from electra_jax.bench import suite
+    from benchmarks import suite
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: sides and folders go too
     if DISPATCH.value:
@@ -38,9 +38,14 @@ def main(_):
         return
     try:
         suite.run(
-            ROOT, what=WHAT.value, presets=PRESETS.value, rounds=ROUNDS.value, text=TEXT.value,
-            json_file=JSON.value, docs=DOCS.value,
-        )  # fmt: skip
+            ROOT,
+            what=WHAT.value,
+            presets=PRESETS.value,
+            rounds=ROUNDS.value,
+            text=TEXT.value,
+            json_file=JSON.value,
+            docs=DOCS.value,
+        )
     except KeyboardInterrupt as error:
         raise cli.UserError("stopped: what was printed stays, also in --json and --docs; the same command starts anew") from error
 

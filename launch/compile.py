@@ -31,7 +31,7 @@ SCALE = flags.DEFINE_bool("scale", False, "Compile every preset for many topolog
 
 
 def main(_):
-    from electra_jax import aot
+    from electra_jax.offline import compile as aot
 
     if SCALE.value:
         aot.write_scale(pathlib.Path(ROOT, "configs", "pretrain.py"), pathlib.Path(ROOT, "docs"))

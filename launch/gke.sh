@@ -135,7 +135,7 @@ manifest() {
   hosts=$((count / chips))
   quoted_image=$(json_list "$image") || exit 2
   quoted_image=${quoted_image#[} quoted_image=${quoted_image%]}
-  quoted_command=$(json_list python -u launch/retry.py --starts="$starts" -- python -u launch/pretrain.py --distributed "${args[@]}") || exit 2
+  quoted_command=$(json_list python -u launch/supervise.py --starts="$starts" -- python -u launch/pretrain.py --distributed "${args[@]}") || exit 2
   cat <<END
 apiVersion: v1
 kind: Service
@@ -155,7 +155,7 @@ spec:
   completionMode: Indexed
   completions: $hosts
   parallelism: $hosts
-  # A pod that ends with 42 is started again and counts here: where nothing else took it away, launch/retry.py gave up.
+  # A pod that ends with 42 is started again and counts here: where nothing else took it away, launch/supervise.py gave up.
   backoffLimit: $((2 * hosts))
   podFailurePolicy:
     rules:

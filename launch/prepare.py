@@ -5,7 +5,7 @@
 
 Text:  --input --documents --text_field --max_document_mib    Tokens: --tokenizer --vocab_size --lower_case --strip_accents
 Rows:  --output --length --packing --heldout --seed           Work:   --workers --buckets --parts --runner --beam_options
-On a cluster, the same shards (electra_jax/data/beam.py says what it must bring):
+On a cluster, the same shards (electra_jax/data/prepare/beam.py says what it must bring):
     python launch/prepare.py --input=/mnt/wiki --output=/mnt/rows --runner=FlinkRunner --beam_options=--flink_master=host:8081
 Exit codes: 0 done, 2 something to mend (one line says what).
 """
@@ -43,11 +43,22 @@ def main(_):
     from electra_jax.data.prepare import PrepareOptions, prepare, summary
 
     options = PrepareOptions(
-        inputs=tuple(item for value in INPUT.value or [] for item in value.split(",") if item), output=OUTPUT.value,
-        tokenizer=TOKENIZER.value, vocab_size=VOCAB_SIZE.value, lower_case=LOWER_CASE.value, strip_accents=STRIP_ACCENTS.value,
-        length=LENGTH.value, packing=PACKING.value, heldout=HELDOUT.value, documents=DOCUMENTS.value, text_field=TEXT_FIELD.value,
-        max_document_bytes=MAX_DOCUMENT_MIB.value << 20, seed=SEED.value, buckets=BUCKETS.value, parts=PARTS.value,
-    )  # fmt: skip
+        inputs=tuple(item for value in INPUT.value or [] for item in value.split(",") if item),
+        output=OUTPUT.value,
+        tokenizer=TOKENIZER.value,
+        vocab_size=VOCAB_SIZE.value,
+        lower_case=LOWER_CASE.value,
+        strip_accents=STRIP_ACCENTS.value,
+        length=LENGTH.value,
+        packing=PACKING.value,
+        heldout=HELDOUT.value,
+        documents=DOCUMENTS.value,
+        text_field=TEXT_FIELD.value,
+        max_document_bytes=MAX_DOCUMENT_MIB.value << 20,
+        seed=SEED.value,
+        buckets=BUCKETS.value,
+        parts=PARTS.value,
+    )
     manifest = prepare(options, workers=WORKERS.value, runner=RUNNER.value, beam_options=BEAM_OPTIONS.value)
     print("\n".join(summary(manifest, options.output)))
 

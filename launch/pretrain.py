@@ -8,7 +8,7 @@ The workdir and the data may lie in a bucket (pip install 'electra_jax[gcs]'): -
 The config file's own text lists the presets, what they cost and what to expect. Override any field:
 --config.train.batch_rows=64 --config.optimizer.learning_rate=3e-4.
 Several processes (hosts of a TPU pod, Slurm tasks) run the same command with --distributed, or, where no cluster says who is who,
-with --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1. launch/retry.py before it starts it again after a loss.
+with --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1. launch/supervise.py before it starts it again after a loss.
 Exit codes: 0 done, 2 something to mend (one line says what), 42 stopped and saved: run the same command again.
 """
 
@@ -41,9 +41,13 @@ def main(_):
     from electra_jax.pretrain import pretrain
 
     with multihost.connected(
-        cluster=DISTRIBUTED.value, coordinator=COORDINATOR.value, num_processes=NUM_PROCESSES.value,
-        process_id=PROCESS_ID.value, heartbeat_secs=HEARTBEAT_SECS.value, start_secs=START_SECS.value,
-    ):  # fmt: skip
+        cluster=DISTRIBUTED.value,
+        coordinator=COORDINATOR.value,
+        num_processes=NUM_PROCESSES.value,
+        process_id=PROCESS_ID.value,
+        heartbeat_secs=HEARTBEAT_SECS.value,
+        start_secs=START_SECS.value,
+    ):
         result = pretrain(CONFIG.value, WORKDIR.value, SCRATCH.value)
         if multihost.is_lead():
             print(f"done: {result.steps:,} steps; {result.report} shows the curves")

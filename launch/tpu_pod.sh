@@ -14,7 +14,7 @@ Pretrains on a Cloud TPU slice, one process a host.
 
 create   asks for the slice (a queued resource); status says when it is ACTIVE
 setup    copies the last commit to every host (or clones --repo=URL) and installs it for TPU
-run      starts launch/pretrain.py --distributed under launch/retry.py on every host, in the background;
+run      starts launch/pretrain.py --distributed under launch/supervise.py on every host, in the background;
          every argument after -- goes to pretrain.py as it stands
 status   the state of the slice, the last lines of the log, the newest checkpoint
 logs     follows the log of host 0 (--worker=N, --worker=all)
@@ -122,7 +122,7 @@ on_worker() {
 }
 
 # Whether the process that run started still lives: the number alone may since be another's.
-alive="[ -f run.pid ] && grep -qs retry.py /proc/\$(cat run.pid)/cmdline"
+alive="[ -f run.pid ] && grep -qs supervise.py /proc/\$(cat run.pid)/cmdline"
 
 case $command in
   create)
@@ -169,7 +169,7 @@ case $command in
       esac
     done
     [[ -n $workdir ]] || fail "pretrain.py needs a place that all hosts share: write -- --workdir=gs://bucket/run ..."
-    words=(.venv/bin/python -u launch/retry.py --starts="$starts" --)
+    words=(.venv/bin/python -u launch/supervise.py --starts="$starts" --)
     words+=(.venv/bin/python -u launch/pretrain.py --distributed "${args[@]}")
     on_worker all "set -e; cd electra_jax; if $alive; then echo 'a run goes on here already: stop it first' >&2; exit 2; fi; \
 printf %s $(quote "$workdir") > run.workdir; \

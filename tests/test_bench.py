@@ -15,10 +15,10 @@ import time
 import numpy as np
 import pytest
 
-from electra_jax.bench import growth, ours, parts, rows, step, suite, tables
-from electra_jax.bench.processes import Side, Spread, Turns, first_turn_secs, measure, spread
+from benchmarks import growth, ours, parts, rows, step, suite, tables
+from benchmarks.processes import Side, Spread, Turns, first_turn_secs, measure, spread
 from electra_jax.cli import UserError
-from electra_jax.config import PRESETS
+from electra_jax.models.config import PRESETS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ENVIRONMENT = {"platform": "cpu", "kind": "cpu", "cores": 2, "instructions": "AVX2", "peak_bfloat16": None, "versions": {"jax": "1.2.3"}}

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.config import PRESETS, ElectraConfig
+from electra_jax.models.config import PRESETS, ElectraConfig
 from electra_jax.objectives.masking import MaskingConfig
 from electra_jax.train.optimizer import OptimizerConfig, ScheduleConfig
 
@@ -52,13 +52,22 @@ def test_the_published_recipe():
     for name in ("small", "small_pp", "base", "large"):
         c = pretrain_config.get_config(name)
         got[name] = (
-            c.train.batch_rows, c.data.length, c.train.steps, c.optimizer.learning_rate, c.schedule.warmup_steps, c.masking.rate,
+            c.train.batch_rows,
+            c.data.length,
+            c.train.steps,
+            c.optimizer.learning_rate,
+            c.schedule.warmup_steps,
+            c.masking.rate,
             c.model.generator_hidden_fraction,
-        )  # fmt: skip
+        )
         assert (c.objective.mlm_weight, c.objective.rtd_weight, c.masking.mask_fraction) == (1.0, 50.0, 0.85)
         assert (c.optimizer.beta1, c.optimizer.beta2, c.optimizer.epsilon, c.optimizer.weight_decay, c.optimizer.clip_norm) == (
-            0.9, 0.999, 1e-6, 0.01, 1.0,
-        )  # fmt: skip
+            0.9,
+            0.999,
+            1e-6,
+            0.01,
+            1.0,
+        )
         assert (c.model.dropout, c.model.attention_dropout, c.model.positions, c.optimizer.name) == (0.1, 0.1, "learned", "adamw")
     assert got == {
         "small": (128, 128, 1_000_000, 5e-4, 10_000, 0.15, 0.25),

@@ -12,13 +12,24 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = {
     "launch": 7,
     "bench": 6,
-    "aot": 5, "demo": 5,
+    "aot": 5,
+    "demo": 5,
     "simulator": 4,
     "pretrain": 4,
-    "objectives": 3, "interop": 3,
-    "data": 2, "train": 2, "models": 2,
-    "parallel": 1, "config": 1, "types": 1, "rng": 1, "cli": 1, "retry": 1, "remote": 1, "hlo": 1,
-}  # fmt: skip
+    "objectives": 3,
+    "interop": 3,
+    "data": 2,
+    "train": 2,
+    "models": 2,
+    "parallel": 1,
+    "config": 1,
+    "types": 1,
+    "rng": 1,
+    "cli": 1,
+    "retry": 1,
+    "remote": 1,
+    "hlo": 1,
+}
 FILES = sorted([*(ROOT / "electra_jax").rglob("*.py"), *(ROOT / "launch").glob("*.py")])
 
 

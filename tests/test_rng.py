@@ -49,7 +49,9 @@ def test_masks_are_independent_over_rows_sites_steps_and_places():
     n = 4096
     masks = [
         np.asarray(rng.keep_mask(rng.site_seeds(seeds(16, step), layer, place), (n,), 0.5))
-        for step in (0, 1) for layer in (0, 1, 2) for place in (0, 1)
+        for step in (0, 1)
+        for layer in (0, 1, 2)
+        for place in (0, 1)
     ]
     bits = np.concatenate(masks).astype(float)  # [12 x 16, n]
     correlation = np.corrcoef(bits)

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from electra_jax import remote
+from electra_jax import gcs
 from electra_jax.cli import UserError
-from electra_jax.config import ElectraConfig
-from electra_jax.data.tokenizer import Tokenizer
+from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import huggingface, tf1, workdir
 from electra_jax.interop import model as models
 from electra_jax.interop.model import Model
+from electra_jax.models.config import ElectraConfig
 from electra_jax.types import Params
 
 FORMATS = ("electra_jax", "huggingface")
@@ -29,9 +29,9 @@ FORMATS = ("electra_jax", "huggingface")
 def load(path: str | os.PathLike) -> tuple[ElectraConfig, Params, Tokenizer | None]:
     """(config, params, tokenizer) of whatever `read` opens; the tokenizer is None where there is none.
 
-        config, params, tokenizer = electra_jax.load("runs/demo/run")
-        batch = electra_jax.encode(["The cat sat on the mat."], tokenizer, config.max_length)
-        scores = electra_jax.discriminator_apply(params, config, batch)  # [1, length], positive: the token was replaced
+    config, params, tokenizer = electra_jax.load("runs/demo/run")
+    batch = electra_jax.encode(["The cat sat on the mat."], tokenizer, config.max_length)
+    scores = electra_jax.discriminator_apply(params, config, batch)  # [1, length], positive: the token was replaced
     """
     model = read(path)
     return model.config, jax.tree.map(jnp.asarray, model.params), model.tokenizer
@@ -133,7 +133,7 @@ def convert(source: str, target: str, *, format: str = "", network: str = "", he
 
 def _refuse_taken(target: str | os.PathLike) -> pathlib.Path:
     """The folder to write, which is not there yet or empty."""
-    if remote.is_remote(os.fspath(target)):
+    if gcs.is_remote(os.fspath(target)):
         raise UserError(f"{target}: write to a folder here, and copy it there")
     path = pathlib.Path(os.path.realpath(target))
     above = next(parent for parent in path.parents if parent.exists())

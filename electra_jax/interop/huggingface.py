@@ -15,13 +15,13 @@ import safetensors
 import safetensors.numpy
 
 from electra_jax.cli import UserError, one_line
-from electra_jax.config import ElectraConfig
-from electra_jax.data import tokenizer as tokenizers
+from electra_jax.data import tokenizers
 from electra_jax.interop import cards, names
 from electra_jax.interop import model as models
 from electra_jax.interop import tokenizers as tokenizer_files
 from electra_jax.interop.model import Model
 from electra_jax.models import heads
+from electra_jax.models.config import ElectraConfig
 
 CONFIG, WEIGHTS, INDEX, TORCH_WEIGHTS = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 RTD_HEAD, RTD_CODE = "rtd_head.safetensors", "rtd_head.py"
@@ -229,9 +229,12 @@ def _architecture(fields: Mapping, shapes: Mapping, folder: pathlib.Path) -> str
         return named[0]
     starts = {name.split(".")[0] for name in shapes}
     for start, ending in (
-        ("discriminator_predictions", "ForPreTraining"), ("generator_predictions", "ForMaskedLM"), ("cls", "ForMaskedLM"),
-        ("qa_outputs", "ForQuestionAnswering"), ("classifier", "ForTokenClassification"),
-    ):  # fmt: skip
+        ("discriminator_predictions", "ForPreTraining"),
+        ("generator_predictions", "ForMaskedLM"),
+        ("cls", "ForMaskedLM"),
+        ("qa_outputs", "ForQuestionAnswering"),
+        ("classifier", "ForTokenClassification"),
+    ):
         if start in starts:
             deep = any(name.startswith("classifier.dense") for name in shapes)
             ending = "ForSequenceClassification" if deep else ending
@@ -280,9 +283,13 @@ def _to_config(fields: Mapping, about: Architecture, folder: pathlib.Path) -> El
     positions = "rotary" if about.family == "roformer" else "learned"
     try:
         return ElectraConfig(
-            hidden_size=hidden_size, head_size=hidden_size // num_heads, ffn_factor=ffn_size // hidden_size, positions=positions,
-            generator_hidden_fraction=1.0, **sizes,
-        )  # fmt: skip
+            hidden_size=hidden_size,
+            head_size=hidden_size // num_heads,
+            ffn_factor=ffn_size // hidden_size,
+            positions=positions,
+            generator_hidden_fraction=1.0,
+            **sizes,
+        )
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from None
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from electra_jax.cli import UserError
-from electra_jax.config import ElectraConfig
-from electra_jax.data.tokenizer import Tokenizer
+from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import names
 from electra_jax.models import electra, heads
+from electra_jax.models.config import ElectraConfig
 from electra_jax.types import Params
 
 NETWORKS = ("discriminator", "generator")

@@ -17,7 +17,7 @@ import flax.traverse_util
 import numpy as np
 
 from electra_jax.cli import UserError
-from electra_jax.config import ElectraConfig
+from electra_jax.models.config import ElectraConfig
 
 # (here, below "embeddings"; transformers; TF1)
 _EMBEDDINGS = (

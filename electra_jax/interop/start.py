@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from electra_jax.cli import UserError
-from electra_jax.config import ElectraConfig
-from electra_jax.data.tokenizer import Tokenizer
+from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import names
 from electra_jax.interop.model import NETWORKS, Model
 from electra_jax.interop.workdir import MOMENT
-from electra_jax.train import checkpoints
+from electra_jax.models.config import ElectraConfig
+from electra_jax.store import checkpoints
 from electra_jax.types import TrainState
 
 

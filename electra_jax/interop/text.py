@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from electra_jax.cli import UserError
-from electra_jax.data.tokenizer import Tokenizer
+from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.types import Batch
 
 

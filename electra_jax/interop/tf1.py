@@ -17,11 +17,11 @@ import google_crc32c
 import numpy as np
 
 from electra_jax.cli import UserError
-from electra_jax.config import PRESETS, ElectraConfig
-from electra_jax.data import tokenizer as tokenizers
+from electra_jax.data import tokenizers
 from electra_jax.interop import model as models
 from electra_jax.interop import names
 from electra_jax.interop.model import Model, Slots
+from electra_jax.models.config import PRESETS, ElectraConfig
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER_BYTES = 48
@@ -274,8 +274,12 @@ def _config(found: dict, networks: Sequence[str], prefix: pathlib.Path, head_siz
             embedding_size=size("electra/embeddings/word_embeddings", 1),
             max_length=size("electra/embeddings/position_embeddings", 0),
             type_vocab_size=size("electra/embeddings/token_type_embeddings", 0),
-            hidden_size=hidden_size, num_layers=num_layers, head_size=head_size, ffn_factor=ffn_size // hidden_size, **fractions,
-        )  # fmt: skip
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            head_size=head_size,
+            ffn_factor=ffn_size // hidden_size,
+            **fractions,
+        )
     except UserError as error:
         raise UserError(f"{prefix}: {error}") from None
 

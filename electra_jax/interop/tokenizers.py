@@ -6,7 +6,7 @@ import pathlib
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from electra_jax.cli import UserError
-from electra_jax.data import tokenizer as ours
+from electra_jax.data import tokenizers as ours
 
 
 def save(folder: pathlib.Path, tokenizer: ours.Tokenizer, max_length: int) -> None:

@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from electra_jax import remote
+from electra_jax import gcs
 from electra_jax.cli import UserError
-from electra_jax.config import ElectraConfig
-from electra_jax.data import tokenizer as tokenizers
+from electra_jax.data import tokenizers
 from electra_jax.interop import names
 from electra_jax.interop.model import Model, Slots, check_arrays, check_vocabulary
-from electra_jax.train.checkpoints import Checkpoints
-from electra_jax.train.mirror import CHECKPOINTS
-from electra_jax.train.telemetry import METRICS_FILE, parse_line
-from electra_jax.train.workdirs import CONFIG
+from electra_jax.models.config import ElectraConfig
+from electra_jax.store.checkpoints import Checkpoints
+from electra_jax.store.mirror import CHECKPOINTS
+from electra_jax.store.workdirs import CONFIG
+from electra_jax.watch.telemetry import METRICS_FILE, parse_line
 
 TOKENIZER = "tokenizer"  # a folder of a workdir
 MOMENT = re.compile(r"^(opt_state/.*)/(mu|nu)/((?:embeddings|generator|discriminator)/.*)$")
@@ -29,8 +29,8 @@ MOMENT = re.compile(r"^(opt_state/.*)/(mu|nu)/((?:embeddings|generator|discrimin
 
 def place_of(path: str) -> tuple[str, int | None] | None:
     """(the folder or gs:// URL of the checkpoints, the step asked for) where `path` is a workdir, its checkpoints/, or one step of it."""
-    if remote.is_remote(path):
-        url = remote.clean(path)
+    if gcs.is_remote(path):
+        url = gcs.clean(path)
         parent, _, last = url.rpartition("/")
         if last.isdigit():
             return parent, int(last)
@@ -52,7 +52,7 @@ def read(path: str, with_slots: bool = True) -> Model:
     found = Checkpoints(checkpoints, description={}).read(lambda name: re.match(wanted, name) is not None, step)
     if found is None:
         which = "" if step is None else f" of step {step}"
-        other = ", or copy a model of another format here first" if remote.is_remote(path) else ""
+        other = ", or copy a model of another format here first" if gcs.is_remote(path) else ""
         raise UserError(f"{path}: there is no checkpoint in it{which}: name a workdir that has one{other}")
     arrays, run = {name: np.asarray(x) for name, x in found.state.items()}, found.description
     config = _config(run["config"]["model"], path)
@@ -62,11 +62,16 @@ def read(path: str, with_slots: bool = True) -> Model:
         raise UserError(f"{path}: the tokenizer there is not the one that the run was trained with: put that there again")
     check_vocabulary(tokenizer, config, path)
     about = {  # step 0: from elsewhere, after nobody knows how many
-        "source": path, "name": run["config"].get("preset"), "step": found.step or None,
+        "source": path,
+        "name": run["config"].get("preset"),
+        "step": found.step or None,
         "metrics": files.metrics(found.step) or run.get("metrics"),
-        "data": run.get("data"), "config": run["config"], "training": run.get("training"), "labels": run.get("labels"),
+        "data": run.get("data"),
+        "config": run["config"],
+        "training": run.get("training"),
+        "labels": run.get("labels"),
         "task": run.get("task"),
-    }  # fmt: skip
+    }
     notes = () if tokenizer else (f"{path}: there is no tokenizer in it: copy one from the prepared data to its tokenizer/",)
     params = {name.removeprefix("params/"): x for name, x in arrays.items() if name.startswith("params/")}
     model = Model(config, names.nested(params), tokenizer, _slots(arrays), about=about, notes=notes)
@@ -101,8 +106,8 @@ class _Files:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            if remote.is_remote(self._workdir):
-                return remote.read(f"{self._workdir}/{name}")
+            if gcs.is_remote(self._workdir):
+                return gcs.read(f"{self._workdir}/{name}")
             return (pathlib.Path(self._workdir) / name).read_bytes()
         except FileNotFoundError:
             return None

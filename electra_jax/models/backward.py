@@ -25,9 +25,7 @@ def wide_type(x: Array):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def attention(
-    q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array, seeds_Bx2: Array | None, rate: float
-) -> Array:
+def attention(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array, seeds_Bx2: Array | None, rate: float) -> Array:
     """dropout(softmax(q k^T / sqrt(D), within segments)) v, [B, L, H, D]. Scores and weights are at least float32.
 
     Keeps the weights before dropout alone and drops them again (on a CPU XLA merges that with the first time, and keeps both:

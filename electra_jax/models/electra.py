@@ -10,8 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from electra_jax.config import ElectraConfig
-from electra_jax.models import backward, encoder, heads, layers
+from electra_jax.models import backward, heads, layers
+from electra_jax.models.backbones import transformer as encoder
+from electra_jax.models.config import ElectraConfig
 from electra_jax.parallel import sharding
 from electra_jax.types import Array, Batch, Params
 
@@ -40,9 +41,7 @@ def hidden_states(params: Params, config: ElectraConfig, network: str, batch: Ba
     return encoder.apply(params[network], getattr(config, network), embedded_NxE, batch, seeds_Bx2)
 
 
-def generator_apply(
-    params: Params, config: ElectraConfig, batch: Batch, slots_BxK: Array, seeds_Bx2: Array | None = None
-) -> Array:
+def generator_apply(params: Params, config: ElectraConfig, batch: Batch, slots_BxK: Array, seeds_Bx2: Array | None = None) -> Array:
     """Vocabulary logits [B, K, V] at the positions `slots_BxK` of rows whose chosen tokens are masked."""
     return _at_slots(backward.vocabulary_logits, params, config, batch, slots_BxK, seeds_Bx2)
 

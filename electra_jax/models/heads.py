@@ -7,8 +7,8 @@ The pretraining heads: google-research/electra `run_pretraining.py`. The tasks' 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from electra_jax.config import EncoderConfig
 from electra_jax.models import backward
+from electra_jax.models.config import EncoderConfig
 from electra_jax.models.layers import Dense, LayerNorm, glorot_dense
 from electra_jax.types import Array
 

@@ -10,8 +10,8 @@ import numpy as np
 from flax.typing import Initializer
 
 from electra_jax import rng
-from electra_jax.config import ElectraConfig, EncoderConfig
 from electra_jax.models import attention, backward
+from electra_jax.models.config import ElectraConfig, EncoderConfig
 from electra_jax.types import Array, Batch
 
 # The dropout sites of a layer (see rng.site_seeds). Embeddings use layer 0's own number; layers count from 1.

@@ -9,8 +9,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from electra_jax.config import ElectraConfig
 from electra_jax.models import electra
+from electra_jax.models.config import ElectraConfig
 from electra_jax.objectives import masking
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, Params, Terms

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from electra_jax.cli import UserError
-from electra_jax.config import one_of
+from electra_jax.models.config import one_of
 from electra_jax.parallel import allocator, sharding
 from electra_jax.parallel import mesh as meshes
 
@@ -114,9 +114,7 @@ def compile_step(
     place = partial(meshes.to_devices, mesh=mesh, num_rows=num_rows)
     rows, whole = meshes.by_rows(mesh), meshes.replicated(mesh)
     if executor == "pmap":
-        step = jax.pmap(
-            body, _PMAP_AXIS, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat), donate_argnums=0
-        )
+        step = jax.pmap(body, _PMAP_AXIS, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat), donate_argnums=0)
         abstract_batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((mesh.size, x.shape[0] // mesh.size, *x.shape[1:]), x.dtype), abstract_batch
         )

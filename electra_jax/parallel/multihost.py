@@ -2,7 +2,7 @@
 
 Words travel through the coordination service that jax.distributed starts (a key-value store on process 0), not through the devices:
 it has time-outs of our choice, and knows within `heartbeat_secs` that a process has died. XLA then aborts the others; the retry
-wrapper above them (launch/retry.py) reads that, names the lost one and exits 42.
+wrapper above them (launch/supervise.py) reads that, names the lost one and exits 42.
 """
 
 import contextlib
@@ -131,7 +131,9 @@ def _leave_alone(error: BaseException, heartbeat_secs: int) -> None:
     elif isinstance(error.code, int):
         code = error.code
     if lost:
-        time.sleep(2 * heartbeat_secs + 5)  # within it the service learns who it is, and XLA aborts us with its number: retry.py reads it
+        time.sleep(
+            2 * heartbeat_secs + 5
+        )  # within it the service learns who it is, and XLA aborts us with its number: supervise.py reads it
     if code == cli.EXIT_USER:
         with contextlib.suppress(Exception):  # all may have met the same: whoever left first would make XLA abort the others unheard
             _client().wait_at_barrier("electra_jax leaving", _LEAVING_MS)

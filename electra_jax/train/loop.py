@@ -10,11 +10,11 @@ import jax
 
 from electra_jax.cli import Preempted
 from electra_jax.parallel import multihost
-from electra_jax.train.checkpoints import Checkpoints
-from electra_jax.train.clock import stragglers
-from electra_jax.train.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
-from electra_jax.train.telemetry import Clock, Telemetry
+from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.types import Batch, TrainState
+from electra_jax.watch.clock import stragglers
+from electra_jax.watch.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
+from electra_jax.watch.telemetry import Clock, Telemetry
 
 EVAL_SECS, SAVE_SECS = 7200.0, 3600.0  # so long may an evaluation or the wait for a save take before it counts as a hang
 
@@ -96,9 +96,7 @@ def train(
                     state, metrics = step_fn(state, batch)
                 step += 1
                 in_flight.append((step, metrics))
-                pause = step == total_steps or any(
-                    intervals.due(name, step, total_steps) for name in ("eval_steps", "checkpoint_steps")
-                )
+                pause = step == total_steps or any(intervals.due(name, step, total_steps) for name in ("eval_steps", "checkpoint_steps"))
                 settle(0 if pause else 1)
             # 3. Evaluate the state that a checkpoint of this step will hold.
             if intervals.due("eval_steps", step, total_steps):

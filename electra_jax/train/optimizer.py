@@ -17,7 +17,7 @@ import optax
 import optax.contrib
 
 from electra_jax.cli import UserError
-from electra_jax.config import one_of
+from electra_jax.models.config import one_of
 from electra_jax.types import Array, Params
 
 NO_DECAY = r"(^|/)(\w*norm/(scale|bias)|bias)$"
@@ -121,9 +121,7 @@ def scale_by_adam(beta1: float, beta2: float, epsilon: float, bias_correction: b
         if bias_correction:
             # expm1: 1 - 0.999 ** count in float32 loses five digits of its first values.
             first, second = (-jnp.expm1(count * math.log(beta)) for beta in (beta1, beta2))
-        direction = jax.tree.map(
-            lambda m, v: ((m / first) / (jnp.sqrt(v / second) + epsilon)).astype(m.dtype), mu, nu
-        )
+        direction = jax.tree.map(lambda m, v: ((m / first) / (jnp.sqrt(v / second) + epsilon)).astype(m.dtype), mu, nu)
         return direction, AdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)

@@ -14,10 +14,10 @@ import pytest
 pytest.importorskip("apache_beam", reason="Apache Beam is not installed: make beam")
 
 from electra_jax.cli import UserError
-from electra_jax.data import beam, prepare, records, spill, stages
-from electra_jax.data import tokenizer as tokenizers
-from electra_jax.data.corpus import open_corpus
-from electra_jax.data.prepare import PrepareOptions
+from electra_jax.data import prepare, tokenizers
+from electra_jax.data.prepare import PrepareOptions, beam, spill, stages
+from electra_jax.data.readers.corpus import open_corpus
+from electra_jax.data.rows import records
 from tests.data import kill_prepare
 from tests.data.kill_prepare import tree
 

@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from electra_jax.cli import UserError
-from electra_jax.data.corpus import open_corpus
+from electra_jax.data.readers.corpus import open_corpus
 
 DOCUMENTS = ["one line", "two\nlines é", "  three\n\twith space inside", "日本語のテキスト"]
 PARAGRAPHS = "\n\n".join(DOCUMENTS).encode() + b"\n"
@@ -141,9 +141,15 @@ def test_bytes_that_are_not_utf8_are_counted_and_named(tmp_path):
     documents, report = read(write(tmp_path, files))
     found = [document.text for document in documents]
     assert found == [
-        "a\ufffd\ufffdb", "\ufffd\ufffd\ufffd half a pair", "good", "a\ufffdb\ufffd",
-        "caf\ufffd \ufffd", "\ufffd is right", "worse \ufffd", "é",
-    ]  # fmt: skip
+        "a\ufffd\ufffdb",
+        "\ufffd\ufffd\ufffd half a pair",
+        "good",
+        "a\ufffdb\ufffd",
+        "caf\ufffd \ufffd",
+        "\ufffd is right",
+        "worse \ufffd",
+        "é",
+    ]
     assert report.invalid_utf8_bytes == (2 + 3) + 2 + (1 + 2 + 3) and report.invalid_utf8_files == 3
     [line] = report.lines()
     assert line.startswith("13 bytes in 3 files are not UTF-8") and "bad.jsonl, bad.parquet, bad.txt" in line
@@ -162,8 +168,12 @@ def test_folders_globs_and_names(tmp_path):
     # The order of the inputs holds, and a name that comes again is told apart.
     documents, _ = read(tmp_path / "x" / "b.txt", tmp_path / "x" / "a*", tmp_path / "x" / "b.txt")
     assert [(d.source, d.text) for d in documents] == [
-        ("b.txt", "b"), ("a.txt", "a"), ("a/b/c.txt", "abc"), ("a/z.txt", "az"), ("b.txt#2", "b"),
-    ]  # fmt: skip
+        ("b.txt", "b"),
+        ("a.txt", "a"),
+        ("a/b/c.txt", "abc"),
+        ("a/z.txt", "az"),
+        ("b.txt#2", "b"),
+    ]
     os.symlink(tmp_path / "x", tmp_path / "x" / "a" / "loop")
     assert [d.source for d in read(tmp_path / "x")[0]] == ["a.txt", "a/b/c.txt", "a/z.txt", "b.txt"]
     os.rename(tmp_path / "x", tmp_path / "elsewhere")  # names do not depend on where the corpus lies
@@ -207,7 +217,7 @@ DAMAGED = {
     "a.parquet": cut(parquet()),
     "in.tar": tar({"a.parquet": cut(parquet())}),
     "in.zip": zipped({"a.txt.gz": cut(gzip.compress(LONG))}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -248,7 +258,7 @@ def test_a_flipped_bit_in_an_archive_is_found(tmp_path):
         ("folder/a.md", b"text", None),
         ("a.zip", zipped({"b.md": b""}), r"no document in the input \(1 files of other kinds were passed over: a.zip/b.md\)"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line_that_names_it(tmp_path, name, data, says):
     write(tmp_path, {name: data})
     if says is None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.data import loader, order, records
+from electra_jax.data.rows import loader, order, records
 
 LENGTH, CLS, SEP, PAD = 8, 2, 3, 0
 

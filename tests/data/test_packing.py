@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from electra_jax.data.packing import DensePacker, PairPacker
+from electra_jax.data.prepare.packing import DensePacker, PairPacker
 
 PAD, CLS, SEP = 0, 2, 3
 FIRST = 10  # the first id of text: every token of a test has an id of its own, so that rows show where they come from

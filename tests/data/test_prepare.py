@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.data import claim, corpus, loader, order, packing, prepare, records, stages
-from electra_jax.data import tokenizer as tokenizers
-from electra_jax.data.prepare import PrepareOptions
+from electra_jax.data import prepare, tokenizers
+from electra_jax.data.prepare import PrepareOptions, claim, packing, stages
+from electra_jax.data.readers import corpus
+from electra_jax.data.rows import loader, order, records
 from tests.data import kill_prepare
 from tests.data.kill_prepare import tree
 
@@ -67,9 +68,12 @@ def expected_rows(inputs, tokenizer, options: PrepareOptions, buckets):
     rows = ([], [])
     for (split, bucket), of_bucket in documents.items():
         packer = {"pairs": packing.PairPacker, "dense": packing.DensePacker}[options.packing](
-            options.length, tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id,
+            options.length,
+            tokenizer.cls_id,
+            tokenizer.sep_id,
+            tokenizer.pad_id,
             random.Random(order.hash64(options.seed, split, bucket, 0)),
-        )  # fmt: skip
+        )
         for lines in of_bucket:
             rows[split].extend(packer.add(lines))
         rows[split].extend(packer.flush())
@@ -357,7 +361,7 @@ def test_unfinished_work_of_other_options_is_refused_and_of_old_input_begun_anew
     with pytest.raises(UserError, match=r"unfinished work made with other options \(length: 32 -> 64\)"):
         make(output, source, tokenizer=pieces, length=64)
     assert tree(output) == before
-    source.write_text(source.read_text()[: 60_000])
+    source.write_text(source.read_text()[:60_000])
     make(output, source, tokenizer=pieces)
     assert "starting over" in capsys.readouterr().err
     make(tmp_path / "p", source, tokenizer=pieces)
@@ -425,8 +429,9 @@ def test_summary(text, pieces, tmp_path):
     manifest = make(tmp_path / "o", text, tokenizer=pieces)
     manifest = json.loads(json.dumps(manifest)) | {"length": 1024}
     lines = prepare.summary(manifest, "my rows")
-    assert lines[-1].endswith("--config.data.path='my rows' --config.data.length=1024 --config.model.max_length=1024 "
-                              "--config.model.vocab_size=600")  # fmt: skip
+    assert lines[-1].endswith(
+        "--config.data.path='my rows' --config.data.length=1024 --config.model.max_length=1024 --config.model.vocab_size=600"
+    )
     assert not any("note" in line for line in lines)
     manifest["splits"]["train"]["dropped_tokens"] = manifest["splits"]["train"]["tokens"]
     assert any("note: 50% of the training tokens were dropped; --packing=dense" in line for line in prepare.summary(manifest, "o"))
@@ -449,8 +454,8 @@ def _die(*_):
 
 def test_beam_is_an_extra(text, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delitem(sys.modules, "electra_jax.data.beam", raising=False)
-    monkeypatch.delattr("electra_jax.data.beam", raising=False)
+    monkeypatch.delitem(sys.modules, "electra_jax.data.prepare.beam", raising=False)
+    monkeypatch.delattr("electra_jax.data.prepare.beam", raising=False)
     with pytest.raises(UserError, match=r"--runner=DirectRunner needs Apache Beam: pip install 'electra_jax\[beam\]', or leave"):
         prepare.prepare(PrepareOptions((str(text),), str(tmp_path / "o")), runner="DirectRunner")
     assert not (tmp_path / "o").exists()

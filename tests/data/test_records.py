@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.data import records
+from electra_jax.data.rows import records
 
 CLS, SEP, PAD, LENGTH = 2, 3, 0, 16
 

@@ -15,9 +15,9 @@ import sentencepiece
 import tokenizers
 
 from electra_jax.cli import UserError
-from electra_jax.data import tokenizer as tokenizer_lib
-from electra_jax.data import vocabulary as vocabulary_lib
-from electra_jax.data.tokenizer import load, train_sentencepiece, train_wordpiece
+from electra_jax.data import tokenizers as tokenizer_lib
+from electra_jax.data.tokenizers import load, train_sentencepiece, train_wordpiece
+from electra_jax.data.tokenizers import training as vocabulary_lib
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SENTENCE = "[CLS] the [MASK] of the [UNK] , <s> <mask> [PAD] [SEP] end</s>"
@@ -115,11 +115,24 @@ def test_wordpiece_is_berts_on_real_text(bert, shared_data):
 
 def test_wordpiece_is_berts_on_odd_text(bert):
     texts = [
-        "", " \t\r\n ", "a\x00b\ufffdc", "her\x85but\x0bthe\x1cend", "x\u200by \u00adz", "line\u2028line\u2029line\u3000line",
-        "ÀÉÎÕÜ naïve Ångström İstanbul STRASSE ﬁsh", "ΟΔΟΣ ΣΟΦΟΣ ΟΔΟΣ.", "中文 and日本語テキスト", "한국어 टेक्स्ट ไทย",
-        "a" * 200 + " " + "a" * 201 + " (" + "a" * 200 + ")", "don't--stop!?...`^$", "\"('tis) the-end-\", '--' ΟΔΟΣ' $5.00!",
-        "🤣🙂 ❤️ №5 ½ ²", SENTENCE, "[MASK][MASK]", "##ing ##s",
-    ]  # fmt: skip
+        "",
+        " \t\r\n ",
+        "a\x00b\ufffdc",
+        "her\x85but\x0bthe\x1cend",
+        "x\u200by \u00adz",
+        "line\u2028line\u2029line\u3000line",
+        "ÀÉÎÕÜ naïve Ångström İstanbul STRASSE ﬁsh",
+        "ΟΔΟΣ ΣΟΦΟΣ ΟΔΟΣ.",
+        "中文 and日本語テキスト",
+        "한국어 टेक्स्ट ไทย",
+        "a" * 200 + " " + "a" * 201 + " (" + "a" * 200 + ")",
+        "don't--stop!?...`^$",
+        "\"('tis) the-end-\", '--' ΟΔΟΣ' $5.00!",
+        "🤣🙂 ❤️ №5 ½ ²",
+        SENTENCE,
+        "[MASK][MASK]",
+        "##ing ##s",
+    ]
     vocabulary = set(bert.vocabulary)
     for text, ids in zip(texts, bert.encode_batch(texts), strict=True):
         assert bert.pieces(ids) == bert_pieces(text, vocabulary), text
@@ -303,8 +316,11 @@ def test_training_memory_is_bounded(text, monkeypatch):
     lines = vocabulary_lib._sample_lines(iter(text), 20_000)
     assert 5_000 < sum(map(len, lines)) <= 20_000 and lines == vocabulary_lib._sample_lines(text, 20_000)
     assert vocabulary_lib._sample_lines(["x " * 1499 + "x\n" + "y" * 2500], 1 << 20) == [
-        *["x " * 499 + "x"] * 3, "y" * 1000, "y" * 1000, "y" * 500,
-    ]  # fmt: skip
+        *["x " * 499 + "x"] * 3,
+        "y" * 1000,
+        "y" * 1000,
+        "y" * 500,
+    ]
 
 
 def test_sentencepiece_lower_case_is_kept(text, tmp_path):
@@ -385,7 +401,7 @@ def bad(tmp_path, name, data):
         ("spm.model", b"not a model", "not a SentencePiece model"),
         ("vocab.bin", b"", "not a vocab.txt, a tokenizer.json"),
     ],
-)  # fmt: skip
+)
 def test_bad_files_are_named(tmp_path, name, data, says):
     with pytest.raises(UserError, match=says) as error:
         load(bad(tmp_path, name, data))

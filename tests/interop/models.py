@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from electra_jax.config import ElectraConfig
 from electra_jax.interop.model import Model, Slots, shapes
 from electra_jax.interop.names import flat, nested
+from electra_jax.models.config import ElectraConfig
 
 CONFIG = ElectraConfig(
     vocab_size=60, max_length=24, embedding_size=8, hidden_size=16, num_layers=2, head_size=8, generator_hidden_fraction=0.5

@@ -15,7 +15,7 @@ import sentencepiece
 
 import electra_jax
 from electra_jax.cli import UserError
-from electra_jax.data import tokenizer as tokenizers
+from electra_jax.data import tokenizers
 from electra_jax.interop import formats, names
 from electra_jax.interop.model import NETWORKS
 from tests.interop.models import CONFIG, assert_equal, model
@@ -155,9 +155,17 @@ def test_what_transformers_trains_a_head_by_is_kept(tmp_path):
 def test_a_sentencepiece_model_whose_ids_nothing_there_gives_does_not_go_out(words, options, real_text, tmp_path):
     size = 1200 if "byte_fallback" in options else 800
     common = dict(
-        sentence_iterator=iter(real_text.read_text().splitlines()), model_writer=(written := io.BytesIO()), vocab_size=size, minloglevel=2,
-        pad_id=0, unk_id=1, bos_id=2, eos_id=3, control_symbols=["[MASK]"], hard_vocab_limit=False,
-    )  # fmt: skip
+        sentence_iterator=iter(real_text.read_text().splitlines()),
+        model_writer=(written := io.BytesIO()),
+        vocab_size=size,
+        minloglevel=2,
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        control_symbols=["[MASK]"],
+        hard_vocab_limit=False,
+    )
     sentencepiece.SentencePieceTrainer.train(**common | options)
     tokenizer = tokenizers.SentencePiece(written.getvalue())
     there = model(dataclasses.replace(CONFIG, vocab_size=tokenizer.vocab_size), tokenizer)
@@ -213,9 +221,10 @@ def test_what_cannot_be_saved_is_said_and_nothing_is_written(tmp_path):
 
 def test_a_word_piece_tokenizers_options_travel(tmp_path):
     all_options = (
-        dict(lower_case=False), dict(lower_case=True, strip_accents=False),
+        dict(lower_case=False),
+        dict(lower_case=True, strip_accents=False),
         dict(lower_case=False, strip_accents=True, chinese_chars=False),
-    )  # fmt: skip
+    )
     for number, options in enumerate(all_options):
         tokenizer = vocabulary(**options)
         for format in formats.FORMATS:

@@ -8,11 +8,11 @@ import pytest
 
 from electra_jax import rng
 from electra_jax.cli import UserError
-from electra_jax.config import ElectraConfig
-from electra_jax.data import tokenizer as tokenizers
+from electra_jax.data import tokenizers
 from electra_jax.interop import names, start
 from electra_jax.interop.model import NETWORKS, only
 from electra_jax.models import electra
+from electra_jax.models.config import ElectraConfig
 from electra_jax.train import optimizer, step
 from electra_jax.types import Objective
 from tests.interop.models import CONFIG, model

@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.config import PRESETS
 from electra_jax.interop import formats, names, tf1
+from electra_jax.models.config import PRESETS
 from tests.interop import google
 from tests.interop.google import value
 
 RENAMED = {  # ours, without its network -> Google's
-    "attention/query": "attention/self/query", "attention/key": "attention/self/key", "attention/value": "attention/self/value",
-    "attention/output": "attention/output/dense", "attention_norm": "attention/output/LayerNorm", "ffn/intermediate": "intermediate/dense",
-    "ffn/output": "output/dense", "ffn_norm": "output/LayerNorm",
-}  # fmt: skip
+    "attention/query": "attention/self/query",
+    "attention/key": "attention/self/key",
+    "attention/value": "attention/self/value",
+    "attention/output": "attention/output/dense",
+    "attention_norm": "attention/output/LayerNorm",
+    "ffn/intermediate": "intermediate/dense",
+    "ffn/output": "output/dense",
+    "ffn_norm": "output/LayerNorm",
+}
 
 
 def expected(path: str, layer: int | None) -> str:
@@ -25,10 +30,16 @@ def expected(path: str, layer: int | None) -> str:
     network, rest = path.split("/", 1)
     leaf = {"scale": "gamma"}.get(rest.rsplit("/", 1)[1] if "/" in rest else rest, rest.rsplit("/", 1)[-1])
     if network == "embeddings":
-        return "electra/embeddings/" + {
-            "word": "word_embeddings", "position": "position_embeddings", "type": "token_type_embeddings",
-            "norm/scale": "LayerNorm/gamma", "norm/bias": "LayerNorm/beta",
-        }[rest]  # fmt: skip
+        return (
+            "electra/embeddings/"
+            + {
+                "word": "word_embeddings",
+                "position": "position_embeddings",
+                "type": "token_type_embeddings",
+                "norm/scale": "LayerNorm/gamma",
+                "norm/bias": "LayerNorm/beta",
+            }[rest]
+        )
     scope = {"discriminator": "electra", "generator": "generator"}[network]
     if rest.startswith("project/"):
         return f"{scope}/embeddings_project/{leaf}"
@@ -37,11 +48,14 @@ def expected(path: str, layer: int | None) -> str:
         leaf = "beta" if part.endswith("norm") and leaf == "bias" else leaf
         return f"{scope}/encoder/layer_{layer}/{RENAMED[part]}/{leaf}"
     return {
-        "head/dense/kernel": f"{network}_predictions/dense/kernel", "head/dense/bias": f"{network}_predictions/dense/bias",
-        "head/out/kernel": f"{network}_predictions/dense_1/kernel", "head/out/bias": f"{network}_predictions/dense_1/bias",
-        "head/norm/scale": f"{network}_predictions/LayerNorm/gamma", "head/norm/bias": f"{network}_predictions/LayerNorm/beta",
+        "head/dense/kernel": f"{network}_predictions/dense/kernel",
+        "head/dense/bias": f"{network}_predictions/dense/bias",
+        "head/out/kernel": f"{network}_predictions/dense_1/kernel",
+        "head/out/bias": f"{network}_predictions/dense_1/bias",
+        "head/norm/scale": f"{network}_predictions/LayerNorm/gamma",
+        "head/norm/bias": f"{network}_predictions/LayerNorm/beta",
         "head/bias": f"{network}_predictions/output_bias",
-    }[rest]  # fmt: skip
+    }[rest]
 
 
 def assert_exact(model, sizes, slots):
@@ -171,14 +185,14 @@ def test_several_checkpoints_in_one_folder(copy):
 
 def test_the_published_shapes_are_recognised():
     sizes = {
-        "small": dict(hidden=256, generator_hidden=64), "small_pp": dict(hidden=256, generator_hidden=256),
-        "base": dict(hidden=768, generator_hidden=256, embedding=768), "large": dict(hidden=1024, generator_hidden=256, embedding=1024),
-    }  # fmt: skip
+        "small": dict(hidden=256, generator_hidden=64),
+        "small_pp": dict(hidden=256, generator_hidden=256),
+        "base": dict(hidden=768, generator_hidden=256, embedding=768),
+        "large": dict(hidden=1024, generator_hidden=256, embedding=1024),
+    }
     for preset, change in sizes.items():
         layers = PRESETS[preset].num_layers
-        shapes = google.variables(
-            **{**dict(vocab=30522, embedding=128, layers=layers, generator_layers=layers, positions=512), **change}
-        )
+        shapes = google.variables(**{**dict(vocab=30522, embedding=128, layers=layers, generator_layers=layers, positions=512), **change})
         config = tf1._config(shapes, ("discriminator", "generator"), google.FOLDER, 64)
         found = [name for name, there in PRESETS.items() if tf1._same_shape(there, config, ("discriminator", "generator"))]
         assert found[0] == preset and config.num_params() == PRESETS[preset].num_params()

@@ -9,11 +9,25 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 60
 FIELDS = {
-    "model.vocab_size": 600, "model.max_length": 32, "model.embedding_size": 16, "model.hidden_size": 32, "model.num_layers": 1,
-    "model.head_size": 16, "model.dropout": 0.1, "model.attention_dropout": 0.1, "data.length": 32, "train.batch_rows": 8,
-    "train.steps": STEPS, "schedule.warmup_steps": 6, "log.every_steps": 1, "log.tensorboard": False, "eval.every_steps": 20,
-    "eval.max_rows": 64, "eval.batch_rows": 32, "checkpoint.every_steps": 7,
-}  # fmt: skip
+    "model.vocab_size": 600,
+    "model.max_length": 32,
+    "model.embedding_size": 16,
+    "model.hidden_size": 32,
+    "model.num_layers": 1,
+    "model.head_size": 16,
+    "model.dropout": 0.1,
+    "model.attention_dropout": 0.1,
+    "data.length": 32,
+    "train.batch_rows": 8,
+    "train.steps": STEPS,
+    "schedule.warmup_steps": 6,
+    "log.every_steps": 1,
+    "log.tensorboard": False,
+    "eval.every_steps": 20,
+    "eval.max_rows": 64,
+    "eval.batch_rows": 32,
+    "checkpoint.every_steps": 7,
+}
 
 
 def environment(cache: pathlib.Path, devices: int = 1) -> dict[str, str]:
@@ -26,9 +40,13 @@ def environment(cache: pathlib.Path, devices: int = 1) -> dict[str, str]:
 def command(workdir, rows, *more: str, **fields) -> list[str]:
     overrides = {**FIELDS, "data.path": rows, **fields}
     return [
-        sys.executable, str(ROOT / "launch" / "pretrain.py"), f"--config={ROOT}/configs/pretrain.py:tiny", f"--workdir={workdir}",
-        *(f"--config.{name}={value}" for name, value in overrides.items()), *more,
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "launch" / "pretrain.py"),
+        f"--config={ROOT}/configs/pretrain.py:tiny",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in overrides.items()),
+        *more,
+    ]
 
 
 def run(workdir, rows, cache, *more: str, **fields) -> subprocess.CompletedProcess:

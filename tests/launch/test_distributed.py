@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from electra_jax.data import records
+from electra_jax.data.rows import records
 from electra_jax.interop import formats, names
 from tests.launch import runs
 
@@ -41,9 +41,8 @@ class Processes:
     """
 
     def __init__(
-        self, workdir, rows, cache, count, devices, *more,
-        wrapped=False, each=(), folders=(), told=(), prelude=None, logs=None, **fields
-    ):  # fmt: skip
+        self, workdir, rows, cache, count, devices, *more, wrapped=False, each=(), folders=(), told=(), prelude=None, logs=None, **fields
+    ):
         port = free_port()
         self.logs = [pathlib.Path(f"{logs or workdir}.{time.monotonic_ns()}.{number}.log") for number in range(count)]
         self.processes = []
@@ -55,7 +54,7 @@ class Processes:
                 command[1:1] = ["-c", code + THEN]
             command += [f"--heartbeat_secs={HEARTBEAT_SECS}"] + list(more)
             if wrapped:
-                command = [sys.executable, str(runs.ROOT / "launch" / "retry.py"), "--once", "--", *command]
+                command = [sys.executable, str(runs.ROOT / "launch" / "supervise.py"), "--once", "--", *command]
             with open(log, "w") as file:
                 here = devices[number] if isinstance(devices, tuple) else devices
                 where = dict(env=runs.environment(cache, here), cwd=folders[number] if folders else None)
@@ -179,7 +178,7 @@ def test_several_processes_begin_with_a_model_that_is_there(rows, cache, undistu
 
 THEN = "\nimport runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
 DEFECT = """
-from electra_jax.data import loader
+from electra_jax.data.rows import loader
 def batches(*args, before=loader.batches, **kwargs):
     for number, batch in enumerate(before(*args, **kwargs), start=1):
         if number == 12:
@@ -234,10 +233,19 @@ MISTAKES = {
     "pmap": ("pmap runs in one process and there are 2", {"parallel.executor": "pmap"}),
     "mesh": ("does not fit 2 devices", {"parallel.data": 3}),
     "batch": ("cannot be dealt out to 2 devices", {"train.batch_rows": 7}),
-    "fsdp": ("divides the width of no parameter", {"parallel.fsdp": 2, "model.hidden_size": 33, "model.head_size": 33,
-                                                  "model.embedding_size": 7, "model.generator_hidden_fraction": 1.0,
-                                                  "model.ffn_factor": 1, "model.positions": "learned"}),
-}  # fmt: skip
+    "fsdp": (
+        "divides the width of no parameter",
+        {
+            "parallel.fsdp": 2,
+            "model.hidden_size": 33,
+            "model.head_size": 33,
+            "model.embedding_size": 7,
+            "model.generator_hidden_fraction": 1.0,
+            "model.ffn_factor": 1,
+            "model.positions": "learned",
+        },
+    ),
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

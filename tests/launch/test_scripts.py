@@ -16,8 +16,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "launch" / "slurm.sbatch"]
 # Arguments that only careful quoting keeps whole.
 AWKWARD = [
-    "--config.a=$HOME `id` $(id) $$", "--config.b=it's \"quoted\" \\ & ; | > x", "--config.c=two\nlines\tand a tab", "--config.d=*?[~é]", ""
-]  # fmt: skip
+    "--config.a=$HOME `id` $(id) $$",
+    '--config.b=it\'s "quoted" \\ & ; | > x',
+    "--config.c=two\nlines\tand a tab",
+    "--config.d=*?[~é]",
+    "",
+]
 GKE = ["apply", "--image=eu/x:1", "--tpu=tpu-v6e-slice", "--topology=4x4"]
 RUN = ["--", "--workdir=gs://b/a b", *AWKWARD]
 
@@ -104,8 +108,9 @@ def test_a_generation_has_its_machine_image(type_, runtime, bare):
     (command,) = words(done.stdout)
     assert command == [
         *"gcloud compute tpus queued-resources create pod --zone=z --project=p --node-id=pod".split(),
-        f"--accelerator-type={type_}", f"--runtime-version={runtime}",
-    ]  # fmt: skip
+        f"--accelerator-type={type_}",
+        f"--runtime-version={runtime}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def hosted(tmp_path):
     bin_ = tmp_path / "home" / "electra_jax" / ".venv" / "bin"
     bin_.mkdir(parents=True)
     stub = "#!/usr/bin/env bash\nprintf '%s\\0' \"$@\" > argv.new; mv argv.new argv; echo started\n"
-    stub += "[[ $* != *retry.py* ]] || { trap 'echo stopped; exit 42' TERM; while :; do sleep 0.02; done; }\n"
+    stub += "[[ $* != *supervise.py* ]] || { trap 'echo stopped; exit 42' TERM; while :; do sleep 0.02; done; }\n"
     (bin_ / "python").write_text(stub)
     (bin_ / "python").chmod(0o755)
     return bin_.parents[2]
@@ -163,7 +168,7 @@ def test_a_run_on_a_host_gets_its_arguments_whole_once_and_can_be_stopped(hosted
     try:
         until((project / "argv").exists)
         passed = (project / "argv").read_text().split("\0")[:-1]
-        retry = ["-u", "launch/retry.py", "--starts=5", "--", ".venv/bin/python"]
+        retry = ["-u", "launch/supervise.py", "--starts=5", "--", ".venv/bin/python"]
         assert passed == [*retry, "-u", "launch/pretrain.py", "--distributed", *RUN[1:]]
         assert (project / "run.workdir").read_text() == "gs://b/a b"
         again = script("tpu_pod.sh", "run", *TPU, *RUN, path=stand_ins.path, HOSTED=str(hosted))
@@ -204,13 +209,14 @@ def test_gke_manifest(bare, stand_ins, tmp_path):
     assert pod["subdomain"] == "big" and pod["restartPolicy"] == "Never" and pod["terminationGracePeriodSeconds"] == 600
     assert pod["serviceAccountName"] == "trainer" and pod["tolerations"][0]["key"] == "cloud.google.com/gke-spot"
     assert pod["nodeSelector"] == {
-        "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice", "cloud.google.com/gke-tpu-topology": "4x4",
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice",
+        "cloud.google.com/gke-tpu-topology": "4x4",
         "cloud.google.com/gke-spot": "true",
-    }  # fmt: skip
+    }
     (container,) = pod["containers"]
     assert container["image"] == "eu/x:1"
     assert container["resources"]["limits"] == container["resources"]["requests"] == {"google.com/tpu": 4}
-    retry = ["python", "-u", "launch/retry.py", "--starts=3", "--", "python", "-u", "launch/pretrain.py", "--distributed"]
+    retry = ["python", "-u", "launch/supervise.py", "--starts=3", "--", "python", "-u", "launch/pretrain.py", "--distributed"]
     assert [kubernetes(word) for word in container["command"]] == [*retry, *RUN[1:]]
 
 
@@ -246,9 +252,17 @@ def test_slurm_calls_what_the_dry_run_prints(bare, stand_ins):
     (call,) = stand_ins.calls()
     python = [sys.executable, "-u"]
     assert call == [
-        "srun", "--kill-on-bad-exit=0", *python, "launch/retry.py", "--starts=3", "--", *python, "launch/pretrain.py", "--distributed",
+        "srun",
+        "--kill-on-bad-exit=0",
+        *python,
+        "launch/supervise.py",
+        "--starts=3",
+        "--",
+        *python,
+        "launch/pretrain.py",
+        "--distributed",
         *arguments[1:],
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(

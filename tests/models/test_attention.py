@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.config import PRESETS
 from electra_jax.models import attention
+from electra_jax.models.config import PRESETS
 
 
 def packed(B=2, L=256, H=2, D=64, seed=0):

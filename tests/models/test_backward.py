@@ -51,7 +51,7 @@ CASES = {
     "product, narrowing": (backward.product, lambda x, kernel: x @ kernel, [normal(9, 8, 12), normal(10, 12, 3)]),
     "product, widening": (backward.product, lambda x, kernel: x @ kernel, [normal(9, 8, 3), normal(10, 3, 12)]),
     "vocabulary_nll": (lambda *x: backward.vocabulary_nll(*x, TARGETS)[0], lambda *x: plain_nll(*x, TARGETS), VOCABULARY),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.config import PRESETS, ElectraConfig, parse_arg
 from electra_jax.models import electra
+from electra_jax.models.config import PRESETS, ElectraConfig, parse_arg
 
 # encoder with embeddings, RTD head; the generator's width, heads, layers, feed-forward
 PUBLISHED = {

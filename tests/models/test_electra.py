@@ -9,12 +9,18 @@ import pytest
 from scipy import stats
 
 from electra_jax import rng
-from electra_jax.config import PRESETS
 from electra_jax.models import attention, backward, electra
+from electra_jax.models.config import PRESETS
 from electra_jax.types import Batch
 
 TINY = dataclasses.replace(
-    PRESETS["small"], vocab_size=97, max_length=32, embedding_size=16, hidden_size=32, num_layers=3, head_size=8,
+    PRESETS["small"],
+    vocab_size=97,
+    max_length=32,
+    embedding_size=16,
+    hidden_size=32,
+    num_layers=3,
+    head_size=8,
     generator_hidden_fraction=0.5,
 )
 
@@ -67,8 +73,11 @@ def test_a_packed_document_is_computed_as_if_alone(positions):
             place = np.flatnonzero(batch.segments[b] == segment)
             n = len(place)
             one = Batch(
-                batch.tokens[b : b + 1, place], np.ones((1, n), np.int32), np.arange(n, dtype=np.int32)[None],
-                np.zeros((1, n), np.int32), np.zeros(1, np.int32),
+                batch.tokens[b : b + 1, place],
+                np.ones((1, n), np.int32),
+                np.arange(n, dtype=np.int32)[None],
+                np.zeros((1, n), np.int32),
+                np.zeros(1, np.int32),
             )
             one = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 12 - n))) if x.ndim == 2 else x, one)
             np.testing.assert_allclose(together[b, place], hidden(one)[:n], atol=2e-5)
@@ -91,9 +100,7 @@ def test_all_embeddings_are_shared_and_both_networks_reach_them(params):
 
 def test_initial_values_follow_the_published_initializers():
     """Trap 8: truncated normal (two deviations, not rescaled) but Glorot uniform on the projections and the RTD output."""
-    config = dataclasses.replace(
-        TINY, vocab_size=5000, embedding_size=64, hidden_size=128, head_size=32, generator_hidden_fraction=0.25
-    )
+    config = dataclasses.replace(TINY, vocab_size=5000, embedding_size=64, hidden_size=128, head_size=32, generator_hidden_fraction=0.25)
     params = init(config, 3)
     shape = stats.truncnorm(-2, 2, scale=0.02)
     d = params["discriminator"]

@@ -47,9 +47,7 @@ def test_number_of_predictions_a_row(length, rate, N):
     assert masking.MaskingConfig(rate=rate, slots_multiple=8).num_slots(length) == -(-N // 8) * 8
 
 
-@pytest.mark.parametrize(
-    "length, rate, wanted, distinct", [(128, 0.15, 19, 17.7), (512, 0.15, 77, 71.5), (512, 0.25, 128, 113.3)]
-)
+@pytest.mark.parametrize("length, rate, wanted, distinct", [(128, 0.15, 19, 17.7), (512, 0.15, 77, 71.5), (512, 0.25, 128, 113.3)])
 def test_distinct_positions(length, rate, wanted, distinct):
     """Without replacement all slots differ; with, recipe.md 1.3 counts 17.7 of 19, 71.5 of 77 and 113.3 of 128."""
     batch = full_rows(2_000, length)
@@ -202,9 +200,7 @@ def test_whole_words_are_chosen_whole():
     assert totals.max() <= 19 and totals.mean() > 16
 
 
-@pytest.mark.parametrize(
-    "fields", [dict(rate=0.0), dict(rate=1.0), dict(mask_fraction=1.5), dict(whole_word=True, with_replacement=True)]
-)
+@pytest.mark.parametrize("fields", [dict(rate=0.0), dict(rate=1.0), dict(mask_fraction=1.5), dict(whole_word=True, with_replacement=True)])
 def test_bad_fields_are_refused(fields):
     with pytest.raises(UserError, match="masking"):
         masking.MaskingConfig(**fields)

@@ -7,18 +7,27 @@ import jax
 import numpy as np
 import pytest
 
-from electra_jax import hlo, rng
-from electra_jax.config import PRESETS
+from electra_jax import rng
+from electra_jax.models.config import PRESETS
 from electra_jax.objectives import electra, masking
+from electra_jax.offline import hlo
 from electra_jax.parallel import executors, mesh
 from electra_jax.pretrain import abstract_batch, make_init
 from electra_jax.train import optimizer, step
 
 LAYERS, MICRO_BATCHES, LENGTH = 3, 4, 16
 CONFIG = dataclasses.replace(
-    PRESETS["small"], vocab_size=64, max_length=LENGTH, embedding_size=8, hidden_size=16, num_layers=LAYERS, head_size=8,
-    generator_hidden_fraction=0.5, dtype="bfloat16", scan_layers=True,
-)  # fmt: skip
+    PRESETS["small"],
+    vocab_size=64,
+    max_length=LENGTH,
+    embedding_size=8,
+    hidden_size=16,
+    num_layers=LAYERS,
+    head_size=8,
+    generator_hidden_fraction=0.5,
+    dtype="bfloat16",
+    scan_layers=True,
+)
 
 
 def travels(executor: str, data: int, fsdp: int):

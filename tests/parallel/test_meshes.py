@@ -11,7 +11,7 @@ import pytest
 
 from electra_jax import rng
 from electra_jax.cli import UserError
-from electra_jax.config import PRESETS
+from electra_jax.models.config import PRESETS
 from electra_jax.objectives import electra, masking
 from electra_jax.parallel import executors, mesh, sharding
 from electra_jax.pretrain import make_init
@@ -20,9 +20,17 @@ from electra_jax.types import Batch
 
 ROWS, LENGTH, VOCAB = 32, 16, 64
 CONFIG = dataclasses.replace(
-    PRESETS["small"], vocab_size=VOCAB, max_length=LENGTH, embedding_size=8, hidden_size=16, num_layers=1, head_size=8,
-    generator_hidden_fraction=0.5, dtype="float64", param_dtype="float64",
-)  # fmt: skip
+    PRESETS["small"],
+    vocab_size=VOCAB,
+    max_length=LENGTH,
+    embedding_size=8,
+    hidden_size=16,
+    num_layers=1,
+    head_size=8,
+    generator_hidden_fraction=0.5,
+    dtype="float64",
+    param_dtype="float64",
+)
 OBJECTIVE = electra.make(CONFIG, masking.MaskingConfig(rate=0.3), masking.Vocabulary(2, 3, 4, np.ones(VOCAB, bool)), LENGTH)
 ROOT = rng.root_key(7)
 SGD = optax.sgd(0.1)  # a scale error cannot hide behind Adam

@@ -16,11 +16,11 @@ transformers = pytest.importorskip("transformers", reason="transformers is in th
 from safetensors.numpy import load_file  # noqa: E402
 
 from electra_jax.cli import UserError  # noqa: E402
-from electra_jax.config import PRESETS  # noqa: E402
-from electra_jax.data import tokenizer as tokenizers  # noqa: E402
+from electra_jax.data import tokenizers  # noqa: E402
 from electra_jax.interop import formats, names  # noqa: E402
 from electra_jax.interop.text import encode  # noqa: E402
 from electra_jax.models import electra  # noqa: E402
+from electra_jax.models.config import PRESETS  # noqa: E402
 from electra_jax.types import Batch  # noqa: E402
 
 pytestmark = pytest.mark.parity
@@ -35,20 +35,32 @@ SHAPES = {
 }
 LABELS = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}
 KINDS = {
-    "ElectraForPreTraining": {}, "ElectraForMaskedLM": {}, "ElectraModel": {}, "ElectraForSequenceClassification": LABELS,
-    "ElectraForTokenClassification": LABELS, "ElectraForQuestionAnswering": {},
-    "RoFormerModel": {}, "RoFormerForMaskedLM": {}, "RoFormerForSequenceClassification": LABELS,
-    "RoFormerForTokenClassification": LABELS, "RoFormerForQuestionAnswering": {},
-}  # fmt: skip
+    "ElectraForPreTraining": {},
+    "ElectraForMaskedLM": {},
+    "ElectraModel": {},
+    "ElectraForSequenceClassification": LABELS,
+    "ElectraForTokenClassification": LABELS,
+    "ElectraForQuestionAnswering": {},
+    "RoFormerModel": {},
+    "RoFormerForMaskedLM": {},
+    "RoFormerForSequenceClassification": LABELS,
+    "RoFormerForTokenClassification": LABELS,
+    "RoFormerForQuestionAnswering": {},
+}
 
 
 def torch_model(kind, shape, vocab_size=1000, **more):
     hidden, layers, heads, ffn, embedding = SHAPES[shape]
     family = next(name for name in ("Electra", "RoFormer", "Bert") if kind.startswith(name))
     sizes = dict(
-        vocab_size=vocab_size, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=ffn,
-        max_position_embeddings=40, layer_norm_eps=1e-12,
-    ) | ({} if family == "Bert" else {"embedding_size": embedding})  # fmt: skip
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=ffn,
+        max_position_embeddings=40,
+        layer_norm_eps=1e-12,
+    ) | ({} if family == "Bert" else {"embedding_size": embedding})
     if shape == "one head":  # fields away from their defaults
         sizes |= dict(layer_norm_eps=1e-2, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, initializer_range=0.05)
     torch.manual_seed(0)

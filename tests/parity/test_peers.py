@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is in the extra [parity]: make parity")
 pytest.importorskip("transformers", reason="transformers is in the extra [parity]: make parity")
 
-from electra_jax.bench import peers, rows  # noqa: E402
-from electra_jax.config import ElectraConfig  # noqa: E402
+from benchmarks import peers, rows  # noqa: E402
 from electra_jax.models import electra as models  # noqa: E402
+from electra_jax.models.config import ElectraConfig  # noqa: E402
 from electra_jax.objectives import masking  # noqa: E402
 from tests.parity.test_transformers import EMBEDDINGS, all_names, flatten, load, random_params  # noqa: E402
 

@@ -15,8 +15,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is in the extra [parity]: m
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra [parity]: make parity")
 
 from electra_jax import rng  # noqa: E402
-from electra_jax.config import PRESETS  # noqa: E402
 from electra_jax.models import electra as models  # noqa: E402
+from electra_jax.models.config import PRESETS  # noqa: E402
 from electra_jax.objectives import electra, masking  # noqa: E402
 from electra_jax.types import Batch  # noqa: E402
 
@@ -60,11 +60,19 @@ def rows(docs, packed):
 
 def hf_config(config, encoder, **more):
     return transformers.ElectraConfig(
-        vocab_size=config.vocab_size, embedding_size=config.embedding_size, hidden_size=encoder.hidden_size,
-        num_hidden_layers=encoder.num_layers, num_attention_heads=encoder.num_heads, intermediate_size=encoder.ffn_size,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, max_position_embeddings=config.max_length,
-        layer_norm_eps=1e-12, hidden_act="gelu", **more,
-    )  # fmt: skip
+        vocab_size=config.vocab_size,
+        embedding_size=config.embedding_size,
+        hidden_size=encoder.hidden_size,
+        num_hidden_layers=encoder.num_layers,
+        num_attention_heads=encoder.num_heads,
+        intermediate_size=encoder.ffn_size,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        max_position_embeddings=config.max_length,
+        layer_norm_eps=1e-12,
+        hidden_act="gelu",
+        **more,
+    )
 
 
 def encoder_names(encoder, ours, theirs):
@@ -74,10 +82,15 @@ def encoder_names(encoder, ours, theirs):
         names[(f"{ours}/project/kernel", None)] = (f"{theirs}.embeddings_project.weight", True)
         names[(f"{ours}/project/bias", None)] = (f"{theirs}.embeddings_project.bias", False)
     parts = {
-        "attention/query": "attention.self.query", "attention/key": "attention.self.key", "attention/value": "attention.self.value",
-        "attention/output": "attention.output.dense", "ffn/intermediate": "intermediate.dense", "ffn/output": "output.dense",
-        "attention_norm": "attention.output.LayerNorm", "ffn_norm": "output.LayerNorm",
-    }  # fmt: skip
+        "attention/query": "attention.self.query",
+        "attention/key": "attention.self.key",
+        "attention/value": "attention.self.value",
+        "attention/output": "attention.output.dense",
+        "ffn/intermediate": "intermediate.dense",
+        "ffn/output": "output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        "ffn_norm": "output.LayerNorm",
+    }
     for i in range(encoder.num_layers):
         for a, b in parts.items():
             norm = a.endswith("norm")
@@ -155,9 +168,7 @@ def random_params(config, seed):
     shapes = jax.eval_shape(lambda key: models.init_params(key, config), rng.root_key(0))
     r = np.random.default_rng(seed)
     centre = lambda path: 1.0 if path[-1].key == "scale" else 0.0  # noqa: E731
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: (centre(path) + r.normal(0, 0.05, x.shape)).astype(config.param_dtype), shapes
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, x: (centre(path) + r.normal(0, 0.05, x.shape)).astype(config.param_dtype), shapes)
 
 
 @pytest.mark.parametrize("preset", ["small", "base"])
@@ -183,8 +194,7 @@ def test_one_combined_step(preset, packed, dtype):
         corrupted = batch.replace(tokens=np.asarray(outputs["tokens"]))
         slots = np.asarray(plan.slots.positions)
         hidden = {
-            name: np.asarray(jax.jit(lambda p, n=name, b=b: models.hidden_states(p, config, n, b))(params))
-            .reshape(*batch.tokens.shape, -1)
+            name: np.asarray(jax.jit(lambda p, n=name, b=b: models.hidden_states(p, config, n, b))(params)).reshape(*batch.tokens.shape, -1)
             for name, b in (("generator", masked), ("discriminator", corrupted))
         }
         mlm_logits = np.asarray(jax.jit(lambda p: models.generator_apply(p, config, masked, slots))(params))
@@ -258,9 +268,15 @@ def test_rotary_is_roformer():
     """arXiv 2104.09864 as transformers has it: its neighbouring pairs are our halves, by one permutation of query and key rows."""
     with jax.enable_x64(True):
         config = dataclasses.replace(
-            PRESETS["small"], num_layers=2, vocab_size=1200, positions="rotary", dropout=0.0, attention_dropout=0.0,
-            dtype="float64", param_dtype="float64",
-        )  # fmt: skip
+            PRESETS["small"],
+            num_layers=2,
+            vocab_size=1200,
+            positions="rotary",
+            dropout=0.0,
+            attention_dropout=0.0,
+            dtype="float64",
+            param_dtype="float64",
+        )
         docs = documents(config.vocab_size)
         batch, places = rows(docs, packed=True)
         params = random_params(config, seed=2)
@@ -274,16 +290,32 @@ def test_rotary_is_roformer():
             for leaf in ("kernel", "bias"):
                 path = f"discriminator/layers/attention/{name}/{leaf}"
                 flat_params[path] = flat_params[path][..., rows_of]
-        model = transformers.RoFormerModel(
-            transformers.RoFormerConfig(
-                vocab_size=config.vocab_size, embedding_size=128, hidden_size=256, num_hidden_layers=2, num_attention_heads=4,
-                intermediate_size=1024, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, layer_norm_eps=1e-12,
-                max_position_embeddings=64, rotary_value=False,
-            )  # fmt: skip
-        ).double().eval()
-        names = {key: (name.removeprefix("electra."), t) for key, (name, t) in {
-            **{k: v for k, v in EMBEDDINGS.items() if k[0] != "embeddings/position"}, **encoder_names(encoder, "discriminator", "electra")
-        }.items()}
+        model = (
+            transformers.RoFormerModel(
+                transformers.RoFormerConfig(
+                    vocab_size=config.vocab_size,
+                    embedding_size=128,
+                    hidden_size=256,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    intermediate_size=1024,
+                    hidden_dropout_prob=0.0,
+                    attention_probs_dropout_prob=0.0,
+                    layer_norm_eps=1e-12,
+                    max_position_embeddings=64,
+                    rotary_value=False,
+                )
+            )
+            .double()
+            .eval()
+        )
+        names = {
+            key: (name.removeprefix("electra."), t)
+            for key, (name, t) in {
+                **{k: v for k, v in EMBEDDINGS.items() if k[0] != "embeddings/position"},
+                **encoder_names(encoder, "discriminator", "electra"),
+            }.items()
+        }
         positions = {k for k, _ in model.named_parameters() if "embed_positions" in k}
         load_named = {theirs for theirs, _ in names.values()}
         assert {k for k, _ in model.named_parameters()} - positions == load_named

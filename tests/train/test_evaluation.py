@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from electra_jax import rng
-from electra_jax.config import PRESETS
+from electra_jax.models.config import PRESETS
 from electra_jax.objectives import electra, masking
 from electra_jax.train import evaluation
 from electra_jax.types import Batch

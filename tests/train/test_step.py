@@ -10,13 +10,19 @@ import optax
 import pytest
 
 from electra_jax import rng
-from electra_jax.config import PRESETS
+from electra_jax.models.config import PRESETS
 from electra_jax.objectives import electra, masking
 from electra_jax.train import step
 from electra_jax.types import Batch
 
 CONFIG = dataclasses.replace(
-    PRESETS["small"], vocab_size=60, max_length=16, embedding_size=8, hidden_size=16, num_layers=1, head_size=8,
+    PRESETS["small"],
+    vocab_size=60,
+    max_length=16,
+    embedding_size=8,
+    hidden_size=16,
+    num_layers=1,
+    head_size=8,
     generator_hidden_fraction=0.5,
 )
 DOUBLE = dataclasses.replace(CONFIG, dtype="float64", param_dtype="float64")

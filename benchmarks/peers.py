@@ -1,0 +1,241 @@
+"""The peers: the same step in PyTorch transformers, and txtai's. The losses are ours: MLM + 50 x RTD, embeddings shared, dropout on.
+
+Projected "slots": the masked slots are gathered before the vocabulary projection. "all": what its users write, every position. Sampling
+"gumbel": noise on the logits, as the published code; "inverse_cdf": our idea in PyTorch, four times faster.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import rows
+from electra_jax.models.config import ElectraConfig, EncoderConfig
+from electra_jax.objectives import masking
+
+Run = Callable[[], dict[str, float]]
+
+
+class Models(NamedTuple):
+    generator: Any  # ElectraForMaskedLM
+    discriminator: Any  # ElectraForPreTraining, with the generator's embeddings
+
+
+def models(config: ElectraConfig, attention: str) -> Models:
+    """attention: transformers' own name, "eager" or "sdpa"."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+
+    def theirs(encoder: EncoderConfig) -> Any:
+        return transformers.ElectraConfig(
+            vocab_size=config.vocab_size,
+            embedding_size=config.embedding_size,
+            hidden_size=encoder.hidden_size,
+            num_hidden_layers=encoder.num_layers,
+            num_attention_heads=encoder.num_heads,
+            intermediate_size=encoder.ffn_size,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.attention_dropout,
+            max_position_embeddings=config.max_length,
+            attn_implementation=attention,
+        )
+
+    generator = transformers.ElectraForMaskedLM(theirs(config.generator))
+    discriminator = transformers.ElectraForPreTraining(theirs(config.discriminator))
+    discriminator.electra.embeddings = generator.electra.embeddings
+    return Models(generator.to(_device()).train(), discriminator.to(_device()).train())
+
+
+def losses(both: Models, tokens, real, slots, used, shown, sample, projected: str = "slots"):
+    """(MLM loss, RTD loss, corrupted tokens).
+
+    tokens: int64 [B, L]; real: bool [B, L], None where no token is padding; slots: int64 [B, K]; used, shown: bool [B, K], which of them
+    count, and show [MASK]; sample(logits [B, K, V]) -> int64 [B, K].
+    """
+    import torch
+    import torch.nn.functional as F
+
+    attention_mask = None if real is None else real.long()
+    original = tokens.gather(1, slots)
+    masked = tokens.scatter(1, slots, torch.where(used & shown, rows.MASK, original))
+    if projected == "all":
+        logits = both.generator(masked, attention_mask=attention_mask).logits
+        labels = torch.full_like(tokens, -100).scatter(1, slots, torch.where(used, original, -100))
+        mlm = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        logits = logits.detach().gather(1, slots[..., None].expand(-1, -1, logits.shape[-1]))
+    else:
+        hidden = both.generator.electra(masked, attention_mask=attention_mask).last_hidden_state
+        hidden = hidden.gather(1, slots[..., None].expand(-1, -1, hidden.shape[-1]))
+        logits = both.generator.generator_lm_head(both.generator.generator_predictions(hidden))
+        mlm = F.cross_entropy(logits.flatten(0, 1).float(), torch.where(used, original, -100).flatten())
+    sampled = sample(logits.detach().float())
+    corrupted = tokens.scatter(1, slots, torch.where(used, sampled, original))
+    scores = both.discriminator(corrupted, attention_mask=attention_mask).logits.float()
+    labels = (corrupted != tokens).float()
+    weight = None if real is None else real.float()
+    rtd = F.binary_cross_entropy_with_logits(scores, labels, weight, reduction="sum") / (tokens.numel() if real is None else real.sum())
+    return mlm, rtd, corrupted
+
+
+def gumbel(logits):
+    import torch
+
+    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
+
+
+def inverse_cdf(logits):
+    import torch
+
+    total = logits.softmax(-1).cumsum(-1)
+    return torch.searchsorted(total, torch.rand_like(total[..., :1]) * total[..., -1:])[..., 0].clamp(max=logits.shape[-1] - 1)
+
+
+class Given(NamedTuple):
+    """What a step gets. `draw()` -> (slots int64 [B, K], shown bool [B, K]), anew each step."""
+
+    device: Any
+    tokens: Any  # int64 [B, L]
+    real: Any  # bool [B, L]
+    used: Any  # bool [B, K]: as many masked slots a row as masking.choose takes
+    draw: Callable
+    figures: dict[str, float]
+
+
+def given(config: Mapping[str, Any], kind: str) -> Given:
+    """The rows that ours gets, on the GPU where PyTorch has one."""
+    import torch
+
+    device = _device()
+    batch = rows.make(kind, config["model"]["vocab_size"], config["train"]["batch_rows"], config["data"]["length"])
+    masks = masking.MaskingConfig(**config["masking"])
+    num_slots = masks.max_predictions(batch.tokens.shape[1])
+    wanted = np.clip(np.round((batch.segments > 0).sum(1) * masks.rate), 1, num_slots)
+    used = torch.from_numpy(np.arange(num_slots)[None] < wanted[:, None]).to(device)
+    tokens, real = torch.from_numpy(batch.tokens).long().to(device), torch.from_numpy(batch.segments > 0).to(device)
+    able = real & (tokens != rows.CLS) & (tokens != rows.SEP)
+
+    def draw():
+        slots = (torch.rand(tokens.shape, device=device) * able).topk(num_slots).indices
+        return slots, torch.rand(slots.shape, device=device) < masks.mask_fraction
+
+    return Given(device, tokens, real, used, draw, {"tokens": rows.useful_tokens(batch), "rows": len(batch.row)})
+
+
+def step(
+    config: Mapping[str, Any],
+    kind: str = "full",
+    steps: int = 1,
+    attention: str = "sdpa",
+    compiled: bool = False,
+    projected: str = "slots",
+    sampling: str = "inverse_cdf",
+) -> Run:
+    """A turn is so many steps. bfloat16 (autocast) on a GPU, as ours, and float32 on a CPU."""
+    import torch
+
+    batch, both = given(config, kind), models(_model(config), attention)
+    real = None if kind == "full" else batch.real  # no mask where nothing is padding
+    sample = {"inverse_cdf": inverse_cdf, "gumbel": gumbel}[sampling]
+
+    def loss_of(slots, shown):
+        mlm, rtd, _ = losses(both, batch.tokens, real, slots, batch.used, shown, sample, projected)
+        return mlm + 50.0 * rtd
+
+    loss_of = torch.compile(loss_of) if compiled else loss_of
+    return _training(both, lambda: loss_of(*batch.draw()), batch, steps)
+
+
+def txtai_step(config: Mapping[str, Any], kind: str = "full", steps: int = 1) -> Run:
+    """txtai's own forward pass. With transformers 5 it runs on eager attention alone."""
+    import torch
+    from txtai.models import TokenDetection
+
+    batch, both = given(config, kind), models(_model(config), "eager")
+    network = TokenDetection(*both, None, 50.0).train()
+
+    def loss():
+        slots, shown = batch.draw()
+        original = batch.tokens.gather(1, slots)
+        labels = torch.full_like(batch.tokens, -100).scatter(1, slots, torch.where(batch.used, original, -100))
+        masked = batch.tokens.scatter(1, slots, torch.where(batch.used & shown, rows.MASK, original))
+        return network(masked, labels, batch.real.long())[0]
+
+    return _training(both, loss, batch, steps)
+
+
+def checkpoint(config: Mapping[str, Any]) -> Run:
+    """A turn is torch.save of weights and optimizer, and reading them back into the models."""
+    import torch
+
+    both = models(_model(config), "sdpa")
+    rule = _optimizer(both)
+    for parameter in rule.param_groups[0]["params"]:
+        parameter.grad = torch.zeros_like(parameter)
+    rule.step()
+    keep = {**both._asdict(), "rule": rule}
+    folder = tempfile.TemporaryDirectory()
+
+    def run() -> dict[str, float]:
+        start, path = time.monotonic(), os.path.join(folder.name, "checkpoint.pt")
+        torch.save({name: kept.state_dict() for name, kept in keep.items()}, path)
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+        saved = time.monotonic()
+        found = torch.load(path, map_location=_device())
+        for name, kept in keep.items():
+            kept.load_state_dict(found[name])
+        done, size = time.monotonic(), os.path.getsize(path)
+        return {"blocked": saved - start, "saved": saved - start, "restored": done - saved, "bytes": size}
+
+    return run
+
+
+def _training(both: Models, loss: Callable, batch: Given, steps: int) -> Run:
+    import torch
+
+    rule, on_gpu = _optimizer(both), batch.device.type == "cuda"
+    parameters = rule.param_groups[0]["params"]
+    work = {"steps": steps, **{name: steps * value for name, value in batch.figures.items()}}
+    precision = torch.autocast("cuda", torch.bfloat16) if on_gpu else contextlib.nullcontext()
+
+    def run() -> dict[str, float]:
+        for _ in range(steps):
+            with precision:
+                value = loss()
+            rule.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            rule.step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        memory = {"peak_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {}
+        return {"loss": float(value.detach()), **work, **memory}
+
+    return run
+
+
+def _optimizer(both: Models):
+    import torch
+
+    parameters = list({id(p): p for network in both for p in network.parameters()}.values())
+    return torch.optim.AdamW(parameters, lr=5e-4, eps=1e-6, weight_decay=0.01, fused=True)
+
+
+def _model(config: Mapping[str, Any]) -> ElectraConfig:
+    fields = json.loads(json.dumps(config["model"]))
+    if fields["positions"] == "rotary":
+        raise ValueError("transformers' ELECTRA has no rotary positions")
+    return ElectraConfig(**{**fields, "dtype": "float32"})
+
+
+def _device():
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

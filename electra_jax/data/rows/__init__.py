@@ -1,0 +1,1 @@
+"""Token rows on disk, and which row stands at an index."""

@@ -1,0 +1,106 @@
+"""Files and folders that appear whole or not at all, and locks that end with their process.
+
+Everything is written beside its place under a name of its own, put on the disk, and renamed: a death at any moment leaves the old
+content or the new. What a kill leaves behind is hidden: `.NAME.*.tmp`.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator
+
+from electra_jax.cli import UserError
+
+
+def _aside(path: pathlib.Path) -> pathlib.Path:
+    """A temporary name beside `path`. No two writers share one, whether they are processes of one machine or of several."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary path that takes `path`'s place when the block ends, or is removed when it fails."""
+    path = pathlib.Path(path)
+    temporary = _aside(path)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+    """The file with this content (text in UTF-8), in the place of what was there."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def refuse_taken(target: str | os.PathLike) -> pathlib.Path:
+    """The real path of a folder to write. Raises UserError unless it is absent or empty."""
+    path = pathlib.Path(os.path.realpath(target))
+    above = next(parent for parent in path.parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"{target}: {above} is a file: name a new folder")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{target} is there already: name a new folder, or an empty one")
+    return path
+
+
+@contextlib.contextmanager
+def whole_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A folder that takes `target`'s place when the block ends; it and the parents made for it are removed when the block fails.
+
+    Raises UserError unless `target` is absent or empty, before and after the block.
+    """
+    path = refuse_taken(target)
+    new_parents = [parent for parent in path.parents if not parent.exists()]
+    temporary = _aside(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    os.fsync(opened.fileno())
+        try:
+            os.replace(temporary, path)  # also of an empty folder
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise UserError(f"{target} is there already, since a moment ago: name a new folder") from None
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in new_parents:  # the innermost first, each as long as nobody else uses it
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """The folder's list of names is on the disk when this returns."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, *, wait: bool) -> Iterator[None]:
+    """Holds a file, which is made, or a folder, which is there, for this process; the lock ends with it, however it ends.
+
+    wait: until no other process holds it. Otherwise raises BlockingIOError where one does.
+    """
+    is_folder = os.path.isdir(path)
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)

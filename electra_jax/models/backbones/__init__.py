@@ -1,0 +1,1 @@
+"""Stacks of layers, one file each."""

@@ -1,0 +1,1 @@
+"""Compiles for chips that are not there."""

@@ -1,0 +1,182 @@
+"""Whose run a workdir holds, and that one process at a time works in it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from electra_jax import gcs
+from electra_jax.cli import UserError
+from electra_jax.parallel import multihost
+from electra_jax.store.mirror import CHECKPOINTS, Mirror
+
+# What a resume may change, by regex over "section.field": anything else would be another run under the old one's name.
+MAY_CHANGE = (
+    r"^(log|eval|checkpoint|parallel)\.|^model\.(remat|scan_layers|attention)$|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
+)
+CONFIG = "config.json"
+_OURS = {CONFIG, "config.tmp", ".lock"}
+_SHARED = ".shared."  # the start of a file's name by which processes find out that they see one folder
+
+
+class Workdir(NamedTuple):
+    """Where a run lives."""
+
+    name: str  # as its user knows it
+    path: pathlib.Path  # a local folder for config.json, metrics.jsonl, tensorboard/, profile/ and report.html
+    checkpoints: str  # a folder or a gs:// URL
+    publish: Callable[[], None]  # puts what lies in `path` where `name` says, if that is elsewhere
+
+
+@contextlib.contextmanager
+def opened(workdir: str | os.PathLike, scratch: str | os.PathLike | None = None) -> Iterator[Workdir]:
+    """The workdir, held by this process until the block ends; its files are published then, also after an error.
+
+    One of a gs:// URL has its local folder under `scratch`, and only that is locked: a second process on this machine is refused, one
+    on another machine is not. Two of them at once would delete each other's unfinished checkpoints and overwrite each other's metrics.
+
+    Raises UserError where another process holds it, where it holds what is not a run of ours, or where it cannot be reached.
+    """
+    if not gcs.is_remote(workdir):
+        with claimed(pathlib.Path(workdir)) as path:
+            yield Workdir(str(path), path, str(path / CHECKPOINTS), lambda: None)
+        return
+    url = gcs.clean(workdir)
+    listed = gcs.listing(url)
+    _refuse_foreign(url, {name.split("/")[0] for name in listed})
+    with _locked(gcs.scratch_folder(scratch) / "runs" / gcs.local_name(url), url) as path:
+        mirror = Mirror(url, path)
+        mirror.fetch(listed)
+        try:
+            yield Workdir(url, path, f"{url}/{CHECKPOINTS}", mirror.publish)
+        except BaseException:
+            with contextlib.suppress(UserError):  # the first error is the one to hear of
+                mirror.publish()
+            raise
+        mirror.publish()
+
+
+def visited(workdir: str | os.PathLike) -> Workdir:
+    """The workdir as every process but the first sees it: nothing is claimed, fetched or published. `path` is for checks alone."""
+    if gcs.is_remote(workdir):
+        url = gcs.clean(workdir)
+        return Workdir(url, pathlib.Path(os.devnull), f"{url}/{CHECKPOINTS}", lambda: None)
+    path = pathlib.Path(workdir)
+    return Workdir(str(path), path, str(path / CHECKPOINTS), lambda: None)
+
+
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Makes the folder and holds it: a second run there is refused in a line. The lock ends with the process, however it ends."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"{workdir} is a file: choose a folder as --workdir")
+    if workdir.exists():
+        _refuse_foreign(str(workdir), {path.name for path in workdir.iterdir()})
+    with _locked(workdir, str(workdir)):
+        yield workdir
+
+
+def _refuse_foreign(workdir: str, names: set[str]) -> None:
+    if CONFIG not in names and {name for name in names if not name.startswith(_SHARED)} - _OURS:
+        raise UserError(f"{workdir} is not empty and holds no run of ours: choose another --workdir")
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path, workdir: str) -> Iterator[pathlib.Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process trains in {workdir}: wait for it or stop it, or choose another --workdir") from None
+        yield folder
+
+
+def check_shared(place: Workdir, wait_secs: float = 10.0) -> None:
+    """AgreedError where processes name the workdir differently (Orbax compares the names), or where one cannot see in it what process 0
+    writes there. A network file system may take seconds."""
+    if multihost.count() == 1:
+        return
+    name = place.name if gcs.is_remote(place.name) else str(place.path.absolute())
+    multihost.agree("--workdir", name, "write it alike for all, and mount it at the same place")
+    if gcs.is_remote(place.name):
+        return
+    workdir = place.path
+    mark = workdir / f"{_SHARED}{multihost.from_lead(os.urandom(8).hex())}"
+
+    def seen() -> None:
+        deadline = time.monotonic() + wait_secs
+        while not mark.exists():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{workdir} on {socket.gethostname()} is not the folder that process 0 writes to: choose a --workdir on a file "
+                    "system that all hosts share (or gs://)"
+                )
+            time.sleep(0.05)
+            with contextlib.suppress(OSError):
+                os.listdir(workdir)  # makes a network file system look again
+
+    if multihost.is_lead():
+        mark.touch()
+    try:
+        multihost.meet("marked")
+        multihost.together(seen)
+    finally:
+        if multihost.is_lead():
+            mark.unlink()
+
+
+def check_config(workdir: pathlib.Path, config: dict[str, Any], name: str | None = None) -> None:
+    """Refuses a silent change of model, data or objective where the workdir holds a run; writes nothing.
+
+    `name`: what to call the workdir in messages, where that is not its path.
+    What a resume may change: MAY_CHANGE, and train.steps where the schedule names its own decay_steps.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        return
+    try:
+        before = _flat(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(f"{name or workdir}/{CONFIG} is damaged ({error}): restore it, or start in another --workdir") from error
+    now = _flat(config)
+    if not any(field.startswith("train.") for field in before):  # launch/convert.py wrote it
+        here = name or workdir
+        raise UserError(f"{here} holds a model and no run: begin with it, --config.init_from={here}, in another --workdir")
+    fixed_decay = before.get("schedule.decay_steps") and now["schedule.decay_steps"]
+    may_change = MAY_CHANGE + (r"|^train\.steps$" if fixed_decay else "")
+    changed = [
+        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+        and not re.search(may_change, name)
+        and (name in before or now[name])  # a field that was not there yet, and is not used now
+    ]
+    if changed:
+        raise UserError(
+            f"{name or workdir} holds a run with another config ({'; '.join(changed[:6])}{'; ...' if len(changed) > 6 else ''}): "
+            "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, "
+            "accumulation, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
+        )
+
+
+def write_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    temporary = workdir / "config.tmp"
+    with open(temporary, "w") as file:
+        file.write(json.dumps(config, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, workdir / CONFIG)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {name: value for key, sub in tree.items() for name, value in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}

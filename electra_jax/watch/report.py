@@ -1,0 +1,252 @@
+"""report.html: what a run learned, on one page that opens anywhere: no script, nothing fetched."""
+
+import html
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from electra_jax.watch import telemetry
+from electra_jax.watch.figures import PANELS, Curves, Panel, draw, short
+
+MAX_POINTS = 2_000  # of a curve: more than a screen has pixels
+SUSPECTED = 0.5  # from this probability on the discriminator calls a token replaced
+STRUCTURE = ("[CLS]", "[SEP]", "[PAD]")
+
+
+def write(
+    workdir: str | os.PathLike,
+    *,
+    title: str,
+    summary: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]] | None = None,
+) -> pathlib.Path:
+    """Writes report.html into `workdir`, atomically, from metrics.jsonl and config.json if they are there.
+
+    `summary`: the rows of the table at the top. `examples`: sentences as `marked_sentences` takes them.
+    """
+    folder = pathlib.Path(workdir)
+    history = read_history(folder / telemetry.METRICS_FILE)
+    config = folder / "config.json"
+    panels = [panel for panel in PANELS if any(curve.metric in history for curve in panel.curves)]
+    body = [
+        f"<h1>{html.escape(title)}</h1>",
+        _table(summary),
+        "" if panels else "<p>No metrics yet.</p>",
+        f"<div class=panels>{''.join(_panel(panel, history) for panel in panels)}</div>",
+        _where_the_time_went(history),
+        _examples(examples or ()),
+        _details("Config", config.read_text(errors="replace")) if config.exists() else "",
+    ]
+    head, tail = _PAGE.split("@BODY@")
+    page = head.replace("@TITLE@", html.escape(title)) + "\n".join(body) + tail
+    path = folder / "report.html"
+    unfinished = path.with_name("report.html.tmp")
+    unfinished.write_text(page, encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def read_history(path: str | os.PathLike) -> Curves:
+    """`{metric: (steps, values)}` of a metrics.jsonl: at most some MAX_POINTS a metric, however long.
+
+    Lines are thinned before they are parsed; those with held-out metrics are rare, and thinned apart.
+    """
+    heldout, others = _Thinned(), _Thinned()
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            for line in file:
+                (heldout if b'"eval/' in line else others).add(line)
+    lines = [values for line in heldout.lines() + others.lines() if (values := telemetry.parse_line(line))]
+    history: Curves = {}
+    for values in sorted(lines, key=lambda values: values["step"]):
+        for name, value in values.items():
+            if name != "step":
+                steps, numbers = history.setdefault(name, ([], []))
+                steps.append(values["step"])
+                numbers.append(value)
+    return history
+
+
+class _Thinned:
+    """Every so-manyth of the lines added, MAX_POINTS / 2 to MAX_POINTS of them, and always the last."""
+
+    def __init__(self):
+        self._kept: list[bytes] = []
+        self._stride, self._count, self._last = 1, 0, b""
+
+    def add(self, item: bytes) -> None:
+        if self._count % self._stride == 0:
+            self._kept.append(item)
+            if len(self._kept) > MAX_POINTS:
+                del self._kept[1::2]
+                self._stride *= 2
+        self._count += 1
+        self._last = item
+
+    def lines(self) -> list[bytes]:
+        ends_with_last = not self._count or (self._count - 1) % self._stride == 0
+        return self._kept if ends_with_last else [*self._kept, self._last]
+
+
+def marked_sentences(examples: Iterable[Mapping[str, Any]], colour: bool = False) -> list[str]:
+    """Each example as a line of text: `the [cat -> dog 0.93] sat`, and `[mat? 0.71]` for a false alarm.
+
+    An example: `tokens` (what the discriminator saw), `original`, `replaced` (bools), `scores` (probability
+    of replaced), lists of one length. In colour: green = replaced and found, yellow = replaced and missed,
+    red = false alarm.
+    """
+    lines = []
+    for example in examples:
+        line = ""
+        for text, space, original, replaced, score in _words(example):
+            text, original = (re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", piece) for piece in (text, original))
+            if replaced or score >= SUSPECTED:
+                ansi = (32 if score >= SUSPECTED else 33) if replaced else 31
+                text = f"[{original} -> {text} {score:.2f}]" if replaced else f"[{text}? {score:.2f}]"
+                text = f"\x1b[{ansi}m{text}\x1b[0m" if colour else text
+            line += space + text
+        lines.append(line.strip())
+    return lines
+
+
+def _words(example: Mapping[str, Any]) -> Iterable[tuple[str, str, str, bool, float]]:
+    """(text, space before it, original, replaced, score) for each token but [CLS], [SEP] and padding.
+
+    WordPiece marks the pieces within a word (##), SentencePiece those that begin one (U+2581).
+    """
+    sentencepiece = any(piece.startswith("\u2581") for piece in example["original"])
+    columns = (example[name] for name in ("tokens", "original", "replaced", "scores"))
+    for token, original, replaced, score in zip(*columns, strict=True):
+        if original in STRUCTURE:
+            continue
+        inside = not token.startswith("\u2581") if sentencepiece else token.startswith("##")
+        text, before = (re.sub("^(##|\u2581)(?=.)", "", piece) for piece in (token, original))
+        yield text, "" if inside else " ", before, bool(replaced), float(score)
+
+
+def _examples(examples: Iterable[Mapping[str, Any]]) -> str:
+    sentences = []
+    for example in examples:
+        spans = []
+        for text, space, original, replaced, score in _words(example):
+            text, original = html.escape(text), html.escape(original)
+            tip = f"replaced with probability {score:.2f}" + (f"; it was: {original}" if replaced else "")
+            shade = f'style="--score:{min(max(score, 0.0), 1.0):.3f}" title="{tip}"'
+            if replaced:
+                spans.append(f"{space}<ruby class=replaced {shade}>{text}<rt>{original}</rt></ruby>")
+            else:
+                spans.append(f"{space}<span {shade}>{text}</span>")
+        sentences.append(f"<p class=sentence>{''.join(spans).strip()}</p>")
+    if not sentences:
+        return ""
+    reading = (
+        "Underlined tokens were replaced by the generator; the small word is the original. The redder a "
+        "token, the surer the discriminator is that it was replaced."
+    )
+    body = "\n".join(sentences)
+    return f"<h2>What the discriminator sees</h2><p class=reading>{reading}</p>{body}"
+
+
+def _table(summary: Mapping[str, Any]) -> str:
+    cells = ((html.escape(str(name)), html.escape(_text(value))) for name, value in summary.items())
+    rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in cells)
+    return f"<table>{rows}</table>" if rows else ""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def _details(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary><pre>{html.escape(text)}</pre></details>"
+
+
+def _where_the_time_went(history: Curves) -> str:
+    """A bar of the seconds by section, from the last line that has them."""
+    prefix = "clock/secs_"
+    secs = {name.removeprefix(prefix): history[name][1][-1] for name in history if name.startswith(prefix)}
+    wall_secs = secs.pop("wall", 0.0)
+    if not wall_secs > 0:
+        return ""
+    largest_first = sorted(secs.items(), key=lambda item: -item[1])
+    parts, keys = [], []
+    for (name, value), colour in zip(largest_first, _SECTION_COLOURS, strict=False):
+        share = value / wall_secs
+        if share >= 0.001:
+            parts.append(f'<i style="flex:{share:.4f};background:var(--{colour})"></i>')
+            keys.append(_key(colour, f"{html.escape(name)} {telemetry.format_secs(value)} ({share:.1%})"))
+    reading = (
+        "step: training. data: waiting for rows. lost: work that had to be run again, because the process "
+        "died before its next checkpoint. other: between all these."
+    )
+    heading = f"Where the time went: {telemetry.format_secs(wall_secs)}"
+    bar = f"<div class=bar>{''.join(parts)}</div><p class=keys>{''.join(keys)}</p>"
+    return f"<h2>{heading}</h2>{bar}<p class=reading>{reading}</p>"
+
+
+_SECTION_COLOURS = ("blue", "orange", "green", "purple", "grey", "red", "teal", "ink")
+
+
+def _key(colour: str, text: str, dashed: bool = False) -> str:
+    return f'<span class="key{" dashed" if dashed else ""}" style="--key:var(--{colour})">{text}</span>'
+
+
+def _panel(panel: Panel, history: Curves) -> str:
+    curves = [curve for curve in panel.curves if curve.metric in history]
+    keys = [_key(c.colour, f"{c.label} <b>{short(history[c.metric][1][-1])}</b>", c.dashed) for c in curves]
+    return (
+        f"<section><h2>{panel.title}</h2><p class=keys>{''.join(keys)}</p>{draw(panel, history)}"
+        f"<p class=reading>{panel.reading}</p></section>"
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang=en><head><meta charset=utf-8><title>@TITLE@</title>
+<meta name=viewport content="width=device-width, initial-scale=1">
+<meta name=color-scheme content="light dark">
+<style>
+:root { color-scheme: light dark; --paper: #fcfcfb; --card: #fff; --ink: #24292f; --soft: #5b6570;
+  --grid: #dfe3e8; --blue: #2468d2; --orange: #d9660a; --green: #1f8a4c; --purple: #8b46c9; --grey: #7b8794;
+  --red: #cf3434; --teal: #128a92; --shade: 225, 60, 50; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --card: #1c2026; --ink: #e3e7ec;
+  --soft: #a0aab5; --grid: #39414a; --blue: #73aaff; --orange: #ffa04d; --green: #62cf8f; --purple: #c78fff;
+  --grey: #8f9ba8; --red: #ff7b72; --teal: #4fc8d0; --shade: 255, 80, 70; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1180px; padding: 1rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0 1rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 0 0 .3rem; }
+body > h2 { margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; max-width: 44rem; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; }
+th, td { border-bottom: 1px solid var(--grid); }
+th { font-weight: 500; color: var(--soft); }
+td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.panels { display: grid; gap: 1rem; margin: 1.5rem 0; }
+.panels { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+section { background: var(--card); border: 1px solid var(--grid); border-radius: 10px; padding: .9rem 1rem; }
+section { min-width: 0; }
+svg { display: block; width: 100%; height: auto; }
+svg text { font-family: system-ui, sans-serif !important; }
+.keys { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: 0 0 .4rem; font-size: .9rem; }
+.key::before { content: ""; display: inline-block; width: 1.1em; margin-right: .4em; vertical-align: .25em; }
+.key::before { border-top: 3px solid var(--key); }
+.key.dashed::before { border-top-style: dashed; }
+.reading { color: var(--soft); font-size: .88rem; margin: .4rem 0 0; }
+.bar { display: flex; height: 1.4rem; border-radius: 6px; overflow: hidden; margin: .4rem 0; }
+.sentence { line-height: 2.3; margin: .6rem 0; padding: .2rem 1rem; overflow-wrap: anywhere; }
+.sentence { border-left: 3px solid var(--grid); }
+.sentence [title] { background: rgba(var(--shade), calc(var(--score) * .8)); border-radius: 3px; }
+.replaced { text-decoration: underline 2px; text-underline-offset: 3px; font-weight: 600; }
+rt { color: var(--soft); font-size: .68em; font-weight: 400; }
+details { margin: 2rem 0; }
+summary { cursor: pointer; font-weight: 600; }
+pre { overflow-x: auto; font-size: .82rem; }
+</style></head><body>
+@BODY@
+</body></html>
+"""

@@ -1,17 +1,22 @@
-"""The three records that every part of the system passes around."""
+"""The records that every part of the system passes around."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
+import numpy as np
 
 Array = jax.Array
 Params = Mapping[str, Any]
 
 
 class Batch(flax.struct.PyTreeNode):
-    """`B` rows of `L` tokens, all int32. An unpacked row is the case of one document; attention never crosses a segment."""
+    """`B` rows of `L` tokens, all int32. An unpacked row is the case of one document; attention never crosses a segment.
+
+    A task that needs more of its rows (labels, patches) subclasses it: step, loop and executors only map over its leaves, each of
+    which has a leading axis of rows.
+    """
 
     tokens: Array  # [B, L]
     segments: Array  # [B, L] which packed document a token belongs to, 1-based; 0 = padding
@@ -24,10 +29,20 @@ class TrainState(flax.struct.PyTreeNode):
     """All that one step reads and writes on the device. Global arrays, without a device axis, whatever the executor."""
 
     step: Array  # int32 scalar: updates tried so far, and so the number of the next batch
+    root: Array  # the key that all randomness of the run is folded from; never changes
     params: Params
     opt_state: Any
     skipped: Array  # int32 scalar: steps whose loss or gradient was not finite, and which changed nothing else
     skipped_in_a_row: Array  # int32 scalar
+
+
+class Vocabulary(NamedTuple):
+    """What an objective must know of the tokenizer. `word_starts` [V] bool: the piece begins a word."""
+
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    word_starts: np.ndarray
 
 
 class Terms(NamedTuple):
@@ -35,9 +50,70 @@ class Terms(NamedTuple):
 
     losses: dict[str, Array]  # term -> sum over its weights
     metrics: dict[str, tuple[Array, Array]]  # name -> (sum, weight)
-    # For evaluation alone; in the train step nothing uses them, and the compiler drops them.
-    scores: dict[str, tuple[Array, Array, Array]]  # name -> (score, label, counted), [B, L] each: what an AUC is made of
-    outputs: dict[str, Array]  # what a person may look at, a leading batch axis each
+    # For evaluation alone, a leading axis of rows each: what `measure` and the view's examples are made of. In the train step nothing
+    # uses them, and the compiler drops them.
+    outputs: dict[str, Array]
+
+
+# --- What people see: an objective's view of itself
+
+
+class Curve(NamedTuple):
+    metric: str
+    label: str
+    colour: str  # blue, orange, green, purple or grey
+    dashed: bool = False  # a line to compare with
+
+
+class Panel(NamedTuple):
+    """Curves that stand together in the report."""
+
+    title: str
+    reading: str  # what the curves should do
+    curves: tuple[Curve, ...]
+    scale: str = "linear"  # linear | log | share (0 to 1) | rate (from 0)
+
+
+class Span(NamedTuple):
+    """A piece of an example's text, and what there is to say of it."""
+
+    text: str
+    space: str = ""  # before it
+    shade: float = 0.0  # 0 to 1: how strongly it is coloured
+    tip: str = ""  # shown where one points at it
+    over: str = ""  # small, above it; what has one is underlined
+    plain: str = ""  # how a terminal writes it, where not as `text`
+    colour: str = ""  # in a terminal: green, yellow or red
+
+
+class Examples(NamedTuple):
+    title: str
+    reading: str  # what shades and small words mean
+    sentences: Sequence[Sequence[Span]]
+
+
+Warnings = list[tuple[str, str]]  # (name, one line with the cures)
+
+
+class View(NamedTuple):
+    """How a person reads an objective's metrics, which nothing outside its file names. Metrics are `eval/*` of one evaluation.
+
+    headline(metrics) -> one line about an evaluation.
+    shown: the metrics of the last evaluation that the report's table has, in order.
+    warnings(metrics, step, warmup_steps, total_steps) -> the failures that they show.
+    panels: of the report, before those that every objective has.
+    examples(batch, outputs, pieces) -> some held-out rows as the model saw them; `outputs` are Terms.outputs of that batch's valid
+      rows, `pieces(ids)` the tokenizer's.
+    """
+
+    headline: Callable[[Mapping[str, float]], str]
+    shown: tuple[str, ...]
+    warnings: Callable[[Mapping[str, float], int, int, int], Warnings]
+    panels: tuple[Panel, ...]
+    examples: Callable[[Batch, Mapping[str, np.ndarray], Callable[[Sequence[int]], list[str]]], Examples]
+
+
+# --- The task
 
 
 class Objective(NamedTuple):
@@ -48,11 +124,18 @@ class Objective(NamedTuple):
       dropout seeds; each leaf with a leading batch axis), and `{term: denominator}`, known before the backward pass.
     terms(params, batch, plan) -> Terms.
     scales: `{term: factor}`; the loss is the sum over terms of factor x sum / global denominator.
-    flops(batch_rows) -> floating-point operations of one training step of that many rows, forward and backward.
+    flops(rows, length) -> floating-point operations of one training step of so many rows, forward and backward.
+    measure(outputs of each held-out batch's valid rows) -> {metric: value}: what is no quotient of sums (AUC, F1), on the host.
+    networks: their names, which are paths in params beside "embeddings".
+    encoder: which of them fine-tuning, export and vectors take.
     """
 
     init: Callable[[Array], Params]
     plan: Callable[..., tuple[Any, dict[str, Array]]]
     terms: Callable[[Params, Batch, Any], Terms]
     scales: Mapping[str, float]
-    flops: Callable[[int], float]
+    flops: Callable[[int, int], float]
+    measure: Callable[[Sequence[Mapping[str, np.ndarray]]], dict[str, float]]
+    networks: tuple[str, ...]
+    encoder: str
+    view: View

@@ -1,0 +1,94 @@
+"""Records of options: each value declared once, with its type, default and meaning; parsed, refused and listed from there.
+
+A record is a frozen dataclass whose fields are `option(default, help)`. No jax: absl reads a config before jax may be imported.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from electra_jax.cli import UserError
+
+R = TypeVar("R")
+_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text", tuple: "a tuple, such as (1, 2)"}
+
+
+def option(default: Any, help: str = "") -> Any:
+    """A field of a record."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises UserError unless `value` is allowed, with the nearest that is."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}{_hint(str(value), allowed)}")
+
+
+def load(table: Mapping[str, str], name: str) -> types.ModuleType:
+    """The module that one of a folder's choices lives in. A folder names its choices as {name: module}, so that a config can be checked
+    against them before any of them, or jax, is imported."""
+    return importlib.import_module(table[name])
+
+
+def parse(record: type[R], values: Mapping[str, Any], section: str) -> R:
+    """The record of these values. Raises UserError for a name that it has not, lists what it has, and for a value of another type.
+
+    section: the part of the config that the fields stand in, "model"; "" where they stand at its top.
+    """
+    kinds = typing.get_type_hints(record)
+    dot = f"{section}." if section else ""
+    for name in values:
+        if name not in kinds:
+            raise UserError(f"--config.{dot}{name}: no such field{_hint(name, kinds)}; {section or 'the config'} has {', '.join(listed(record))}")
+    return record(**{name: _typed(value, kinds[name], dot + name) for name, value in values.items()})
+
+
+def _typed(value: Any, kind: Any, name: str) -> Any:
+    allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and types.NoneType in allowed:
+        return None
+    kind = next(typing.get_origin(each) or each for each in allowed if each is not types.NoneType)
+    if kind is tuple and isinstance(value, list | tuple):
+        return _frozen(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{name} is {value!r}: it must be {_NAMES.get(kind, kind.__name__)}")
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def listed(record: type) -> list[str]:
+    """Each field as "name (type, default)"."""
+    kinds = typing.get_type_hints(record)
+    return [f"{field.name} ({_kind_name(kinds[field.name])}, {field.default!r})" for field in dataclasses.fields(record)]
+
+
+def help_lines(record: type, section: str) -> list[str]:
+    """A line a field for --help: flag, type, default, meaning."""
+    kinds, dot = typing.get_type_hints(record), f"{section}." if section else ""
+    return [
+        f"  --config.{dot}{field.name}: {_kind_name(kinds[field.name])}, {field.default!r}"
+        + (f"  {field.metadata['help']}" if field.metadata.get("help") else "")
+        for field in dataclasses.fields(record)
+        if field.metadata
+    ]
+
+
+def _kind_name(kind: Any) -> str:
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_kind_name(each) for each in typing.get_args(kind))
+    return "None" if kind is types.NoneType else (typing.get_origin(kind) or kind).__name__
+
+
+def _hint(name: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, tuple(allowed), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -263,7 +263,7 @@ def test_training_gives_the_same_bytes_in_every_process(kind, text, tmp_path):
     text = list(text)
     (tmp_path / "text").write_text("\n".join(text))
     program = (
-        "import sys; from electra_jax.data import tokenizer as t; text = open(sys.argv[1]).read().split('\\n')\n"
+        "import sys; from electra_jax.data import tokenizers as t; text = open(sys.argv[1]).read().split('\\n')\n"
         "kind = sys.argv[2]\n"
         "new = t.train_wordpiece(iter(text), 700) if kind == 'wordpiece' else "
         "t.train_sentencepiece(iter(text), 700, model_type=kind)\n"

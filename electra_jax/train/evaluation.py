@@ -60,12 +60,3 @@ def roc_auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
     ranks = np.cumsum(counts) - (counts - 1) / 2  # from 1; equal scores share their mean rank
     rank_sum = float(ranks[place_N][label_N.astype(bool)].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
-
-
-def unigram_entropy(token_counts_V: np.ndarray, heldout_counts_V: np.ndarray) -> float:
-    """Cross-entropy, nats a token, of held-out tokens under the training rows' frequencies (one added to each count).
-
-    Both counts are of tokens that can be masked. A generator at this loss has learned how often words occur, and nothing else.
-    """
-    smoothed = token_counts_V.astype(np.float64) + 1.0
-    return float(-(heldout_counts_V * np.log(smoothed / smoothed.sum())).sum() / heldout_counts_V.sum())

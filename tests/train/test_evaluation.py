@@ -22,12 +22,6 @@ def test_auc_equals_sklearn_with_ties():
     assert evaluation.roc_auc(np.ones(4), np.ones(4, bool)) == 0.5
 
 
-def test_unigram_entropy_is_cross_entropy():
-    train, held = np.array([6, 3, 0, 1]), np.array([1, 2, 1, 0])
-    p = np.array([7, 4, 1, 2]) / 14
-    assert evaluation.unigram_entropy(train, held) == pytest.approx(-(np.log(p[0]) + 2 * np.log(p[1]) + np.log(p[2])) / 4)
-
-
 @pytest.fixture(scope="module")
 def setting():
     config = dataclasses.replace(

@@ -120,8 +120,7 @@ class _Files:
         return last
 
     def tokenizer(self) -> tokenizers.Tokenizer | None:
-        files = ("vocab.txt", "tokenizer.json", "spm.model", tokenizers.CONFIG)
-        found = {name: data for name in files if (data := self._read(f"{TOKENIZER}/{name}")) is not None}
+        found = {name: data for name in tokenizers.file_names() if (data := self._read(f"{TOKENIZER}/{name}")) is not None}
         if not found:
             return None
         with tempfile.TemporaryDirectory() as folder:

@@ -30,6 +30,7 @@ import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
+from electra_jax import options
 from electra_jax.models import config as configs
 
 VARIANTS = ("faithful", "flash")
@@ -46,7 +47,7 @@ RECIPES = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    preset, variants = configs.parse_arg(arg, default="small", flags=VARIANTS)
+    preset, variants = options.parse_arg(arg, presets=configs.PRESETS, default="small", flags=VARIANTS)
     recipe, tiny, faithful = RECIPES[preset], preset == "tiny", "faithful" in variants
     c = ConfigDict()
     c.preset = preset

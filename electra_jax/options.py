@@ -44,7 +44,9 @@ def parse(record: type[R], values: Mapping[str, Any], section: str) -> R:
     dot = f"{section}." if section else ""
     for name in values:
         if name not in kinds:
-            raise UserError(f"--config.{dot}{name}: no such field{_hint(name, kinds)}; {section or 'the config'} has {', '.join(listed(record))}")
+            raise UserError(
+                f"--config.{dot}{name}: no such field{_hint(name, kinds)}; {section or 'the config'} has {', '.join(listed(record))}"
+            )
     return record(**{name: _typed(value, kinds[name], dot + name) for name, value in values.items()})
 
 
@@ -92,3 +94,16 @@ def _kind_name(kind: Any) -> str:
 def _hint(name: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, tuple(allowed), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def parse_arg(arg: str | None, *, presets: Iterable[str], default: str, flags: Iterable[str]) -> tuple[str, frozenset[str]]:
+    """Splits a config file's argument, `small` or `base,flash`, into a preset and its variants.
+
+    Raises UserError for a word that is neither, naming the nearest.
+    """
+    words = [word for word in (arg or default).split(",") if word]
+    preset = words[0] if words else default
+    one_of("the config's first word", preset, presets)
+    for word in words[1:]:
+        one_of("the config's variant", word, flags)
+    return preset, frozenset(words[1:])

@@ -20,14 +20,16 @@ from electra_jax.data.rows import loader, records, staging
 from electra_jax.interop import formats, start
 from electra_jax.interop.model import NETWORKS
 from electra_jax.interop.workdir import TOKENIZER
-from electra_jax.models import attention
-from electra_jax.models.config import ElectraConfig, one_of
+from electra_jax.models import attention, costs
+from electra_jax.models.config import ElectraConfig
 from electra_jax.objectives import electra, masking
 from electra_jax.objectives import electra_health as health
+from electra_jax.options import one_of
 from electra_jax.parallel import executors, mesh, multihost, sharding
 from electra_jax.store import workdirs
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.train import evaluation, loop, optimizer, step
+from electra_jax.train.config import OptimizerConfig, ScheduleConfig
 from electra_jax.types import Array, Batch, Objective
 from electra_jax.watch import clock, report
 from electra_jax.watch.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
@@ -65,7 +67,7 @@ class Setup:
     model: ElectraConfig
     data: Data
     objective: Objective
-    schedule: optimizer.ScheduleConfig
+    schedule: ScheduleConfig
     rule: optax.GradientTransformation
     root: Array
 
@@ -103,13 +105,13 @@ def setup(config: dict[str, Any], scratch: pathlib.Path) -> Setup:
     data = open_data(config, model, devices.size, scratch)
     objective = make_objective(config, model, data.vocabulary, platform)
     schedule = schedule_config(config)
-    rule = optimizer.make_optimizer(optimizer_config(config), schedule)
+    rule = optimizer.make_optimizer(optimizer_config(config), schedule, config["train"]["steps"])
     return Setup(devices, executor, platform, model, data, objective, schedule, rule, rng.root_key(config["seed"]))
 
 
 def make_step(config: dict[str, Any], objective: Objective, rule, schedule, root: Array, executor: str) -> Callable:
     """The train step that the executor runs."""
-    peak_rate, factor = config["optimizer"]["learning_rate"], optimizer.schedule(schedule)
+    peak_rate, factor = config["optimizer"]["learning_rate"], optimizer.schedule(schedule, config["train"]["steps"])
     return step.make_train_step(
         objective,
         rule,
@@ -139,7 +141,7 @@ def _pretrain(config: dict[str, Any], place: workdirs.Workdir, scratch: pathlib.
         multihost.together(lambda: workdirs.check_config(workdir, whole_config, place.name))
         init, abstract_state = multihost.together(lambda: make_init(objective, parts.rule, devices, parts.root))
         summaries = [records.summary(manifest) for manifest in data.stream.manifests]
-        description = {"config": config, "identity": identity, "parameters": dict(model.num_params()), "data": summaries}
+        description = {"config": config, "identity": identity, "parameters": costs.num_params(model), "data": summaries}
         checkpoints = Checkpoints(
             place.checkpoints,
             keep=config["checkpoint"]["keep"],
@@ -280,15 +282,15 @@ def model_config(config: Mapping[str, Any], platform: mesh.Platform) -> ElectraC
     return ElectraConfig(**fields, attention=attention.choose(wanted, platform.name, config["data"]["length"], networks))
 
 
-def optimizer_config(config: Mapping[str, Any]) -> optimizer.OptimizerConfig:
+def optimizer_config(config: Mapping[str, Any]) -> OptimizerConfig:
     fields = dict(config["optimizer"])
-    rates = tuple(tuple(rate) if isinstance(rate, list) else rate for rate in fields["rates"])
-    return optimizer.OptimizerConfig(**fields | {"rates": rates})
+    frozen = lambda value: tuple(map(frozen, value)) if isinstance(value, list) else value  # noqa: E731
+    rates = frozen(fields["rates"])
+    return OptimizerConfig(**fields | {"rates": rates})
 
 
-def schedule_config(config: Mapping[str, Any]) -> optimizer.ScheduleConfig:
-    schedule = config["schedule"]
-    return optimizer.ScheduleConfig(schedule["decay_steps"] or config["train"]["steps"], schedule["warmup_steps"], schedule["product"])
+def schedule_config(config: Mapping[str, Any]) -> ScheduleConfig:
+    return ScheduleConfig(**config["schedule"])
 
 
 def make_objective(config: Mapping[str, Any], model: ElectraConfig, vocabulary: masking.Vocabulary, platform: mesh.Platform) -> Objective:
@@ -371,7 +373,7 @@ def abstract_batch(rows: int, length: int) -> Batch:
 
 def plan_lines(config, parts: Setup, program, run_clock, start_step: int) -> list[str]:
     """What the run will cost, before its first step."""
-    train, counts = config["train"], parts.model.num_params()
+    train, counts = config["train"], costs.num_params(parts.model)
     stream, devices = parts.data.stream, parts.mesh
     tokens = train["steps"] * train["batch_rows"] * stream.length
     flops = train["steps"] * parts.objective.flops(train["batch_rows"])

@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from electra_jax.models import electra
+from electra_jax.models import costs, electra
 from electra_jax.models.config import ElectraConfig
 from electra_jax.objectives import masking
 from electra_jax.rng import StepRng
@@ -92,7 +92,7 @@ def make(
         return Terms(losses, metrics, scores, outputs)
 
     def flops(num_rows: int) -> float:
-        return num_rows * config.train_flops(length, masking_config.max_predictions(length))
+        return num_rows * costs.train_flops(config, length, masking_config.max_predictions(length))
 
     return Objective(init, plan, terms, {"mlm": weights.mlm, "rtd": weights.rtd}, flops)
 

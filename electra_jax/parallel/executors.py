@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from electra_jax.cli import UserError
-from electra_jax.models.config import one_of
+from electra_jax.options import one_of
 from electra_jax.parallel import allocator, sharding
 from electra_jax.parallel import mesh as meshes
 

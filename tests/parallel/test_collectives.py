@@ -14,6 +14,7 @@ from electra_jax.offline import hlo
 from electra_jax.parallel import executors, mesh
 from electra_jax.pretrain import abstract_batch, make_init
 from electra_jax.train import optimizer, step
+from electra_jax.train.config import OptimizerConfig, ScheduleConfig
 
 LAYERS, MICRO_BATCHES, LENGTH = 3, 4, 16
 CONFIG = dataclasses.replace(
@@ -33,7 +34,7 @@ CONFIG = dataclasses.replace(
 def travels(executor: str, data: int, fsdp: int):
     """The collectives of a step with accumulation over scanned layers, and the shapes of its parameters."""
     goal = electra.make(CONFIG, masking.MaskingConfig(rate=0.3), masking.Vocabulary(2, 3, 4, np.ones(64, bool)), LENGTH)
-    rule = optimizer.make_optimizer(optimizer.OptimizerConfig(), optimizer.ScheduleConfig(100, 10))
+    rule = optimizer.make_optimizer(OptimizerConfig(), ScheduleConfig(10), 100)
     devices = mesh.make_mesh(1, data, fsdp, jax.devices()[:8])
     body = step.make_train_step(goal, rule, rng.root_key(0), MICRO_BATCHES, reduce=executors.reduction(executor))
     _, state = make_init(goal, rule, devices, rng.root_key(0))

@@ -16,6 +16,7 @@ from electra_jax.objectives import electra, masking
 from electra_jax.parallel import executors, mesh, sharding
 from electra_jax.pretrain import make_init
 from electra_jax.train import optimizer, step
+from electra_jax.train.config import OptimizerConfig, ScheduleConfig
 from electra_jax.types import Batch
 
 ROWS, LENGTH, VOCAB = 32, 16, 64
@@ -134,7 +135,7 @@ def shard_mapped(function, devices):
 
 
 def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
-    rule = optimizer.make_optimizer(optimizer.OptimizerConfig(), optimizer.ScheduleConfig(100, 10))
+    rule = optimizer.make_optimizer(OptimizerConfig(), ScheduleConfig(10), 100)
     config = dataclasses.replace(PRESETS["base"], num_layers=2)
     goal = electra.make(config, masking.MaskingConfig(), masking.Vocabulary(2, 3, 4, np.ones(30522, bool)), 64)
 

@@ -18,6 +18,7 @@ from benchmarks import ours, rows, step
 from benchmarks.processes import Side, measure, spread
 from benchmarks.tables import Table, number, share
 from electra_jax import rng
+from electra_jax.models import costs
 from electra_jax.models import electra as models
 from electra_jax.models.config import ElectraConfig
 from electra_jax.objectives import masking
@@ -122,8 +123,8 @@ def floors(config: Mapping[str, Any]) -> dict[str, float]:
     length, num_rows = config["data"]["length"], config["train"]["batch_rows"]
     num_slots = masking.MaskingConfig(**config["masking"]).max_predictions(length)
     return {
-        **{name: num_rows * flops for name, flops in model.train_flops_by_part(length, num_slots).items()},
-        "optimizer": 28.0 * sum(model.num_params().values()),  # parameters, gradients, two moments read; all but gradients written
+        **{name: num_rows * flops for name, flops in costs.train_flops_by_part(model, length, num_slots).items()},
+        "optimizer": 28.0 * sum(costs.num_params(model).values()),  # parameters, gradients, two moments read; all but gradients written
         "feed": 16.0 * num_rows * length,  # tokens, segments, positions, types
     }
 

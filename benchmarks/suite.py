@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks import checkpoints, data, growth, parts, startup, step, tables
 from electra_jax.cli import UserError
-from electra_jax.models.config import one_of
+from electra_jax.options import one_of
 
 WHAT = ("step", "packed", "preparation", "feeding", "startup", "checkpoint", "growth", "parts")
 STARTUP_ROUNDS = 7  # a round starts five programs

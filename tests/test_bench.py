@@ -18,6 +18,7 @@ import pytest
 from benchmarks import growth, ours, parts, rows, step, suite, tables
 from benchmarks.processes import Side, Spread, Turns, first_turn_secs, measure, spread
 from electra_jax.cli import UserError
+from electra_jax.models import costs
 from electra_jax.models.config import PRESETS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -169,7 +170,7 @@ def test_each_part_runs_by_itself(name):
 def test_floors_are_the_flops_of_a_step():
     floors = parts.floors(step.config(suite.load_config(ROOT), "small", 32, 128))
     flops = sum(floors[name] for name in ("generator", "vocabulary", "discriminator"))
-    assert math.isclose(flops, 32 * PRESETS["small"].train_flops(128, 19), rel_tol=1e-9)
+    assert math.isclose(flops, 32 * costs.train_flops(PRESETS["small"], 128, 19), rel_tol=1e-9)
 
 
 def test_the_figure_is_the_same_for_the_same_numbers(tmp_path):

@@ -28,7 +28,7 @@ import numpy as np
 
 from electra_jax import pretrain, rng
 from electra_jax.cli import UserError, one_line
-from electra_jax.models.backbones import transformer as encoder
+from electra_jax.models.config import REMAT
 from electra_jax.objectives import masking
 from electra_jax.offline import hlo, simulator, topology
 from electra_jax.parallel import executors, mesh
@@ -81,7 +81,7 @@ def compile_for(config: Mapping[str, Any], name: str, effort: str = "full", esti
     vocabulary = masking.Vocabulary(101, 102, 103, np.zeros(model.vocab_size, bool))
     objective = pretrain.make_objective(config, model, vocabulary, platform)
     schedule = pretrain.schedule_config(config)
-    rule = optimizer.make_optimizer(pretrain.optimizer_config(config), schedule)
+    rule = optimizer.make_optimizer(pretrain.optimizer_config(config), schedule, train["steps"])
     root = rng.root_key(config["seed"])
     _, abstract_state = pretrain.make_init(objective, rule, devices, root)
     body = pretrain.make_step(config, objective, rule, schedule, root, executor)
@@ -181,8 +181,7 @@ def knobs(config: Mapping[str, Any], chips: int) -> Iterator[dict[str, Any]]:
     for factor in (2, 4):
         if rows % factor == 0:
             yield change | {"train.accumulation_steps": accumulation_steps * factor}
-    policies = ["none", *encoder.REMAT_POLICIES]
-    for remat in policies[policies.index(config["model"]["remat"]) + 1 :]:
+    for remat in REMAT[REMAT.index(config["model"]["remat"]) + 1 :]:
         change["model.remat"] = remat
         yield dict(change)
     sizes = [2**n for n in range(1, chips.bit_length()) if chips % 2**n == 0 and config["model"]["hidden_size"] % 2**n == 0]

@@ -11,8 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from electra_jax.models import attention
-from electra_jax.models.attention import row_kernel
+from electra_jax.models.attention import row_kernel, rows, splash
 from electra_jax.models.config import ElectraConfig
 from electra_jax.offline import topology
 from electra_jax.parallel import mesh
@@ -59,21 +58,21 @@ def _simulated(name: str, path: str, kernel: str, *shape: int) -> int | None:
     return int(match[1]) if match else None
 
 
-def compile_attention(name: str, path: str, rows: int, length: int, heads: int, head_size: int) -> None:
+def compile_attention(name: str, path: str, num_rows: int, length: int, heads: int, head_size: int) -> None:
     """Compiles one layer's attention, forward and backward, for one chip: what `_simulated` looks into."""
     devices = mesh.make_mesh(devices=topology.devices(name)[1][:1])
-    q = jax.ShapeDtypeStruct((rows, length, heads * head_size), np.dtype("bfloat16"))
+    q = jax.ShapeDtypeStruct((num_rows, length, heads * head_size), np.dtype("bfloat16"))
     bias = jax.ShapeDtypeStruct((heads * head_size,), np.dtype("float32"))
 
     def attend(qkv, biases, segments):
         if path == "rows":
-            return attention.rows(qkv, biases, segments, head_size)
-        return attention.attend(*(x.reshape(rows, length, heads, head_size) for x in qkv), segments, None, 0.0, path)
+            return rows.attend(qkv, biases, segments, head_size)
+        return splash.attend(*(x.reshape(num_rows, length, heads, head_size) for x in qkv), segments)
 
     @partial(jax.grad, argnums=(0, 1))
     def loss(qkv, biases, segments):
         with jax.named_scope("attention"):  # or the kernels' names would tell of jvp and transpose
             return attend(qkv, biases, segments).astype("float32").sum()
 
-    whole, segments = mesh.replicated(devices), jax.ShapeDtypeStruct((rows, length), np.int32)
+    whole, segments = mesh.replicated(devices), jax.ShapeDtypeStruct((num_rows, length), np.int32)
     jax.jit(loss, in_shardings=whole, out_shardings=whole).lower([q] * 3, [bias] * 3, segments).compile()

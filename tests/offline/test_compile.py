@@ -139,7 +139,7 @@ def test_the_table_and_the_key():
 
 
 def test_a_result_knows_the_code_of_its_step_and_not_what_is_said_of_it(tmp_path):
-    def hashed(name, edit, file="models/backward.py"):
+    def hashed(name, edit, file="models/ops/dense.py"):
         root = tmp_path / name
         shutil.copytree(runs.ROOT / "electra_jax", root)
         (root / file).write_text(edit((root / file).read_text()))

@@ -1,9 +1,9 @@
 """A recipe -> the parts of its train step, once, for everybody: sessions, the compile for chips that are not there, benchmarks.
 
-    devices = Devices.of(recipe)                          # the mesh, and what follows from it
-    recipe = recipe.resolve(devices.platform)
-    parts = build(recipe, devices, pretraining_objective(recipe, vocabulary, devices))
-    program = parts.programs().of(batch)
+devices = Devices.of(recipe)                          # the mesh, and what follows from it
+recipe = recipe.resolve(devices.platform)
+parts = build(recipe, devices, pretraining_objective(recipe, vocabulary, devices))
+program = parts.programs().of(batch)
 """
 
 from collections.abc import Callable, Sequence

@@ -26,7 +26,7 @@ def one_of(name: str, value: str, allowed: Iterable[str]) -> None:
     """Raises UserError unless `value` is allowed, with the nearest that is."""
     allowed = tuple(allowed)
     if value not in allowed:
-        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}{_hint(str(value), allowed)}")
+        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}{hint(str(value), allowed)}")
 
 
 def at_least(record: Any, section: str, **bounds: float) -> None:
@@ -49,11 +49,17 @@ def parse(record: type[R], values: Mapping[str, Any], section: str) -> R:
     """
     kinds, dot = _kinds(record), f"{section}." if section else ""
     for name in values:
-        if name not in kinds:
-            raise UserError(
-                f"--config.{dot}{name}: no such field{_hint(name, kinds)}; {section or 'the config'} has {', '.join(listed(record))}"
-            )
+        check_name(record, name, section)
     return record(**{name: _typed(value, kinds[name], dot + name) for name, value in values.items()})
+
+
+def check_name(record: type, name: str, section: str) -> None:
+    """Raises UserError, which lists the record's options, unless it has one of this name."""
+    if name not in (known := names(record)):
+        dot = f"{section}." if section else ""
+        raise UserError(
+            f"--config.{dot}{name}: no such field{hint(name, known)}; {section or 'the config itself'} has {', '.join(listed(record))}"
+        )
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
@@ -115,6 +121,7 @@ def _kind_name(kind: Any) -> str:
     return "None" if kind is types.NoneType else (typing.get_origin(kind) or kind).__name__
 
 
-def _hint(name: str, allowed: Iterable[str]) -> str:
+def hint(name: str, allowed: Iterable[str]) -> str:
+    """ "; did you mean ...?", or nothing where nothing is near."""
     near = difflib.get_close_matches(name, tuple(allowed), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

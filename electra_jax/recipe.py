@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from electra_jax import options
@@ -59,9 +59,7 @@ class Recipe:
             raise UserError(f"seed is {self.seed}: it must be from 0 to 2**32 - 1")
         for name in ("init_network", "init_slots"):
             if getattr(self, name) and not self.init_from:
-                raise UserError(
-                    f"{name} is {getattr(self, name)} and there is no init_from: name the model to begin with, or leave it out"
-                )
+                raise UserError(f"{name} is {getattr(self, name)} and there is no init_from: name the model to begin with, or leave it out")
         if self.init_network:
             options.one_of("init_network", self.init_network, ("discriminator", "generator"))
         if not self.schedule.warmup_steps < self.decay_steps:
@@ -81,10 +79,10 @@ class Recipe:
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Self:
-        """The recipe of a config (a ConfigDict of configs/, or what `stored` gave). Raises UserError that names the flag of what is wrong."""
+        """The recipe of a config: a ConfigDict of configs/, or what `stored` gave. Raises UserError that names the flag of what is wrong."""
         values = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else dict(config)))  # a config may hold tuples
         sections = cls.sections()
-        top = options.parse(cls, {name: value for name, value in values.items() if name not in sections}, "")
+        top = options.parse(cls, {name: value for name, value in values.items() if name not in (*sections, "format")}, "")
         for name, record in sections.items():
             if not isinstance(values.get(name, {}), dict):
                 raise UserError(f"{name} is {values[name]!r}: it is a section of the config, such as {name}.{options.names(record)[0]}")
@@ -125,6 +123,18 @@ def help_lines() -> list[str]:
     for name, record in Recipe.sections().items():
         lines += ["", *options.help_lines(record, name)]
     return lines
+
+
+def check_flags(argv: Sequence[str]) -> None:
+    """Raises UserError where a flag --config.NAME names no field; it lists those of the section."""
+    for flag in argv:
+        if match := re.match(r"--?config\.(?:(\w+)\.)?(\w+)(=|$)", flag):
+            section, name = match[1] or "", match[2]
+            record = Recipe.sections().get(section) if section else Recipe
+            if record is None:
+                raise UserError(f"{flag}: no section {section!r}{options.hint(section, Recipe.sections())}: {', '.join(Recipe.sections())}")
+            if not (section == "" and name in Recipe.sections()):
+                options.check_name(record, name, section)
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:

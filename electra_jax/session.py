@@ -270,9 +270,7 @@ def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, op
         clock=run_clock,
         watchdog=Watchdog(train.hang_secs),
         preemption=preemption,
-        non_finite=NonFinitePolicy(
-            train.max_non_finite_steps, batch_rows=train.batch_rows, latest_step=lambda: checkpoints.latest_step
-        ),
+        non_finite=NonFinitePolicy(train.max_non_finite_steps, batch_rows=train.batch_rows, latest_step=lambda: checkpoints.latest_step),
         profiler=ProfilerWindow(place.path / names.PROFILE, *recipe.log.profile_steps),
         publish=place.publish,
     )

@@ -6,19 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from electra_jax import rng
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, Params
 
 
 def make_eval_step(objective: Objective) -> Callable:
-    """eval_step(params, root, batch, valid [B] bool) -> (weights, Terms, valid): dropout off, step 0's keys; invalid rows count for
+    """eval_step(params, root words, batch, valid [B] bool) -> (weights, Terms, valid): dropout off, step 0's keys; invalid rows count for
     nothing. `valid` comes back so that each process has all of it, as it has the outputs."""
 
     def eval_step(params: Params, root: Array, batch: Batch, valid_B: Array):
         batch = batch.replace(segments=batch.segments * valid_B[:, None])
         # A stream of its own: held-out row 5 must not get the masks of training row 5.
-        rng = StepRng(jax.random.fold_in(root, 1), jnp.zeros((), jnp.int32))
-        plan, weights = objective.plan(batch, rng, False)
+        step_rng = StepRng(jax.random.fold_in(rng.from_words(root), 1), jnp.zeros((), jnp.int32))
+        plan, weights = objective.plan(batch, step_rng, False)
         return weights, objective.terms(params, batch, plan), valid_B
 
     return eval_step

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from electra_jax import rng
 from electra_jax.parallel import sharding
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, TrainState
@@ -26,7 +27,7 @@ def init_state(root: Array, objective: Objective, optimizer: optax.GradientTrans
     params = objective.init(root)
     # Three arrays, not one thrice: the state is donated, and a buffer can be given away once.
     step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
-    return TrainState(step, root, params, optimizer.init(params), skipped, in_a_row)
+    return TrainState(step, rng.key_words(root), params, optimizer.init(params), skipped, in_a_row)
 
 
 def make_train_step(
@@ -45,7 +46,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        plan, weights = objective.plan(batch, StepRng(state.root, state.step), True)
+        plan, weights = objective.plan(batch, StepRng(rng.from_words(state.root), state.step), True)
         weights, num_tokens = reduce((weights, jnp.sum((batch.segments > 0).astype(jnp.int32))))
 
         def loss_sums(params, micro_batch, micro_plan):

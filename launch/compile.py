@@ -41,18 +41,15 @@ def main(_):
     recipe, unfit = Recipe.parse(CONFIG.value), []
     if not TOPOLOGY.value:
         raise cli.UserError("--topology is empty: name one or more, such as --topology=v5e:4x4")
-    if JSON.value:
-        open(JSON.value, "a").close()  # what cannot be written should be known before minutes of compiling
-    for topology in TOPOLOGY.value:
-        case = offline.Case(recipe, topology, EFFORT.value)
-        result = offline.compile_for(case)
-        print("\n".join(offline.lines(result)), flush=True)
-        if JSON.value:
-            with open(JSON.value, "a") as file:
-                file.write(json.dumps(result) + "\n")
-        if not result["fits"]:
-            found = suggest.suggest(case, suggest.tell) if SUGGEST.value else None
-            unfit.append(f"{topology}: {suggest.advice(case, result, found, SUGGEST.value)}")
+    with open(JSON.value or os.devnull, "a") as file:  # what cannot be written should be known before minutes of compiling
+        for topology in TOPOLOGY.value:
+            case = offline.Case(recipe, topology, EFFORT.value)
+            result = offline.compile_for(case)
+            print("\n".join(offline.lines(result)), flush=True)
+            print(json.dumps(result), file=file, flush=True)
+            if not result["fits"]:
+                found = suggest.suggest(case, suggest.tell) if SUGGEST.value else None
+                unfit.append(f"{topology}: {suggest.advice(case, result, found, SUGGEST.value)}")
     if unfit:
         raise cli.UserError("; ".join(unfit))
 

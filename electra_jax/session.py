@@ -26,7 +26,8 @@ from electra_jax.recipe import Recipe, refuse_changes
 from electra_jax.store import names, workdirs
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.train import evaluation, loop
-from electra_jax.types import Batch, Examples, TrainState
+from electra_jax.types import Batch, TrainState
+from electra_jax.views import Examples
 from electra_jax.watch import clock, report
 from electra_jax.watch.profiler import ProfilerWindow
 from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal

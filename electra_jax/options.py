@@ -58,7 +58,7 @@ def check_name(record: type, name: str, section: str) -> None:
     if name not in (known := names(record)):
         dot = f"{section}." if section else ""
         raise UserError(
-            f"--config.{dot}{name}: no such field{hint(name, known)}; {section or 'the config itself'} has {', '.join(listed(record))}"
+            f"--config.{dot}{name}: no such field{hint(name, known) or ':'} {section or 'the config itself'} has {', '.join(listed(record))}"
         )
 
 
@@ -125,3 +125,16 @@ def hint(name: str, allowed: Iterable[str]) -> str:
     """ "; did you mean ...?", or nothing where nothing is near."""
     near = difflib.get_close_matches(name, tuple(allowed), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def parse_arg(arg: str | None, *, presets: Iterable[str], default: str, flags: Iterable[str]) -> tuple[str, frozenset[str]]:
+    """Splits a config file's argument, `small` or `base,flash`, into a preset and its variants.
+
+    Raises UserError for a word that is neither, naming the nearest.
+    """
+    words = [word for word in (arg or default).split(",") if word]
+    preset = words[0] if words else default
+    one_of("the config's first word", preset, presets)
+    for word in words[1:]:
+        one_of("the config's variant", word, flags)
+    return preset, frozenset(words[1:])

@@ -41,7 +41,7 @@ _USE = {
 def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
     """Markdown, with the front matter that the hub reads."""
     about, config = model.about, model.config
-    encoder = getattr(config, network)
+    encoder = config.encoder(network)
     rows = {
         "network": network,
         "layers": encoder.num_layers,

@@ -263,11 +263,13 @@ def _to_config(fields: Mapping, about: Architecture, folder: pathlib.Path) -> El
         if fields.get(name, allowed[0]) not in allowed:
             raise UserError(f"{folder / CONFIG}: {name} is {fields[name]!r}: the encoder here is that of ELECTRA, {name}={allowed[0]!r}")
     hidden_size, num_heads, ffn_size = get("hidden_size", int), get("num_attention_heads", int), get("intermediate_size", int)
-    if min(hidden_size, num_heads, ffn_size) < 1 or hidden_size % num_heads or ffn_size % hidden_size:
+    if min(hidden_size, num_heads) < 1 or hidden_size % num_heads:
         raise UserError(
-            f"{folder / CONFIG}: hidden_size {hidden_size} must be a multiple of num_attention_heads {num_heads}, and intermediate_size "
-            f"{ffn_size} of hidden_size: other shapes have no place here"
+            f"{folder / CONFIG}: hidden_size {hidden_size} must be a multiple of num_attention_heads {num_heads}: other shapes have no "
+            "place here"
         )
+    if ffn_size < 1:
+        raise UserError(f"{folder / CONFIG}: intermediate_size is {ffn_size}: it must be at least 1")
     default_embedding = fields.get("embedding_size")
     sizes = dict(
         vocab_size=get("vocab_size", int),
@@ -285,9 +287,10 @@ def _to_config(fields: Mapping, about: Architecture, folder: pathlib.Path) -> El
         return ElectraConfig(
             hidden_size=hidden_size,
             head_size=hidden_size // num_heads,
-            ffn_factor=ffn_size // hidden_size,
+            ffn_size=models.ffn_field(ffn_size, hidden_size),
             positions=positions,
-            generator_hidden_fraction=1.0,
+            generator_hidden_fraction=1.0,  # of a file with one network, either name has its sizes
+            generator_ffn_size=models.ffn_field(ffn_size, hidden_size),
             **sizes,
         )
     except UserError as error:
@@ -297,7 +300,7 @@ def _to_config(fields: Mapping, about: Architecture, folder: pathlib.Path) -> El
 def _refuse_other_depth(found: Mapping, config: ElectraConfig, network: str, folder: pathlib.Path) -> None:
     """First of the checks: a config may ask for any number of layers, and each would be listed."""
     numbers = {int(match[1]) for name in found if (match := re.search(r"encoder\.layer\.(\d{1,6})\.", name))}
-    there, said = max(numbers, default=-1) + 1, getattr(config, network).num_layers
+    there, said = max(numbers, default=-1) + 1, config.encoder(network).num_layers
     if there != said:
         raise UserError(f"{folder}: {CONFIG} says num_hidden_layers {said} and the weights have {there}: take both from one model")
 
@@ -318,7 +321,7 @@ def _rotary_order(path: str, x: np.ndarray, config: ElectraConfig, network: str,
     """Queries and keys in RoFormer's order: it turns neighbours (2i, 2i + 1) where we turn (i, i + D/2). The last axis is H x D."""
     if not re.search(r"/attention/(query|key)/", path):
         return x
-    size = getattr(config, network).head_size
+    size = config.encoder(network).head_size
     num_heads = x.shape[-1] // size
     order = np.arange(size).reshape(2, size // 2).T if to_torch else np.arange(size).reshape(size // 2, 2).T
     return np.ascontiguousarray(x.reshape(*x.shape[:-1], num_heads, size)[..., order.reshape(-1)].reshape(x.shape))
@@ -371,7 +374,7 @@ def _class_for(model: Model, network: str) -> str:
 
 
 def _from_config(config: ElectraConfig, network: str, kind: str, model: Model) -> dict[str, Any]:
-    encoder = getattr(config, network)
+    encoder = config.encoder(network)
     fields = {
         "architectures": [kind],
         "model_type": ARCHITECTURES[kind].family,
@@ -412,7 +415,7 @@ def _sinusoids(config: ElectraConfig, network: str, family: str, head: str | Non
     """RoFormer's table of turns, which it saves although it follows from the shape: sines in the first half, cosines in the second."""
     if family != "roformer":
         return {}
-    size = getattr(config, network).head_size
+    size = config.encoder(network).head_size
     angle = np.arange(config.max_length)[:, None] / 10000.0 ** (np.arange(0, size, 2) / size)
     table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
     return {f"{'roformer.' if head else ''}encoder.embed_positions.weight": table}

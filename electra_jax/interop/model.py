@@ -53,6 +53,11 @@ class Model:
         return next((name for name in heads.TASKS if name in self.params), None)
 
 
+def ffn_field(ffn_size: int, hidden_size: int) -> int:
+    """What ElectraConfig.ffn_size and .generator_ffn_size say of a network's feed-forward width: 0 where it is the published one."""
+    return 0 if ffn_size == 4 * hidden_size else ffn_size
+
+
 @functools.cache
 def shapes(config: ElectraConfig, task: str | None = None, num_labels: int = 0) -> dict[str, tuple[int, ...]]:
     """{path: shape} of all that a model of this config may have."""
@@ -94,13 +99,14 @@ def joined(first: Model, second: Model, where: str) -> Model:
     d, g = discriminator.config, generator.config
     differ = [
         f"{name} {getattr(d, name)} and {getattr(g, name)}"
-        for name in ("vocab_size", "embedding_size", "max_length", "type_vocab_size", "positions", "layer_norm_eps", "ffn_factor")
+        for name in ("vocab_size", "embedding_size", "max_length", "type_vocab_size", "positions", "layer_norm_eps", "backbone")
         if getattr(d, name) != getattr(g, name)
     ]
     config = dataclasses.replace(
         d,
         generator_hidden_fraction=g.generator.hidden_size / d.hidden_size,
         generator_layers_fraction=g.generator.num_layers / d.num_layers,
+        generator_ffn_size=ffn_field(g.generator.ffn_size, g.generator.hidden_size),
     )
     for name in ("hidden_size", "num_layers", "num_heads"):
         ours, theirs = getattr(config.generator, name), getattr(g.generator, name)

@@ -85,7 +85,7 @@ def _weight_and_bias(here: str, torch: str, tf1: str | None) -> list[tuple[str, 
 
 def _network(config: ElectraConfig, network: str) -> list[tuple[str, str, str | None, int | None]]:
     """(path here, transformers, TF1, layer) of a network's own parameters, without its head."""
-    encoder, rows = getattr(config, network), []
+    encoder, rows = config.encoder(network), []
     if encoder.projects:
         rows += [(*row, None) for row in _weight_and_bias(*_PROJECT)]
     for i in range(encoder.num_layers):

@@ -86,25 +86,31 @@ def _slots(paths: list[str], source: Model, fit: Callable) -> dict[str, np.ndarr
 def _refuse_other_shape(config: ElectraConfig, source: Model) -> None:
     """By field, because equal shapes may mean another function (the number of heads)."""
     there, mend = source.config, {}
-    for name in ("embedding_size", "type_vocab_size", "layer_norm_eps"):
+    for name in ("backbone", "embedding_size", "type_vocab_size", "layer_norm_eps"):
         mend[name] = getattr(there, name)
     rotary = [each.positions == "rotary" for each in (there, config)]
     mend["positions"] = config.positions if rotary[0] == rotary[1] else there.positions
     if "discriminator" in source.networks:
-        mend |= {name: getattr(there, name) for name in ("hidden_size", "num_layers", "head_size", "ffn_factor")}
+        mend |= {name: getattr(there, name) for name in ("hidden_size", "num_layers", "head_size")}
+        if there.discriminator.ffn_size != (config.ffn_size or 4 * there.hidden_size):
+            mend["ffn_size"] = there.discriminator.ffn_size
     if "generator" in source.networks:
         width, depth = (mend.get(name, getattr(config, name)) for name in ("hidden_size", "num_layers"))
         generator = there.generator
-        mend |= {"ffn_factor": there.ffn_factor, "head_size": mend.get("head_size", config.head_size)}
+        mend |= {"head_size": mend.get("head_size", config.head_size)}
+        if generator.ffn_size != (config.generator_ffn_size or 4 * generator.hidden_size):
+            mend["generator_ffn_size"] = generator.ffn_size
         if generator.hidden_size != config.generator.hidden_size:
             mend["generator_hidden_fraction"] = generator.hidden_size / width
         if generator.num_layers != config.generator.num_layers:
             mend["generator_layers_fraction"] = generator.num_layers / depth
         if generator.num_heads != max(1, generator.hidden_size // mend["head_size"]):
             mend["head_size"] = generator.head_size
-    differ = {name: value for name, value in mend.items() if value != getattr(config, name)}
+    here = {name: getattr(config, name) for name in mend}
+    here |= {name: here[name] or "four times the width" for name in ("ffn_size", "generator_ffn_size") if name in mend}
+    differ = {name: value for name, value in mend.items() if value != here[name]}
     if differ:
-        said = ", ".join(f"{name} {value} and here {getattr(config, name)}" for name, value in differ.items())
+        said = ", ".join(f"{name} {value} and here {here[name]}" for name, value in differ.items())
         flags = " ".join(f"--config.model.{name}={value}" for name, value in differ.items())
         raise UserError(f"init_from: the model in {source.about['source']} is another one ({said}): {flags}")
 

@@ -259,15 +259,16 @@ def _config(found: dict, networks: Sequence[str], prefix: pathlib.Path, head_siz
     def width(scope: str) -> int:
         return size(f"{scope}/encoder/layer_0/attention/self/query/kernel", 1)
 
+    def ffn_field(scope: str) -> int:
+        return models.ffn_field(size(f"{scope}/encoder/layer_0/intermediate/dense/kernel", 1), width(scope))
+
     scope = "electra" if "discriminator" in networks else "generator"
     hidden_size, num_layers = width(scope), depth(scope)
-    fractions = {}
+    its_generator = {}
     if "generator" in networks:
-        fractions["generator_hidden_fraction"] = width("generator") / hidden_size if hidden_size else 0
-        fractions["generator_layers_fraction"] = depth("generator") / num_layers if num_layers else 0
-    ffn_size = size(f"{scope}/encoder/layer_0/intermediate/dense/kernel", 1)
-    if not hidden_size or ffn_size % hidden_size:
-        raise UserError(f"{prefix}: its feed-forward layer is {ffn_size} wide, no multiple of {hidden_size}: that has no place here")
+        its_generator["generator_hidden_fraction"] = width("generator") / hidden_size if hidden_size else 0
+        its_generator["generator_layers_fraction"] = depth("generator") / num_layers if num_layers else 0
+        its_generator["generator_ffn_size"] = ffn_field("generator")
     try:
         return ElectraConfig(
             vocab_size=size("electra/embeddings/word_embeddings", 0),
@@ -277,8 +278,8 @@ def _config(found: dict, networks: Sequence[str], prefix: pathlib.Path, head_siz
             hidden_size=hidden_size,
             num_layers=num_layers,
             head_size=head_size,
-            ffn_factor=ffn_size // hidden_size,
-            **fractions,
+            ffn_size=ffn_field(scope),
+            **its_generator,
         )
     except UserError as error:
         raise UserError(f"{prefix}: {error}") from None
@@ -286,7 +287,7 @@ def _config(found: dict, networks: Sequence[str], prefix: pathlib.Path, head_siz
 
 def _same_shape(preset: ElectraConfig, config: ElectraConfig, networks: Sequence[str]) -> bool:
     fields = ("embedding_size", "hidden_size", "num_layers", "num_heads", "ffn_size")
-    return all(getattr(getattr(preset, n), f) == getattr(getattr(config, n), f) for n in networks for f in fields)
+    return all(getattr(preset.encoder(n), f) == getattr(config.encoder(n), f) for n in networks for f in fields)
 
 
 def _slots(entries: dict[str, Entry], tensors: Sequence[names.Tensor], shapes: dict, prefix: pathlib.Path) -> Slots | None:

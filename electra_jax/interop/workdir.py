@@ -59,9 +59,10 @@ def read(path: str, with_slots: bool = True) -> Model:
     if tokenizer is not None and tokenizer.sha256 != run.get("identity", {}).get("tokenizer", tokenizer.sha256):
         raise UserError(f"{path}: the tokenizer there is not the one that the run was trained with: put that there again")
     check_vocabulary(tokenizer, config, path)
-    about = {  # step 0: from elsewhere, after nobody knows how many
+    about = {
         "source": path,
         "name": run["config"].get("preset"),
+        # Step 0 marks a model that was converted from another program: how long it was trained there is unknown.
         "step": found.step or None,
         "metrics": files.metrics(found.step) or run.get("metrics"),
         "data": run.get("data"),
@@ -78,10 +79,18 @@ def read(path: str, with_slots: bool = True) -> Model:
 
 
 def _config(fields: Mapping[str, Any], where: str) -> ElectraConfig:
-    """For any machine: its choice of a type of products and of a path of attention is not the model's."""
+    """For any machine: its choice of a type of products and of a path of attention is not the model's.
+
+    Configs of earlier versions have one factor for both networks' feed-forward layers, `ffn_factor`.
+    """
     fields = {**fields, "attention": "auto", "dtype": "float32" if fields["dtype"] == "auto" else fields["dtype"]}
+    factor = fields.pop("ffn_factor", 4)
     try:
-        return ElectraConfig(**fields)
+        config = ElectraConfig(**fields)
+        if factor == 4:
+            return config
+        sizes = {"ffn_size": factor * config.hidden_size, "generator_ffn_size": factor * config.generator.hidden_size}
+        return dataclasses.replace(config, **sizes)
     except (TypeError, UserError) as error:
         raise UserError(f"{where}: its config is not one of this version's ({error}): read it with the version that wrote it") from None
 

@@ -1,31 +1,29 @@
-"""Model shapes: the two networks, the rules that size them, and what they cost. Plain Python, no jax.
+"""Model shapes: the networks, and the rules that size them. Plain Python, no jax; what they cost: costs.py.
 
 Sizes: google-research/electra `util/training_utils.py:get_bert_config` and `configure_pretraining.py`; the generator's rule:
 `run_pretraining.py:get_generator_config`; which run used what: the paper (arXiv 2003.10555), tables 6 and 7.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 
 from electra_jax.cli import UserError
+from electra_jax.models.attention import PATHS
+from electra_jax.models.backbones import BACKBONES
+from electra_jax.options import one_of, option
 
 POSITIONS = ("learned", "sinusoidal_init", "rotary")
 REMAT = ("none", "dots", "full")
-ATTENTION = ("auto", "xla", "rows", "splash", "cudnn")
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}{hint}")
+ATTENTION = ("auto", *PATHS)
+DTYPES = ("auto", "float32", "bfloat16", "float64")
+PARAM_DTYPES = ("float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """One network: a stack of post-LayerNorm transformer layers over embeddings of width `embedding_size`."""
+    """One network over embeddings of width `embedding_size`: what ElectraConfig makes of its own fields for it."""
 
+    backbone: str
     hidden_size: int
     num_layers: int
     num_heads: int
@@ -51,63 +49,57 @@ class EncoderConfig:
         """Embeddings of another width than the network pass through a dense layer first (no activation)."""
         return self.embedding_size != self.hidden_size
 
-    def num_params(self) -> int:
-        """Parameters of the network without embeddings and heads."""
-        h, f = self.hidden_size, self.ffn_size
-        layer = 4 * (h * h + h) + (h * f + f) + (f * h + h) + 4 * h
-        return self.num_layers * layer + (self.embedding_size * h + h if self.projects else 0)
-
-    def forward_flops(self, length: int) -> float:
-        """Floating-point operations of matrix products, forward, for one row of `length` tokens."""
-        h, f = self.hidden_size, self.ffn_size
-        layer = 2 * length * (4 * h * h + 2 * h * f) + 4 * length * length * h
-        return float(self.num_layers * layer + (2 * length * self.embedding_size * h if self.projects else 0))
-
 
 @dataclasses.dataclass(frozen=True)
 class ElectraConfig:
-    """Both networks. The defaults are the published Small; `generator` and `discriminator` are what the rules make of them.
+    """A model: embeddings and the networks that share them. The defaults are the published Small.
 
     Raises UserError where the fields contradict each other.
     """
 
-    vocab_size: int = 30522
-    max_length: int = 512  # rows of the position table
-    type_vocab_size: int = 2
-    embedding_size: int = 128
-    hidden_size: int = 256
-    num_layers: int = 12
-    head_size: int = 64
-    ffn_factor: int = 4
-    generator_hidden_fraction: float = 0.25
-    generator_layers_fraction: float = 1.0  # full depth: the generator is narrow, not shallow
-    positions: str = "learned"
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    init_std: float = 0.02
-    layer_norm_eps: float = 1e-12
-    dtype: str = "float32"  # of matrix products; sums, norms and losses are at least float32
-    param_dtype: str = "float32"
-    scan_layers: bool = False
-    remat: str = "none"
-    attention: str = "auto"  # see models.attention.choose
+    backbone: str = option("transformer", f"the layers between embeddings and head: {', '.join(BACKBONES)}")
+    vocab_size: int = option(30522, "rows of the table of word embeddings; as the tokenizer of the data")
+    max_length: int = option(512, "rows of the position table, tokens; rotary positions have none")
+    type_vocab_size: int = option(2, "rows of the table of segment types, at least 2")
+    embedding_size: int = option(128, "width of the embeddings, which all networks share")
+    hidden_size: int = option(256, "width of the network")
+    num_layers: int = option(12, "layers of the network")
+    head_size: int = option(64, "width of one attention head, of every network")
+    ffn_size: int = option(0, "width of the feed-forward layers; 0 = four times hidden_size")
+    generator_hidden_fraction: float = option(0.25, "the generator's width, in parts of hidden_size")
+    generator_layers_fraction: float = option(1.0, "the generator's layers, in parts of num_layers; as published it is narrow, not shallow")
+    generator_ffn_size: int = option(0, "width of the generator's feed-forward layers; 0 = four times its width")
+    positions: str = option("learned", f"{', '.join(POSITIONS)} (learned, and sinusoids at the start)")
+    dropout: float = option(0.1, "rate of dropout on embeddings and on what a layer adds, from 0 to below 1")
+    attention_dropout: float = option(0.1, "rate of dropout on attention weights; above 0 it means attention=xla")
+    init_std: float = option(0.02, "standard deviation of the initial weights, before they are cut at two of it")
+    layer_norm_eps: float = option(1e-12, "added to the variance in LayerNorm")
+    dtype: str = option("float32", f"of matrix products, {', '.join(DTYPES)}; sums, norms and losses are at least float32")
+    param_dtype: str = option("float32", f"of parameters and the optimizer's state: {', '.join(PARAM_DTYPES)}")
+    scan_layers: bool = option(False, "layers as one loop: compiles sooner, runs a little slower")
+    remat: str = option("none", f"what the backward pass computes again, {', '.join(REMAT)}: less memory, more time")
+    attention: str = option("auto", f"{', '.join(ATTENTION)}; auto: the fastest that can run")
 
     def __post_init__(self):
+        one_of("model.backbone", self.backbone, BACKBONES)
         one_of("model.positions", self.positions, POSITIONS)
         one_of("model.remat", self.remat, REMAT)
-        one_of("model.attention", self.attention, ATTENTION)
-        one_of("model.dtype", self.dtype, ("float32", "bfloat16", "float64"))
-        one_of("model.param_dtype", self.param_dtype, ("float32", "float64"))
+        one_of("model.attention", self.attention, ("auto", *PATHS))
+        one_of("model.dtype", self.dtype, DTYPES)
+        one_of("model.param_dtype", self.param_dtype, PARAM_DTYPES)
         if self.type_vocab_size < 2:
             raise UserError(f"model.type_vocab_size is {self.type_vocab_size}: rows have two types of segment")
-        for name in ("vocab_size", "max_length", "embedding_size", "hidden_size", "num_layers", "head_size", "ffn_factor"):
+        for name in ("vocab_size", "max_length", "embedding_size", "hidden_size", "num_layers", "head_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("ffn_size", "generator_ffn_size"):
+            if getattr(self, name) < 0:
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1, or 0 for four times the network's width")
         for name in ("dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be from 0 to below 1")
         for network in ("discriminator", "generator"):
-            encoder = getattr(self, network)
+            encoder = self.encoder(network)
             if encoder.hidden_size < 1 or encoder.num_layers < 1:
                 raise UserError(f"the {network} has no width or no layers: raise model.generator_*_fraction")
             if encoder.hidden_size % encoder.num_heads:
@@ -118,56 +110,29 @@ class ElectraConfig:
             if self.positions == "rotary" and encoder.head_size % 2:
                 raise UserError(f"the {network}'s heads are {encoder.head_size} wide: rotary positions need an even width")
 
-    def _encoder(self, hidden_size: int, num_layers: int) -> EncoderConfig:
-        same = {f.name for f in dataclasses.fields(EncoderConfig)} & {f.name for f in dataclasses.fields(self)}
-        same -= {"hidden_size", "num_layers"}
-        return EncoderConfig(
+    def encoder(self, network: str) -> EncoderConfig:
+        """The network of this name: "generator" is sized by the generator's rule, and every other has the model's own sizes."""
+        hidden_size, num_layers, ffn_size = self.hidden_size, self.num_layers, self.ffn_size
+        if network == "generator":
+            hidden_size = round(self.hidden_size * self.generator_hidden_fraction)
+            num_layers = round(self.num_layers * self.generator_layers_fraction)
+            ffn_size = self.generator_ffn_size
+        sizes = dict(
             hidden_size=hidden_size,
             num_layers=num_layers,
             num_heads=max(1, hidden_size // self.head_size),
-            ffn_size=self.ffn_factor * hidden_size,
-            **{name: getattr(self, name) for name in sorted(same) if name != "head_size"},
+            ffn_size=ffn_size or 4 * hidden_size,
         )
+        shared = [field.name for field in dataclasses.fields(EncoderConfig) if field.name not in sizes]
+        return EncoderConfig(**sizes, **{name: getattr(self, name) for name in shared})
 
     @property
     def discriminator(self) -> EncoderConfig:
-        return self._encoder(self.hidden_size, self.num_layers)
+        return self.encoder("discriminator")
 
     @property
     def generator(self) -> EncoderConfig:
-        return self._encoder(
-            round(self.hidden_size * self.generator_hidden_fraction),
-            round(self.num_layers * self.generator_layers_fraction),
-        )
-
-    def num_params(self) -> Mapping[str, int]:
-        """Parameters by part. 'discriminator' with 'embeddings' is what the literature counts as the model."""
-        e, positions = self.embedding_size, 0 if self.positions == "rotary" else self.max_length
-        generator, discriminator = self.generator, self.discriminator
-        return {
-            "embeddings": (self.vocab_size + positions + self.type_vocab_size + 2) * e,
-            "discriminator": discriminator.num_params(),
-            "rtd_head": discriminator.hidden_size * (discriminator.hidden_size + 1) + discriminator.hidden_size + 1,
-            "generator": generator.num_params(),
-            "mlm_head": generator.hidden_size * e + 3 * e + self.vocab_size,
-        }
-
-    def train_flops_by_part(self, length: int, num_slots: int) -> Mapping[str, float]:
-        """Floating-point operations of one training step for one row, by part: 3 x forward, matrix products alone.
-
-        "vocabulary" is the MLM head, counted at the `num_slots` masked places, as it is computed; the look-ups and sampling are not.
-        """
-        h, g = self.discriminator.hidden_size, self.generator.hidden_size
-        rtd_head = 2 * length * (h * h + h)
-        return {
-            "generator": 3.0 * self.generator.forward_flops(length),
-            "vocabulary": 3.0 * 2 * num_slots * self.embedding_size * (g + self.vocab_size),
-            "discriminator": 3.0 * (self.discriminator.forward_flops(length) + rtd_head),
-        }
-
-    def train_flops(self, length: int, num_slots: int) -> float:
-        """The sum over the parts."""
-        return sum(self.train_flops_by_part(length, num_slots).values())
+        return self.encoder("generator")
 
 
 PRESETS: Mapping[str, ElectraConfig] = {
@@ -191,16 +156,3 @@ PRESETS: Mapping[str, ElectraConfig] = {
     "base_pp": ElectraConfig(embedding_size=768, hidden_size=768, generator_hidden_fraction=0.33333),
     "large": ElectraConfig(embedding_size=1024, hidden_size=1024, num_layers=24),
 }
-
-
-def parse_arg(arg: str | None, *, default: str, flags: tuple[str, ...]) -> tuple[str, frozenset[str]]:
-    """Splits a config file's argument, `small` or `base,flash`, into a preset and its variants.
-
-    Raises UserError for a word that is neither, naming the nearest.
-    """
-    words = [word for word in (arg or default).split(",") if word]
-    preset = words[0] if words else default
-    one_of("the config's first word", preset, tuple(PRESETS))
-    for word in words[1:]:
-        one_of("the config's variant", word, flags)
-    return preset, frozenset(words[1:])

@@ -1,64 +1,96 @@
-"""ELECTRA's two networks as pure functions (arXiv 2003.10555, section 2).
+"""Networks that share embeddings, as pure functions: ELECTRA's two (arXiv 2003.10555, section 2), or those that an objective names.
 
-params = {"embeddings": shared by both, LayerNorm and positions too,
+params = {"embeddings": shared by all networks, LayerNorm and positions too,
           "generator": {"project", "layers", "head"}, "discriminator": {"project", "layers", "head"}}
 and, of a fine-tuned one, the task's head under the task's name (heads.TASKS).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from electra_jax.models import backward, heads, layers
-from electra_jax.models.backbones import transformer as encoder
+from electra_jax.models import heads, layers
+from electra_jax.models.backbones import backbone
 from electra_jax.models.config import ElectraConfig
+from electra_jax.models.ops import vocabulary
 from electra_jax.parallel import sharding
 from electra_jax.types import Array, Batch, Params
 
+NETWORKS: Mapping[str, str] = {"generator": "mlm", "discriminator": "rtd"}  # ELECTRA's, and each one's head
 
-def init_params(key: Array, config: ElectraConfig) -> Params:
-    """Parameters in `config.param_dtype`, plain nested dicts. Jittable, so that a sharded state is born sharded."""
-    keys = dict(zip(("embeddings", "generator", "mlm", "discriminator", "rtd"), jax.random.split(key, 5), strict=True))
+
+def init_params(key: Array, config: ElectraConfig, networks: Mapping[str, str] = NETWORKS) -> Params:
+    """Parameters in `config.param_dtype`, plain nested dicts. Jittable, so that a sharded state is born sharded.
+
+    networks: name -> head, "mlm" or "rtd". config.encoder(name) sizes them.
+    """
+    keys = iter(list(jax.random.split(key, 1 + 2 * len(networks))))
     token = jnp.zeros((1, 1), jnp.int32)
     batch = Batch(tokens=token, segments=token, positions=token, types=token, row=token[0])
-    dtype = jnp.dtype(config.dtype)
-    embeddings = layers.Embeddings(config).init(keys["embeddings"], batch)["params"]
-    generator, discriminator = config.generator, config.discriminator
-    mlm_head = heads.MLMHead(generator, config.vocab_size).init(keys["mlm"], jnp.zeros((1, generator.hidden_size), dtype))
-    rtd_head = heads.RTDHead(discriminator).init(keys["rtd"], jnp.zeros((1, discriminator.hidden_size), dtype))
-    return {
-        "embeddings": embeddings,
-        "generator": {**encoder.init(keys["generator"], generator), "head": mlm_head["params"]},
-        "discriminator": {**encoder.init(keys["discriminator"], discriminator), "head": rtd_head["params"]},
-    }
+    params = {"embeddings": layers.Embeddings(config).init(next(keys), batch)["params"]}
+    network_keys, its_head = {}, {}
+    for name, head in networks.items():
+        network_keys[name], head_key = next(keys), next(keys)
+        x_1xH = jnp.zeros((1, config.encoder(name).hidden_size), jnp.dtype(config.dtype))
+        its_head[name] = _head(config, name, head).init(head_key, x_1xH)["params"]
+    for name in networks:
+        network = backbone(config.backbone).init(network_keys[name], config.encoder(name))
+        params[name] = {**network, "head": its_head[name]}
+    return params
+
+
+def _head(config: ElectraConfig, network: str, head: str):
+    encoder = config.encoder(network)
+    return heads.MLMHead(encoder, config.vocab_size) if head == "mlm" else heads.RTDHead(encoder)
 
 
 def hidden_states(params: Params, config: ElectraConfig, network: str, batch: Batch, seeds_Bx2: Array | None = None) -> Array:
-    """[B x L, H]: the last layer of `network` ("generator" or "discriminator")."""
+    """[B x L, H]: the last layer of `network`, a name in params. `seeds_Bx2` (uint32) switch dropout on."""
     embed = sharding.on_rows(lambda params, batch: layers.Embeddings(config).apply({"params": params}, batch))
     embedded_NxE = embed(params["embeddings"], batch)
-    return encoder.apply(params[network], getattr(config, network), embedded_NxE, batch, seeds_Bx2)
+    return backbone(config.backbone).apply(params[network], config.encoder(network), embedded_NxE, batch, seeds_Bx2)
 
 
-def generator_apply(params: Params, config: ElectraConfig, batch: Batch, slots_BxK: Array, seeds_Bx2: Array | None = None) -> Array:
-    """Vocabulary logits [B, K, V] at the positions `slots_BxK` of rows whose chosen tokens are masked."""
-    return _at_slots(backward.vocabulary_logits, params, config, batch, slots_BxK, seeds_Bx2)
+def generator_apply(
+    params: Params, config: ElectraConfig, batch: Batch, slots_BxK: Array, seeds_Bx2: Array | None = None, network: str = "generator"
+) -> Array:
+    """Vocabulary logits [B, K, V] at the positions `slots_BxK` of rows whose chosen tokens are masked.
+
+    network: whose head is "mlm".
+    """
+    return _at_slots(vocabulary.logits, params, config, network, batch, slots_BxK, seeds_Bx2)
 
 
 def generator_nll(
-    params: Params, config: ElectraConfig, batch: Batch, slots_BxK: Array, targets_BxK: Array, seeds_Bx2: Array | None = None
+    params: Params,
+    config: ElectraConfig,
+    batch: Batch,
+    slots_BxK: Array,
+    targets_BxK: Array,
+    seeds_Bx2: Array | None = None,
+    network: str = "generator",
 ) -> tuple[Array, Array, Array]:
     """Of the same logits: (-log probability of the target [B, K], unnormalised probabilities [B, K, V], is it the likeliest [B, K])."""
-    return _at_slots(backward.vocabulary_nll, params, config, batch, slots_BxK, seeds_Bx2, targets_BxK)
+    return _at_slots(vocabulary.nll, params, config, network, batch, slots_BxK, seeds_Bx2, targets_BxK)
 
 
-def _at_slots(function: Callable, params: Params, config: ElectraConfig, batch: Batch, slots_BxK: Array, seeds_Bx2: Array | None, *more):
-    """function(x [S, E], words [V, E], bias [V], *more [S]) of the generator's head at the slots, each result [S, ..] as [B, K, ..].
+def _at_slots(
+    function: Callable,
+    params: Params,
+    config: ElectraConfig,
+    network: str,
+    batch: Batch,
+    slots_BxK: Array,
+    seeds_Bx2: Array | None,
+    *more_BxK: Array,
+):
+    """function(x [S, E], words [V, E], bias [V], *more [S]) of the network's MLM head at the slots, each result [S, ..] as [B, K, ..].
 
-    Only the slots are projected onto the vocabulary: at 15% masked, projecting every position costs 13 to 28% of a step.
+    Only the slots are projected onto the vocabulary: projecting every position would cost a seventh to a quarter of a step
+    (docs/speed.md).
     """
-    x_NxH = hidden_states(params, config, "generator", batch, seeds_Bx2)
+    x_NxH = hidden_states(params, config, network, batch, seeds_Bx2)
     B, L = batch.tokens.shape
     # Row by row, so that a batch which is cut by rows stays so.
     x_BxKxH = jax.vmap(lambda x_LxH, slots_K: x_LxH[slots_K])(x_NxH.reshape(B, L, -1), slots_BxK)
@@ -66,33 +98,38 @@ def _at_slots(function: Callable, params: Params, config: ElectraConfig, batch: 
     @jax.named_scope("vocabulary")
     def head(params, x_BxKxH, *more_BxK):
         flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
-        x_SxE, bias_V = heads.MLMHead(config.generator, config.vocab_size).apply({"params": params["head"]}, flat(x_BxKxH))
+        x_SxE, bias_V = _head(config, network, "mlm").apply({"params": params["head"]}, flat(x_BxKxH))
         out = function(x_SxE, params["word"].astype(x_SxE.dtype), bias_V, *map(flat, more_BxK))
         return jax.tree.map(lambda y: y.reshape(*x_BxKxH.shape[:2], *y.shape[1:]), out)
 
-    head_params = {"head": params["generator"]["head"], "word": params["embeddings"]["word"]}
-    return sharding.rows(sharding.on_rows(head, config.dtype)(head_params, x_BxKxH, *more))
+    head_params = {"head": params[network]["head"], "word": params["embeddings"]["word"]}
+    return sharding.rows(sharding.on_rows(head, config.dtype)(head_params, x_BxKxH, *more_BxK))
 
 
-def discriminator_apply(params: Params, config: ElectraConfig, batch: Batch, seeds_Bx2: Array | None = None) -> Array:
-    """Logits [B, L] that a token was replaced."""
-    x_NxH = hidden_states(params, config, "discriminator", batch, seeds_Bx2)
-    head = sharding.on_rows(lambda params, x: heads.RTDHead(config.discriminator).apply({"params": params}, x), config.dtype)
-    logits_N = head(params["discriminator"]["head"], x_NxH)
+def discriminator_apply(
+    params: Params, config: ElectraConfig, batch: Batch, seeds_Bx2: Array | None = None, network: str = "discriminator"
+) -> Array:
+    """Logits [B, L] that a token was replaced. network: whose head is "rtd"."""
+    x_NxH = hidden_states(params, config, network, batch, seeds_Bx2)
+    head = sharding.on_rows(lambda params, x: _head(config, network, "rtd").apply({"params": params}, x), config.dtype)
+    logits_N = head(params[network]["head"], x_NxH)
     return logits_N.reshape(batch.tokens.shape)
 
 
-def init_task(key: Array, config: ElectraConfig, task: str, num_labels: int) -> Params:
-    """The head of one of heads.TASKS, on the discriminator."""
-    x_1xH = jnp.zeros((1, config.hidden_size), jnp.dtype(config.dtype))
-    return heads.TASKS[task](config.discriminator, num_labels).init(key, x_1xH)["params"]
+def init_task(key: Array, config: ElectraConfig, task: str, num_labels: int, network: str = "discriminator") -> Params:
+    """The head of one of heads.TASKS, on `network`."""
+    encoder = config.encoder(network)
+    x_1xH = jnp.zeros((1, encoder.hidden_size), jnp.dtype(config.dtype))
+    return heads.TASKS[task](encoder, num_labels).init(key, x_1xH)["params"]
 
 
-def task_apply(params: Params, config: ElectraConfig, batch: Batch, task: str, seeds_Bx2: Array | None = None) -> Array:
+def task_apply(
+    params: Params, config: ElectraConfig, batch: Batch, task: str, seeds_Bx2: Array | None = None, network: str = "discriminator"
+) -> Array:
     """Logits of one of heads.TASKS: [B, labels] from each row's first token, or [B, L, labels]; question answering: start and end."""
-    x_NxH = hidden_states(params, config, "discriminator", batch, seeds_Bx2)
+    x_NxH = hidden_states(params, config, network, batch, seeds_Bx2)
     B, L = batch.tokens.shape
-    head = heads.TASKS[task](config.discriminator, params[task]["out"]["bias"].shape[0])
+    head = heads.TASKS[task](config.encoder(network), params[task]["out"]["bias"].shape[0])
     if task == "sequence_classification":
         return head.apply({"params": params[task]}, x_NxH.reshape(B, L, -1)[:, 0])
     return head.apply({"params": params[task]}, x_NxH).reshape(B, L, -1)

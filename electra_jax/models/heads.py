@@ -7,14 +7,15 @@ The pretraining heads: google-research/electra `run_pretraining.py`. The tasks' 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from electra_jax.models import backward
 from electra_jax.models.config import EncoderConfig
 from electra_jax.models.layers import Dense, LayerNorm, glorot_dense
+from electra_jax.models.ops.gelu import gelu
+from electra_jax.models.ops.precision import wide_type
 from electra_jax.types import Array
 
 
 class MLMHead(nn.Module):
-    """Hidden [S, H] -> ([S, E], bias [V]): dense, GELU, LayerNorm. See backward.vocabulary_logits."""
+    """Hidden [S, H] -> ([S, E], bias [V]): dense, GELU, LayerNorm. The rest of the way is ops/vocabulary.py."""
 
     config: EncoderConfig
     vocab_size: int
@@ -23,7 +24,7 @@ class MLMHead(nn.Module):
     def __call__(self, x_SxH: Array) -> tuple[Array, Array]:
         config = self.config
         bias_V = self.param("bias", nn.initializers.zeros, (self.vocab_size,), jnp.dtype(config.param_dtype))
-        x_SxE = backward.gelu(Dense(config, config.embedding_size, name="dense")(x_SxH))
+        x_SxE = gelu(Dense(config, config.embedding_size, name="dense")(x_SxH))
         return LayerNorm(config.layer_norm_eps, config.param_dtype, name="norm")(x_SxE), bias_V
 
 
@@ -34,9 +35,9 @@ class RTDHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_NxH: Array) -> Array:
-        x_NxH = backward.gelu(Dense(self.config, self.config.hidden_size, name="dense")(x_NxH))
+        x_NxH = gelu(Dense(self.config, self.config.hidden_size, name="dense")(x_NxH))
         logits_Nx1 = glorot_dense(self.config, 1, "out")(x_NxH)
-        return logits_Nx1[:, 0].astype(backward.wide_type(logits_Nx1))
+        return logits_Nx1[:, 0].astype(wide_type(logits_Nx1))
 
 
 class SequenceHead(nn.Module):
@@ -47,9 +48,9 @@ class SequenceHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxH: Array) -> Array:
-        x_BxH = backward.gelu(Dense(self.config, self.config.hidden_size, name="dense")(x_BxH))
+        x_BxH = gelu(Dense(self.config, self.config.hidden_size, name="dense")(x_BxH))
         logits_BxC = Dense(self.config, self.num_labels, name="out")(x_BxH)
-        return logits_BxC.astype(backward.wide_type(logits_BxC))
+        return logits_BxC.astype(wide_type(logits_BxC))
 
 
 class TokenHead(nn.Module):
@@ -61,7 +62,7 @@ class TokenHead(nn.Module):
     @nn.compact
     def __call__(self, x_NxH: Array) -> Array:
         logits_NxC = Dense(self.config, self.num_labels, name="out")(x_NxH)
-        return logits_NxC.astype(backward.wide_type(logits_NxC))
+        return logits_NxC.astype(wide_type(logits_NxC))
 
 
 # A task's head lies in params under the task's name, beside the networks.

@@ -1,7 +1,7 @@
-"""The parts of a transformer layer. Activations are [B x L, H] outside attention: XLA's CPU code for three axes is slower.
+"""The parts that layers, embeddings and heads are made of. Backbones (backbones/) put them together.
 
-Architecture: google-research/electra `model/modeling.py`: post-LayerNorm, exact GELU, LayerNorm epsilon 1e-12, weights drawn
-from a normal truncated at two deviations of 0.02.
+Architecture: google-research/electra `model/modeling.py`: exact GELU, LayerNorm epsilon 1e-12, weights drawn from a normal truncated
+at two deviations of 0.02. Activations are [B x L, H] outside attention, because XLA's code for CPUs is slower on three axes.
 """
 
 import flax.linen as nn
@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Initializer
 
-from electra_jax import rng
-from electra_jax.models import attention, backward
+from electra_jax.models import attention
 from electra_jax.models.config import ElectraConfig, EncoderConfig
+from electra_jax.models.ops.dense import product
+from electra_jax.models.ops.gelu import gelu
+from electra_jax.models.ops.layer_norm import layer_norm
 from electra_jax.types import Array, Batch
-
-# The dropout sites of a layer (see rng.site_seeds). Embeddings use layer 0's own number; layers count from 1.
-EMBEDDED, ATTENTION_WEIGHTS, ATTENTION_OUTPUT, FFN_OUTPUT = range(4)
 
 
 def truncated_normal(std: float):
@@ -45,7 +44,7 @@ class LayerNorm(nn.Module):
         width = x_NxC.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,), jnp.dtype(self.param_dtype))
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.dtype(self.param_dtype))
-        return backward.layer_norm(x_NxC, scale, bias, self.epsilon)
+        return layer_norm(x_NxC, scale, bias, self.epsilon)
 
 
 class Weights(nn.Module):
@@ -69,7 +68,7 @@ class Dense(Weights):
     def __call__(self, x_NxC: Array) -> Array:
         kernel, bias = super().__call__(x_NxC.shape[1])
         x_NxC = x_NxC.astype(self.config.dtype)
-        return backward.product(x_NxC, kernel) + bias.astype(x_NxC.dtype)[None]
+        return product(x_NxC, kernel) + bias.astype(x_NxC.dtype)[None]
 
 
 def glorot_dense(config: EncoderConfig, features: int, name: str) -> Dense:
@@ -78,7 +77,7 @@ def glorot_dense(config: EncoderConfig, features: int, name: str) -> Dense:
 
 
 class Embeddings(nn.Module):
-    """Word + position + type, LayerNorm, [B x L, E]. All of it is shared by generator and discriminator."""
+    """Word + position + type, LayerNorm, [B x L, E]. All of it is shared by a model's networks."""
 
     config: ElectraConfig
 
@@ -97,54 +96,24 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
+    """[N, H] -> [N, H]: query, key and value, the path that `config.attention` names, and the output projection."""
+
     config: EncoderConfig
 
     @nn.compact
     def __call__(self, x_NxH: Array, batch: Batch, seeds_Bx2: Array | None) -> Array:
-        config = self.config
-        rows, width = batch.segments.shape, config.hidden_size
+        config, width = self.config, self.config.hidden_size
         kernels, biases = zip(*(Weights(config, width, name=name)(width) for name in ("query", "key", "value")), strict=True)
-        if config.attention == "rows":
-            products = [backward.product(x_NxH, kernel).reshape(*rows, -1) for kernel in kernels]
-            y = attention.rows(products, biases, batch.segments, config.head_size)
-        else:
-            # One product of all three: 1% of a step of `small` on a CPU.
-            qkv_Nx3H = backward.product(x_NxH, jnp.concatenate(kernels, axis=1)) + jnp.concatenate(biases).astype(x_NxH.dtype)[None]
-            q, k, v = (x.reshape(*rows, config.num_heads, config.head_size) for x in jnp.split(qkv_Nx3H, 3, axis=1))
-            if config.positions == "rotary":
-                q, k = attention.rotate(q, batch.positions), attention.rotate(k, batch.positions)
-            y = attention.attend(q, k, v, batch.segments, seeds_Bx2, config.attention_dropout, config.attention)
-        return Dense(config, width, name="output")(y.reshape(x_NxH.shape))
+        y_NxH = attention.path(config.attention).apply(x_NxH, kernels, biases, batch, seeds_Bx2, config)
+        return Dense(config, width, name="output")(y_NxH)
 
 
 class FeedForward(nn.Module):
+    """[N, H] -> [N, H]: dense, GELU, dense."""
+
     config: EncoderConfig
 
     @nn.compact
     def __call__(self, x_NxH: Array) -> Array:
-        x_NxF = backward.gelu(Dense(self.config, self.config.ffn_size, name="intermediate")(x_NxH))
+        x_NxF = gelu(Dense(self.config, self.config.ffn_size, name="intermediate")(x_NxH))
         return Dense(self.config, self.config.hidden_size, name="output")(x_NxF)
-
-
-class Block(nn.Module):
-    """One post-LayerNorm layer. `seeds_Bx2` None switches dropout off; `layer` may be traced."""
-
-    config: EncoderConfig
-
-    @nn.compact
-    def __call__(self, x_NxH: Array, batch: Batch, seeds_Bx2: Array | None, layer: Array | int) -> Array:
-        config = self.config
-
-        def drop(y: Array, place: int) -> Array:
-            if seeds_Bx2 is None or not config.dropout:
-                return y
-            return rng.dropout(y, rng.site_seeds(seeds_Bx2, layer, place), config.dropout)
-
-        def norm(name: str) -> LayerNorm:
-            return LayerNorm(config.layer_norm_eps, config.param_dtype, name=name)
-
-        weights_seeds = None if seeds_Bx2 is None else rng.site_seeds(seeds_Bx2, layer, ATTENTION_WEIGHTS)
-        y = SelfAttention(config, name="attention")(x_NxH, batch, weights_seeds)
-        x_NxH = norm("attention_norm")(x_NxH + drop(y, ATTENTION_OUTPUT))
-        y = FeedForward(config, name="ffn")(x_NxH)
-        return norm("ffn_norm")(x_NxH + drop(y, FFN_OUTPUT))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from electra_jax.models import electra
+from electra_jax.models import costs, electra
 from electra_jax.models.config import ElectraConfig
 from electra_jax.objectives import masking
 from electra_jax.objectives.auc import roc_auc
@@ -19,7 +19,7 @@ from electra_jax.objectives.electra_view import VIEW
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, Params, Terms, Vocabulary
 
-GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+GENERATOR, DISCRIMINATOR = electra.NETWORKS  # with an MLM head, and with an RTD head
 
 
 class Plan(flax.struct.PyTreeNode):
@@ -91,7 +91,7 @@ def make(
         return Terms(losses, metrics, outputs)
 
     def flops(rows: int, length: int) -> float:
-        return rows * model.train_flops(length, masking_config.max_predictions(length))
+        return rows * costs.train_flops(model, length, masking_config.max_predictions(length))
 
     scales = {"mlm": config.mlm_weight, "rtd": config.rtd_weight}
     return Objective(init, plan, terms, scales, flops, measure, (GENERATOR, DISCRIMINATOR), DISCRIMINATOR, VIEW)

@@ -16,14 +16,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from electra_jax.cli import UserError
 from electra_jax.parallel.mesh import AXES
 
+# A group of layers of one kind, each parameter of which is one array with a leading layer axis (models/backbones/stack.py).
+STACKED = r"(^|/)\w*layers/"
 # (path regex, the axis of the array that fsdp cuts); the first match counts, and the optimizer's arrays end in the same names.
 # Norms and biases, a thousandth of the whole, stay whole: gathering them would cost more time than they take memory. The axis of
 # layers is never cut. Word embeddings are cut by width: vocabularies are no round numbers.
 TABLE = (
-    (r"(^|/)layers/.*kernel$", 1),  # [layers, in, out]
+    (STACKED + r".*kernel$", 1),  # [layers, in, out]
     (r"(^|/)kernel$", 0),  # [in, out], and a layer by itself
     (r"(^|/)(word|position|type)$", 1),  # [.., width]
 )
+
+
+def is_stacked(path: str) -> bool:
+    """Whether the parameter at this path has a leading layer axis."""
+    return re.search(STACKED, path) is not None
 
 
 def spec(path: str, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:

@@ -1,9 +1,60 @@
 """How a run trains and evaluates. No jax."""
 
 import dataclasses
+import math
+import re
 
 from electra_jax.cli import UserError
-from electra_jax.options import at_least, option
+from electra_jax.options import at_least, one_of, option
+
+OPTIMIZERS = ("adamw", "muon")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate goes over a run; see optimizer.schedule. Its peak is the optimizer's."""
+
+    warmup_steps: int = option(10_000, "steps until the rate is at its peak")
+    decay_steps: int = option(0, "the step at which the rate reaches 0; 0 = train.steps, which then cannot change on resume")
+    product: bool = option(False, "warm-up and decay multiply from step 0 on, as in the published code")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Raises UserError for a value that no optimizer can have."""
+
+    name: str = option("adamw", f"{', '.join(OPTIMIZERS)} (muon: on the layers' matrices, and AdamW elsewhere)")
+    learning_rate: float = option(5e-4, "AdamW's, at its peak")
+    muon_learning_rate: float = option(0.02, "Muon's, at its peak")
+    beta1: float = option(0.9, "decay of AdamW's mean of the gradients, per step")
+    beta2: float = option(0.999, "decay of AdamW's mean of their squares, per step")
+    epsilon: float = option(1e-6, "added to the root of that mean")
+    weight_decay: float = option(0.01, "AdamW's, times the rate; LayerNorms and biases have none")
+    bias_correction: bool = option(True, "of AdamW's two means; the published code has none")
+    clip_norm: float = option(1.0, "largest norm of all gradients together; 0 = no clip")
+    rates: tuple = option(
+        (),
+        "(path regex, factor on the rate), the first match counts: (('layers/', 0.5),); a tuple of factors is one a layer",
+    )
+
+    def __post_init__(self):
+        one_of("optimizer.name", self.name, OPTIMIZERS)
+        for name in ("learning_rate", "muon_learning_rate", "epsilon", "weight_decay", "clip_norm"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}: it must be a number from 0 up")
+        for name in ("beta1", "beta2"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}: it must be between 0 and 1")
+        for rate in self.rates:
+            try:
+                regex, factor = rate
+                re.compile(regex)
+                for each in factor if isinstance(factor, tuple) else (factor,):
+                    float(each)
+            except (TypeError, ValueError, re.error) as error:
+                raise UserError(
+                    f"optimizer.rates: {rate!r} is no pair of a regular expression and a factor ({error}): write (('layers/', 0.5),)"
+                ) from error
 
 
 @dataclasses.dataclass(frozen=True)

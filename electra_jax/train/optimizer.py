@@ -2,13 +2,12 @@
 
 The published optimizer (google-research/electra `model/optimization.py`): AdamW with beta 0.9 and 0.999, epsilon 1e-6, no bias
 correction, decay 0.01 times the rate on all but LayerNorms and biases, one clip of the global norm at 1.0, warm-up times linear decay.
-Muon (arXiv 2502.16982 as in optax.contrib) for the layers' matrices alone is ours; configs/pretrain.py says what for.
+Muon (arXiv 2502.16982, as in optax.contrib), for the layers' matrices alone, is an addition; configs/pretrain.py says what for.
 """
 
-import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,74 +16,36 @@ import optax
 import optax.contrib
 
 from electra_jax.cli import UserError
-from electra_jax.models.config import one_of
+from electra_jax.parallel import sharding
+from electra_jax.train.config import OptimizerConfig, ScheduleConfig
 from electra_jax.types import Array, Params
 
 NO_DECAY = r"(^|/)(\w*norm/(scale|bias)|bias)$"
-LAYER_MATRICES = r"(^|/)layers/.*/kernel$"
+LAYER_MATRICES = sharding.STACKED + r".*/kernel$"
 
 
-@dataclasses.dataclass(frozen=True)
-class ScheduleConfig:
-    total_steps: int
-    warmup_steps: int = 10_000
-    product: bool = False  # faithful: True
-
-    def __post_init__(self):
-        if self.total_steps < 1:
-            raise UserError(f"train.steps is {self.total_steps}: it must be at least 1")
-        if not 0 <= self.warmup_steps < max(self.total_steps, 1):
-            raise UserError(f"schedule.warmup_steps is {self.warmup_steps}: it must be from 0 to below train.steps={self.total_steps}")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    name: str = "adamw"
-    learning_rate: float = 5e-4
-    muon_learning_rate: float = 0.02
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
-    weight_decay: float = 0.01
-    bias_correction: bool = True  # faithful: False
-    clip_norm: float = 1.0
-    rates: tuple[tuple[str, float], ...] = ()  # (path regex, factor on the learning rate); the first match counts
-
-    def __post_init__(self):
-        one_of("optimizer.name", self.name, ("adamw", "muon"))
-        for name in ("learning_rate", "muon_learning_rate", "epsilon", "weight_decay", "clip_norm"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise UserError(f"optimizer.{name} is {getattr(self, name)}: it must be a number from 0 up")
-        for name in ("beta1", "beta2"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise UserError(f"optimizer.{name} is {getattr(self, name)}: it must be between 0 and 1")
-        for rate in self.rates:
-            try:
-                regex, factor = rate
-                re.compile(regex)
-                float(factor)
-            except (TypeError, ValueError, re.error) as error:
-                raise UserError(
-                    f"optimizer.rates: {rate!r} is no pair of a regular expression and a factor ({error}): "
-                    "write (('discriminator/layers/', 0.5),)"
-                ) from error
-
-
-def schedule(config: ScheduleConfig) -> Callable[[Array], Array]:
-    """The factor on the peak rate at a step counted from 0, float32.
+def schedule(config: ScheduleConfig, total_steps: int) -> Callable[[Array], Array]:
+    """The factor on the peak rate at a step counted from 0, float32, of a run of `total_steps`.
 
     product (as published): min(1, step / warmup) x (1 - step / total): warm-up and decay act together, and step 0 does nothing.
     Otherwise: linear up to 1 at the last warm-up step, then linear down to 0 just after the last step; no step is wasted.
+
+    Raises UserError where there is no step, or the warm-up leaves none.
     """
+    if total_steps < 1:
+        raise UserError(f"train.steps is {total_steps}: it must be at least 1")
+    total, its_name = (config.decay_steps, "schedule.decay_steps") if config.decay_steps else (total_steps, "train.steps")
+    if not 0 <= config.warmup_steps < total:
+        raise UserError(f"schedule.warmup_steps is {config.warmup_steps}: it must be from 0 to below {its_name}={total}")
 
     def product(step: Array) -> Array:
         step = jnp.asarray(step, jnp.float32)
-        decay = 1.0 - jnp.minimum(step, config.total_steps) / config.total_steps
+        decay = 1.0 - jnp.minimum(step, total) / total
         return decay * jnp.minimum(1.0, step / config.warmup_steps) if config.warmup_steps else decay
 
     def linear(step: Array) -> Array:
         step = jnp.asarray(step, jnp.float32)
-        decay = (config.total_steps - step) / (config.total_steps - config.warmup_steps)
+        decay = (total - step) / (total - config.warmup_steps)
         rise = (step + 1.0) / config.warmup_steps if config.warmup_steps else 1.0
         return jnp.clip(jnp.minimum(rise, decay), 0.0, 1.0)
 
@@ -127,18 +88,38 @@ def scale_by_adam(beta1: float, beta2: float, epsilon: float, bias_correction: b
     return optax.GradientTransformation(init, update)
 
 
-def scale_by_path(rates: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
-    """Multiplies each update by the factor of the first regex that matches its path; 1 where none does."""
+def scale_by_path(rates: Sequence[tuple[str, float | tuple[float, ...]]]) -> optax.GradientTransformation:
+    """Multiplies each update by the factor of the first regex that matches its path; 1 where none does.
 
-    def factor(path: str) -> float:
-        return next((value for regex, value in rates if re.search(regex, path)), 1.0)
+    A tuple has a factor for each layer, from the embeddings up: it goes along the leading axis of the stacked arrays that it matches.
+    Raises UserError where a matched array is not stacked, or has another number of layers.
+    """
 
-    return optax.stateless(lambda updates, _: jax.tree.map(lambda path, u: u * factor(path), paths(updates), updates))
+    def scaled(path: str, update: Array) -> Array:
+        regex, factor = next(((regex, factor) for regex, factor in rates if re.search(regex, path)), (None, 1.0))
+        if not isinstance(factor, tuple):
+            return update * factor
+        if not sharding.is_stacked(path):
+            raise UserError(
+                f"optimizer.rates: {regex!r} has a factor for each layer and matches {path}, which has no layers: give one factor"
+            )
+        if len(factor) != update.shape[0]:
+            raise UserError(f"optimizer.rates: {regex!r} has {len(factor)} factors and matches {path}, which has {update.shape[0]} layers")
+        return update * jnp.asarray(factor, update.dtype).reshape(-1, *[1] * (update.ndim - 1))
+
+    def scale(updates: Params) -> Params:
+        return jax.tree.map(scaled, paths(updates), updates)
+
+    def init(params: Params) -> optax.EmptyState:
+        jax.eval_shape(scale, params)  # so that a mistake is said before anything is compiled
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(init, lambda updates, state, params=None: (scale(updates), state))
 
 
-def make_optimizer(config: OptimizerConfig, schedule_config: ScheduleConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, schedule_config: ScheduleConfig, total_steps: int) -> optax.GradientTransformation:
     """clip -> AdamW, or Muon on the layers' matrices and AdamW elsewhere -> rates by path."""
-    factor = schedule(schedule_config)
+    factor = schedule(schedule_config, total_steps)
     adamw = optax.chain(
         scale_by_adam(config.beta1, config.beta2, config.epsilon, config.bias_correction),
         optax.add_decayed_weights(config.weight_decay, lambda params: jax.tree.map(lambda x: not x, matching(NO_DECAY)(params))),

@@ -14,13 +14,14 @@ from electra_jax.interop.model import NETWORKS, only
 from electra_jax.models import electra
 from electra_jax.models.config import ElectraConfig
 from electra_jax.train import optimizer, step
+from electra_jax.train.config import OptimizerConfig, ScheduleConfig
 from electra_jax.types import Objective
 from tests.interop.models import CONFIG, model
 from tests.interop.test_formats import SPECIALS, vocabulary
 
 
 def fresh(config=CONFIG, name="adamw"):
-    rule = optimizer.make_optimizer(optimizer.OptimizerConfig(name=name), optimizer.ScheduleConfig(100, 10))
+    rule = optimizer.make_optimizer(OptimizerConfig(name=name), ScheduleConfig(10), 100)
     objective = Objective(lambda key: electra.init_params(key, config), None, None, {}, None)
     return step.init_state(rng.root_key(0), objective, rule)
 
@@ -176,7 +177,9 @@ def test_same_pieces_other_case_is_said_and_no_tokenizer_taken_at_its_word():
         (dict(hidden_size=32), "--config.model.hidden_size=32"),
         (dict(head_size=4), "--config.model.head_size=4"),
         (dict(num_layers=3), "--config.model.num_layers=3"),
-        (dict(ffn_factor=2), "--config.model.ffn_factor=2"),
+        (dict(ffn_size=37), "--config.model.ffn_size=37"),
+        (dict(generator_ffn_size=37), "--config.model.generator_ffn_size=37"),
+        (dict(hidden_size=32, ffn_size=64, generator_hidden_fraction=0.25, generator_ffn_size=32), "--config.model.hidden_size=32"),
         (dict(embedding_size=12), "--config.model.embedding_size=12"),
         (dict(generator_hidden_fraction=1.0), "--config.model.generator_hidden_fraction=1.0"),
         (dict(generator_layers_fraction=0.5), "--config.model.generator_layers_fraction=0.5"),

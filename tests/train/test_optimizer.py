@@ -8,7 +8,7 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.train import optimizer
-from electra_jax.train.optimizer import OptimizerConfig, ScheduleConfig
+from electra_jax.train.config import OptimizerConfig, ScheduleConfig
 
 
 def tree(seed, scale=1.0):
@@ -60,11 +60,11 @@ def published_adamw(params, grads_by_step, *, peak, warmup, total, product, bias
 
 @pytest.mark.parametrize("faithful", [True, False])
 def test_adamw_equals_the_published_optimizer(faithful):
-    """Rows 2 and 3 of the table of modes, traps 1 and 2: bias correction; warm-up with decay. Five steps, two of them warm-up."""
+    """google-research/electra model/optimization.py: no bias correction, warm-up times decay. Five steps, two of them warm-up."""
     with jax.enable_x64(True):
         start, grads = tree(0), [tree(i, scale) for i, scale in zip(range(1, 6), (1e-3, 1.0, 3.0, 0.1, 1e-4), strict=True)]
         config = OptimizerConfig(learning_rate=0.1, bias_correction=not faithful)
-        rule = optimizer.make_optimizer(config, ScheduleConfig(total_steps=10, warmup_steps=3, product=faithful))
+        rule = optimizer.make_optimizer(config, ScheduleConfig(3, product=faithful), 10)
         params = jax.tree.map(jnp.asarray, start)
         state = rule.init(params)
         for g in grads:
@@ -79,14 +79,14 @@ def test_adamw_equals_the_published_optimizer(faithful):
 
 
 def test_schedules():
-    product = optimizer.schedule(ScheduleConfig(total_steps=1000, warmup_steps=100, product=True))
+    product = optimizer.schedule(ScheduleConfig(100, product=True), 1000)
     assert float(product(0)) == 0.0  # the published first step does nothing
     assert float(product(50)) == pytest.approx(0.5 * 0.95)
     assert float(product(100)) == pytest.approx(0.9)  # the peak is never reached
-    fixed = optimizer.schedule(ScheduleConfig(total_steps=1000, warmup_steps=100))
+    fixed = optimizer.schedule(ScheduleConfig(100), 1000)
     assert [float(fixed(s)) for s in (0, 99, 100, 999)] == pytest.approx([0.01, 1.0, 1.0, 1 / 900])
     assert float(fixed(1000)) == float(product(1000)) == 0.0
-    assert float(optimizer.schedule(ScheduleConfig(total_steps=10, warmup_steps=0))(0)) == 1.0
+    assert float(optimizer.schedule(ScheduleConfig(0), 10)(0)) == 1.0
 
 
 def numpy_muon(m, out_in_axes=True):
@@ -105,7 +105,7 @@ def test_muon_on_the_layers_matrices_and_adamw_elsewhere():
     with jax.enable_x64(True):
         start, grads = tree(0), [tree(i) for i in range(1, 4)]
         config = OptimizerConfig(name="muon", learning_rate=0.1, muon_learning_rate=0.02, clip_norm=0.0)
-        rule = optimizer.make_optimizer(config, ScheduleConfig(total_steps=10, warmup_steps=2))
+        rule = optimizer.make_optimizer(config, ScheduleConfig(2), 10)
         params = jax.tree.map(jnp.asarray, start)
         state = rule.init(params)
         for g in grads:
@@ -129,7 +129,7 @@ def test_muon_on_the_layers_matrices_and_adamw_elsewhere():
 
 
 def test_one_clip_over_both_networks():
-    rule = optimizer.make_optimizer(OptimizerConfig(clip_norm=1.0), ScheduleConfig(total_steps=10, warmup_steps=0))
+    rule = optimizer.make_optimizer(OptimizerConfig(clip_norm=1.0), ScheduleConfig(0), 10)
     big, params = tree(1, 100.0), jax.tree.map(jnp.asarray, tree(0))
     norm = np.sqrt(sum((g**2).sum() for g in flat(big).values()))
     a, _ = rule.update(big, rule.init(params), params)
@@ -138,9 +138,9 @@ def test_one_clip_over_both_networks():
 
 
 def test_rates_by_path():
-    plain = optimizer.make_optimizer(OptimizerConfig(), ScheduleConfig(total_steps=10, warmup_steps=0))
+    plain = optimizer.make_optimizer(OptimizerConfig(), ScheduleConfig(0), 10)
     halved = optimizer.make_optimizer(
-        OptimizerConfig(rates=(("discriminator/layers/", 0.5), ("discriminator/", 0.0))), ScheduleConfig(total_steps=10, warmup_steps=0)
+        OptimizerConfig(rates=(("discriminator/layers/", 0.5), ("discriminator/", 0.0))), ScheduleConfig(0), 10
     )
     params, grads = jax.tree.map(jnp.asarray, tree(0)), tree(1)
     a, b = flat(plain.update(grads, plain.init(params), params)[0]), flat(halved.update(grads, halved.init(params), params)[0])
@@ -149,13 +149,41 @@ def test_rates_by_path():
         np.testing.assert_allclose(b[name], factor * a[name], rtol=1e-6)
 
 
+def test_rates_of_each_layer():
+    """Layer-wise decay: a factor for each layer along the leading axis, of matrices and of biases."""
+    plain = optimizer.make_optimizer(OptimizerConfig(), ScheduleConfig(0), 10)
+    rates = (("discriminator/layers/", (0.25, 0.5)), ("embeddings/", 0.125))
+    decayed = optimizer.make_optimizer(OptimizerConfig(rates=rates), ScheduleConfig(0), 10)
+    params, grads = jax.tree.map(jnp.asarray, tree(0)), tree(1)
+    a, b = flat(plain.update(grads, plain.init(params), params)[0]), flat(decayed.update(grads, decayed.init(params), params)[0])
+    for name in a:
+        factors = np.array([0.25, 0.5]) if "layers/" in name else np.array([0.125 if "embeddings" in name else 1.0])
+        np.testing.assert_allclose(b[name], factors.reshape(-1, *[1] * (a[name].ndim - 1)) * a[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rates, message",
+    [
+        ((("layers/", (0.5, 0.5, 0.5)),), "optimizer.rates: .* 3 factors and matches discriminator/layers/.*, which has 2 layers"),
+        ((("discriminator/", (0.5, 0.5)),), "optimizer.rates: .* matches discriminator/head/.*, which has no layers"),
+    ],
+)
+def test_rates_of_other_layers_are_refused_before_a_step(rates, message):
+    rule = optimizer.make_optimizer(OptimizerConfig(rates=rates), ScheduleConfig(0), 10)
+    with pytest.raises(UserError, match=message):
+        rule.init(jax.tree.map(jnp.asarray, tree(0)))
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
         (lambda: OptimizerConfig(name="adam"), "optimizer.name"),
         (lambda: OptimizerConfig(rates=(("(", 1.0),)), "regular expression"),
-        (lambda: ScheduleConfig(total_steps=0), "train.steps"),
-        (lambda: ScheduleConfig(total_steps=100, warmup_steps=100), "warmup_steps"),
+        (lambda: optimizer.schedule(ScheduleConfig(), 0), "train.steps is 0"),
+        (lambda: optimizer.schedule(ScheduleConfig(100), 100), "schedule.warmup_steps is 100: .* below train.steps=100"),
+        (lambda: optimizer.schedule(ScheduleConfig(100, 50), 1000), "below schedule.decay_steps=50"),
+        (lambda: OptimizerConfig(rates=(("layers/", (0.5, "x")),)), "optimizer.rates"),
+        (lambda: OptimizerConfig(rates=(("layers/", None),)), "optimizer.rates"),
     ],
 )
 def test_bad_fields_are_refused(make, message):

@@ -1,7 +1,7 @@
 """Attention within segments as one Pallas kernel for TPUs, for rows whose keys fit on the chip together.
 
-jax's splash kernel serves any length, by blocks and with a running maximum, and wants [B, H, L, D]. Two things are better where all
-keys of a row are at hand:
+jax's splash kernel (splash.py) serves any length, by blocks and with a running maximum, and reads [B, H, L, D]. Where all keys of a
+row are at hand, two things are better:
 
 - Heads stay where the matrix products put them, [B, L, H x D]: a block is 128 columns, two heads of 64. A TPU multiplies 128 by 128,
   so that a head of 64 is no cheaper alone; its neighbour's columns are set to 0 on one side of a product. No transposes, and no
@@ -9,9 +9,8 @@ keys of a row are at hand:
 - Scores are [keys, queries]: a query's maximum and sum go over registers and not across one, and what the backward pass keeps of
   them is a row of floats. The gradient of queries alone is transposed.
 
-One Base layer, 16 rows of 512 on a v5e, forward and backward: 0.90 M cycles by the simulator against splash's 1.33 M, and around it
-4.0 M by the compiler's count against 7.4 M, which were copies. (Splash told to read [B, H, D, L]: 1.51 M and 5.1 M.) It has run on
-no chip: in interpret mode it is tested, in float32.
+By the simulator it takes two thirds of splash's cycles, and by the compiler's count half of the copies around it (docs/speed.md). No
+chip has run it yet: the tests run it in interpret mode, in float32.
 """
 
 from functools import partial
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from electra_jax.models.backward import MASKED
+from electra_jax.models.ops.attention import MASKED
 from electra_jax.types import Array
 
 Arrays = tuple[Array, Array, Array]

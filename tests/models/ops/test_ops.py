@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 from electra_jax import rng
-from electra_jax.models import backward
+from electra_jax.models.ops import layer_norm, vocabulary
+from electra_jax.models.ops.attention import attention
+from electra_jax.models.ops.dense import product
+from electra_jax.models.ops.gelu import gelu
 
 SEEDS = jnp.asarray([[1, 2], [3, 4]], jnp.uint32)
 SEGMENTS = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 3, 0, 0], [1] * 10], jnp.int32)
@@ -40,17 +43,17 @@ VOCABULARY = [normal(6, 9, 5), normal(7, 300, 5), normal(8, 300)]
 TARGETS = jnp.asarray([0, 299, 5, 5, 5, 17, 18, 19, 20])
 
 CASES = {
-    "attention": (lambda *qkv: backward.attention(*qkv, SEGMENTS, None, 0.3), lambda *qkv: plain_attention(*qkv, SEGMENTS, None, 0.3), QKV),
+    "attention": (lambda *qkv: attention(*qkv, SEGMENTS, None, 0.3), lambda *qkv: plain_attention(*qkv, SEGMENTS, None, 0.3), QKV),
     "attention, dropout": (
-        lambda *qkv: backward.attention(*qkv, SEGMENTS, SEEDS, 0.3),
+        lambda *qkv: attention(*qkv, SEGMENTS, SEEDS, 0.3),
         lambda *qkv: plain_attention(*qkv, SEGMENTS, SEEDS, 0.3),
         QKV,
     ),
-    "layer_norm": (lambda *x: backward.layer_norm(*x, 1e-3), lambda *x: plain_layer_norm(*x, 1e-3), NORM),
-    "gelu": (backward.gelu, lambda x: x * 0.5 * (1 + jax.lax.erf(x / np.sqrt(2))), [np.linspace(-7, 7, 99)]),
-    "product, narrowing": (backward.product, lambda x, kernel: x @ kernel, [normal(9, 8, 12), normal(10, 12, 3)]),
-    "product, widening": (backward.product, lambda x, kernel: x @ kernel, [normal(9, 8, 3), normal(10, 3, 12)]),
-    "vocabulary_nll": (lambda *x: backward.vocabulary_nll(*x, TARGETS)[0], lambda *x: plain_nll(*x, TARGETS), VOCABULARY),
+    "layer_norm": (lambda *x: layer_norm.layer_norm(*x, 1e-3), lambda *x: plain_layer_norm(*x, 1e-3), NORM),
+    "gelu": (gelu, lambda x: x * 0.5 * (1 + jax.lax.erf(x / np.sqrt(2))), [np.linspace(-7, 7, 99)]),
+    "product, narrowing": (product, lambda x, kernel: x @ kernel, [normal(9, 8, 12), normal(10, 12, 3)]),
+    "product, widening": (product, lambda x, kernel: x @ kernel, [normal(9, 8, 3), normal(10, 3, 12)]),
+    "vocabulary_nll": (lambda *x: vocabulary.nll(*x, TARGETS)[0], lambda *x: plain_nll(*x, TARGETS), VOCABULARY),
 }
 
 
@@ -86,18 +89,25 @@ def test_bfloat16_stays_bfloat16_with_sums_in_float32(name):
         np.testing.assert_allclose(b.astype(jnp.float32), a, atol=0.03 * np.abs(a).max())
 
 
+def test_gelu_is_exact():
+    x = np.linspace(-6, 6, 1001)
+    exact = x * stats.norm.cdf(x)
+    np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), exact, atol=1e-6)
+    assert np.abs(np.asarray(jax.nn.gelu(x, approximate=True)) - exact).max() > 1e-4  # the test can tell
+
+
 def test_vocabulary_probabilities_and_accuracy():
     x, word, bias = (jnp.asarray(x, jnp.float32) for x in VOCABULARY)
     logits = np.asarray(x @ word.T + bias[None])
     targets = jnp.asarray(np.where(np.arange(9) % 2, logits.argmax(1), 3))
-    _, mass_SxV, right_S = backward.vocabulary_nll(x, word, bias, targets)
+    _, mass_SxV, right_S = vocabulary.nll(x, word, bias, targets)
     np.testing.assert_allclose(mass_SxV / mass_SxV.sum(1, keepdims=True), special.softmax(logits, axis=1), atol=1e-6)
     np.testing.assert_array_equal(right_S, logits.argmax(1) == np.asarray(targets))
 
 
 def test_no_gradient_flows_through_the_probabilities():
     x, word, bias = (jnp.asarray(x, jnp.float32) for x in VOCABULARY)
-    gradient = jax.grad(lambda x: jnp.sum(backward.vocabulary_nll(x, word, bias, TARGETS)[1] ** 2))(x)
+    gradient = jax.grad(lambda x: jnp.sum(vocabulary.nll(x, word, bias, TARGETS)[1] ** 2))(x)
     np.testing.assert_array_equal(gradient, 0)
 
 
@@ -108,11 +118,11 @@ def test_what_is_kept_for_the_backward_pass():
         _, pull = jax.vjp(function, *(jnp.asarray(x, jnp.float32) for x in operands))
         return [x.shape for x in jax.tree.leaves(pull)]
 
-    attention = kept(lambda *qkv: backward.attention(*qkv, SEGMENTS, SEEDS, 0.3), *QKV)
-    assert attention.count((2, 3, 10, 10)) == 1
-    assert kept(backward.gelu, normal(0, 5, 4)) == [(5, 4)]
-    assert sorted(kept(lambda *x: backward.layer_norm(*x, 1e-3), *NORM)) == [(6,), (7,), (7,), (7, 6)]
-    assert kept(lambda *x: backward.vocabulary_nll(*x, TARGETS)[0], *VOCABULARY).count((9, 300)) == 1
+    of_attention = kept(lambda *qkv: attention(*qkv, SEGMENTS, SEEDS, 0.3), *QKV)
+    assert of_attention.count((2, 3, 10, 10)) == 1
+    assert kept(gelu, normal(0, 5, 4)) == [(5, 4)]
+    assert sorted(kept(lambda *x: layer_norm.layer_norm(*x, 1e-3), *NORM)) == [(6,), (7,), (7,), (7, 6)]
+    assert kept(lambda *x: vocabulary.nll(*x, TARGETS)[0], *VOCABULARY).count((9, 300)) == 1
 
 
 def test_what_the_compiled_program_keeps():
@@ -120,7 +130,7 @@ def test_what_the_compiled_program_keeps():
 
     def loss(weights_LxCxF, x_NxC):
         for weights_CxF in weights_LxCxF:
-            x_NxC = backward.gelu(x_NxC @ weights_CxF) @ weights_CxF.T
+            x_NxC = gelu(x_NxC @ weights_CxF) @ weights_CxF.T
         return jnp.sum(x_NxC)
 
     def temporaries(layers):
@@ -134,7 +144,7 @@ def test_what_the_compiled_program_keeps():
 def test_the_gradient_of_a_float32_kernel_is_not_rounded_to_bfloat16(features):
     x, upstream = (jnp.asarray(normal(9, 64, size), jnp.bfloat16) for size in (12, features))
     kernel = jnp.asarray(normal(10, 12, features), jnp.float32)
-    found, pull = jax.vjp(jax.jit(backward.product), x, kernel)
+    found, pull = jax.vjp(jax.jit(product), x, kernel)
     assert found.dtype == jnp.bfloat16
     grad_x, grad_kernel = pull(upstream)
     assert (grad_x.dtype, grad_kernel.dtype) == (jnp.bfloat16, jnp.float32)
@@ -144,7 +154,7 @@ def test_the_gradient_of_a_float32_kernel_is_not_rounded_to_bfloat16(features):
 def test_what_a_tpu_computes():
     """On any platform."""
     x = jnp.asarray(normal(2, 50, 40) + 3 * normal(3, 50, 1), jnp.float32)
-    for found, wanted in zip(backward._moments_in_one_pass(x), backward._moments(x), strict=True):
+    for found, wanted in zip(layer_norm.moments_in_one_pass(x), layer_norm.moments(x), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     logits, targets = jnp.asarray(normal(1, 9, 300), jnp.float32), TARGETS
-    np.testing.assert_array_equal(backward._pick_by_sum(logits, targets), backward._pick(logits, targets))
+    np.testing.assert_array_equal(vocabulary.pick_by_sum(logits, targets), vocabulary.pick(logits, targets))

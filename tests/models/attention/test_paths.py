@@ -9,7 +9,11 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.models import attention
+from electra_jax.models.attention import rows as row_path
+from electra_jax.models.attention.projection import rotate
+from electra_jax.models.attention.splash import splash
 from electra_jax.models.config import PRESETS
+from electra_jax.models.ops.attention import attention as plain_attention
 
 
 def packed(B=2, L=256, H=2, D=64, seed=0):
@@ -28,11 +32,11 @@ BIASES = [0.1 * np.random.default_rng(1).normal(size=2048).astype(np.float32) fo
 
 
 def rows(q, k, v, segments, interpret):
-    """`attention.rows` in the form of the others: it adds the biases that were taken away."""
+    """`rows.attend` in the form of the others: it adds the biases that were taken away."""
     B, L, H, D = q.shape
     biases = [jnp.asarray(bias[: H * D]) for bias in BIASES]
     products = [x.reshape(B, L, H * D) - bias[None, None] for x, bias in zip((q, k, v), biases, strict=True)]
-    return attention.rows(products, biases, segments, D, interpret=interpret).reshape(B, L, H, D)
+    return row_path.attend(products, biases, segments, D, interpret=interpret).reshape(B, L, H, D)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +48,9 @@ def rows(q, k, v, segments, interpret):
         (rows, dict(L=128, D=128)),
         (rows, dict(L=128, H=1)),
         (rows, dict(L=1024, B=1)),
-        (attention.splash, dict(L=256, D=64)),
-        (attention.splash, dict(L=384, D=64)),
-        (attention.splash, dict(L=128, D=32, H=4)),
+        (splash, dict(L=256, D=64)),
+        (splash, dict(L=384, D=64)),
+        (splash, dict(L=128, D=32, H=4)),
     ],
 )
 def test_a_kernel_equals_the_plain_form_forward_and_backward(kernel, shape):
@@ -57,7 +61,7 @@ def test_a_kernel_equals_the_plain_form_forward_and_backward(kernel, shape):
         return lambda q, k, v: jnp.sum(jnp.where(real, function(q, k, v) * g, 0.0))
 
     def plain(q, k, v):
-        return attention.attend(q, k, v, segments, None, 0.0)
+        return plain_attention(q, k, v, segments, None, 0.0)
 
     def fused(q, k, v):
         return kernel(q, k, v, segments, interpret=True)
@@ -75,14 +79,14 @@ def test_gradients_of_biases_are_sums_over_tokens():
     products, biases = [x.reshape(B, L, H * D) for x in (q, k, v)], [jnp.asarray(bias[: H * D]) for bias in BIASES]
 
     def loss(products, biases):
-        return jnp.sum(attention.rows(products, biases, segments, D, interpret=True) * g.reshape(B, L, H * D))
+        return jnp.sum(row_path.attend(products, biases, segments, D, interpret=True) * g.reshape(B, L, H * D))
 
     wide, narrow = jax.grad(loss, (0, 1))(products, biases)
     for dx, dbias in zip(wide, narrow, strict=True):
         np.testing.assert_allclose(dbias, dx.sum((0, 1)), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", [rows, attention.splash])
+@pytest.mark.parametrize("kernel", [rows, splash])
 def test_a_kernel_never_sees_another_segment(kernel):
     (q, k, v, _), segments = packed(B=1)
     first = segments == 1
@@ -141,15 +145,26 @@ def test_what_cannot_run_says_why(asked, platform, length, of, why):
         attention.choose(asked, platform, length, of)
 
 
-@pytest.mark.parametrize("kernel", [rows, attention.splash, "xla"])
+@pytest.mark.parametrize("kernel", [rows, splash, "xla"])
 def test_scores_of_bfloat16_are_float32(kernel):
     """Scores near 60, which bfloat16 would round to a quarter: every weight would be off by up to 13%."""
     (q, k, v, _), segments = packed(L=128, B=1)
     q, k, v = (x.astype(jnp.bfloat16) for x in (20 * q, k, v))
-    exact = attention.attend(*(x.astype(jnp.float32) for x in (q, k, v)), segments, None, 0.0)
+    exact = plain_attention(*(x.astype(jnp.float32) for x in (q, k, v)), segments, None, 0.0)
     if kernel == "xla":
-        found = attention.attend(q, k, v, segments, None, 0.0)
+        found = plain_attention(q, k, v, segments, None, 0.0)
     else:
         found = kernel(q, k, v, segments, interpret=True)
     real = np.asarray(segments) > 0
     np.testing.assert_allclose(np.asarray(found, np.float32)[real], np.asarray(exact)[real], atol=0.02, rtol=0.02)
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    r = np.random.default_rng(0)
+    q, k = (np.tile(r.normal(size=(1, 1, 2, 8)).astype(np.float32), (1, 12, 1, 1)) for _ in range(2))
+    place = np.arange(12, dtype=np.int32)[None]
+    scores = np.einsum("blhd,bmhd->hlm", rotate(q, place), rotate(k, place))
+    for distance in range(-11, 12):
+        diagonal = np.stack([np.diagonal(s, distance) for s in scores])
+        np.testing.assert_allclose(diagonal, np.broadcast_to(diagonal[:, :1], diagonal.shape), atol=1e-5)
+    assert np.ptp(scores[0, 0]) > 0.1

@@ -1,0 +1,60 @@
+"""The projection of hidden states onto the vocabulary, and the loss over it."""
+
+import jax
+import jax.numpy as jnp
+
+from electra_jax.models.ops.precision import wide_type
+from electra_jax.types import Array
+
+
+def logits(x_SxE: Array, word_VxE: Array, bias_V: Array) -> Array:
+    """[S, V], at least float32."""
+    return jnp.einsum("se,ve->sv", x_SxE, word_VxE, preferred_element_type=wide_type(x_SxE)) + bias_V[None]
+
+
+@jax.custom_vjp
+def nll(x_SxE: Array, word_VxE: Array, bias_V: Array, targets_S: Array) -> tuple[Array, Array, Array]:
+    """(-log softmax(logits)[target] [S], the unnormalised probabilities [S, V], is the target the likeliest [S] bool).
+
+    At least float32. The probabilities are exp(logit - the row's largest), for sampling; no gradient flows through them.
+    The backward pass multiplies them as they are, and normalises and corrects by the target on the side of [S, E]: only its two
+    products read [S, V] again. The accuracy costs no argmax, because the largest logit is at hand (docs/speed.md).
+    """
+    return _forward(x_SxE, word_VxE, bias_V, targets_S)[0]
+
+
+def _forward(x_SxE, word_VxE, bias_V, targets_S):
+    logits_SxV = logits(x_SxE, word_VxE, bias_V)
+    best_S = jnp.max(logits_SxV, axis=1)
+    target_S = jax.lax.platform_dependent(logits_SxV, targets_S, tpu=pick_by_sum, default=pick)
+    mass_SxV = jnp.exp(logits_SxV - best_S[:, None])
+    total_S = jnp.sum(mass_SxV, axis=1)
+    out = jnp.log(total_S) + best_S - target_S, mass_SxV, target_S >= best_S
+    return out, (x_SxE, word_VxE, targets_S, mass_SxV, total_S)
+
+
+def pick(logits_SxV: Array, targets_S: Array) -> Array:
+    """[S]: each row's logit of its target."""
+    return jnp.take_along_axis(logits_SxV, targets_S[:, None], axis=1)[:, 0]
+
+
+def pick_by_sum(logits_SxV: Array, targets_S: Array) -> Array:
+    """The same for TPUs, where a look-up copies all logits."""
+    return jnp.sum(jnp.where(targets_S[:, None] == jnp.arange(logits_SxV.shape[1])[None], logits_SxV, 0), axis=1)
+
+
+def _backward(residuals, grads):
+    x_SxE, word_VxE, targets_S, mass_SxV, total_S = residuals
+    grad_S, dtype, wide = grads[0], x_SxE.dtype, total_S.dtype
+    share_S = grad_S / total_S
+    x_wide = x_SxE.astype(wide)
+    mass_narrow = mass_SxV.astype(dtype)
+    expected_SxE = jnp.einsum("sv,ve->se", mass_narrow, word_VxE, preferred_element_type=wide)
+    grad_x = expected_SxE * share_S[:, None] - word_VxE[targets_S].astype(wide) * grad_S[:, None]
+    grad_word = jnp.einsum("sv,se->ve", mass_narrow, (x_wide * share_S[:, None]).astype(dtype), preferred_element_type=wide)
+    grad_word = grad_word.at[targets_S].add(-x_wide * grad_S[:, None])
+    grad_bias = (share_S @ mass_SxV).at[targets_S].add(-grad_S)
+    return grad_x.astype(dtype), grad_word.astype(word_VxE.dtype), grad_bias, None
+
+
+nll.defvjp(_forward, _backward)

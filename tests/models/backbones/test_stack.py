@@ -1,0 +1,37 @@
+"""Layers stacked by kind: how they are run may not change what they compute."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from electra_jax import rng
+from electra_jax.models import electra
+from tests.models.test_electra import TINY, init, packed_batch
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init(TINY)
+
+
+def test_scanned_unrolled_and_rematerialised_layers_agree(params):
+    batch = packed_batch()
+    seeds = rng.StepRng(rng.root_key(1), jnp.int32(0)).seeds("d", batch.row)
+
+    def loss(params, config):
+        return jnp.sum(electra.discriminator_apply(params, config, batch, seeds) ** 2)
+
+    reference, reference_grads = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, TINY)
+    for change in (dict(scan_layers=True), dict(remat="full"), dict(remat="dots", scan_layers=True)):
+        value, grads = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, dataclasses.replace(TINY, **change))
+        assert value == pytest.approx(float(reference), rel=1e-5)
+        scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(reference_grads))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), grads, reference_grads)
+
+
+def test_layers_of_a_stack_start_different(params):
+    kernel = params["discriminator"]["layers"]["attention"]["query"]["kernel"]
+    assert kernel.shape == (3, 32, 32) and not np.allclose(kernel[0], kernel[1])

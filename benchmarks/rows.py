@@ -3,7 +3,7 @@
 import numpy as np
 
 from electra_jax.data.prepare import packing
-from electra_jax.data.rows import records
+from electra_jax.data.rows import layouts
 from electra_jax.types import Batch
 
 PAD, CLS, SEP, MASK, FIRST = 0, 101, 102, 103, 1000  # of BERT's vocabulary; words begin somewhere below FIRST
@@ -36,7 +36,7 @@ def make(kind: str, vocab_size: int, num_rows: int, length: int) -> Batch:
         tokens = np.full((num_rows, length), PAD, np.int32)
         for row, size in zip(tokens, sizes, strict=True):
             row[:size] = [CLS, *document(size), SEP][:size]
-    return Batch(**records.expand(tokens, CLS, SEP, PAD), row=np.arange(num_rows, dtype=np.int32))
+    return Batch(**layouts.expand(tokens, CLS, SEP, PAD), row=np.arange(num_rows, dtype=np.int32))
 
 
 def useful_tokens(batch: Batch) -> int:

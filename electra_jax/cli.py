@@ -29,19 +29,27 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
+def run(
+    main: Callable[[Sequence[str]], None],
+    argv: Sequence[str] | None = None,
+    more_help: Callable[[], Sequence[str]] = list,
+    check: Callable[[Sequence[str]], None] = lambda argv: None,
+) -> None:
     """Parses the flags, runs `main(argv)`, and exits by the table above. Replaces `absl.app.run`.
 
     absl's own flag errors exit 1 and `--help` too; here a wrong flag is the user's (2) and help is success (0).
+    more_help: lines that --help prints after the flags. check(argv): raises UserError for a flag that absl would refuse with a poorer line.
     """
     argv = list(sys.argv if argv is None else argv)
     # ml_collections raises plain AttributeError, KeyError or TypeError for a wrong override while flags are parsed.
     app.define_help_flags()
     try:
+        check(argv)
         positional = flags.FLAGS(argv)
         for name in flags.FLAGS:
             _ = flags.FLAGS[name].value  # a config file that cannot be read says so only here
     except SystemExit:  # --help has printed itself
+        print("\n".join(more_help()))
         sys.exit(0)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
         _fail(argv[0], f"{one_line(error)} (--help lists the flags)")

@@ -26,7 +26,14 @@ def one_of(name: str, value: str, allowed: Iterable[str]) -> None:
     """Raises UserError unless `value` is allowed, with the nearest that is."""
     allowed = tuple(allowed)
     if value not in allowed:
-        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}{_hint(str(value), allowed)}")
+        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}{hint(str(value), allowed)}")
+
+
+def at_least(record: Any, section: str, **bounds: float) -> None:
+    """Raises UserError unless each of these fields of the record is at least its bound."""
+    for name, bound in bounds.items():
+        if not getattr(record, name) >= bound:
+            raise UserError(f"{section}.{name} is {getattr(record, name)}: it must be at least {bound}")
 
 
 def load(table: Mapping[str, str], name: str) -> types.ModuleType:
@@ -40,14 +47,19 @@ def parse(record: type[R], values: Mapping[str, Any], section: str) -> R:
 
     section: the part of the config that the fields stand in, "model"; "" where they stand at its top.
     """
-    kinds = typing.get_type_hints(record)
-    dot = f"{section}." if section else ""
+    kinds, dot = _kinds(record), f"{section}." if section else ""
     for name in values:
-        if name not in kinds:
-            raise UserError(
-                f"--config.{dot}{name}: no such field{_hint(name, kinds)}; {section or 'the config'} has {', '.join(listed(record))}"
-            )
+        check_name(record, name, section)
     return record(**{name: _typed(value, kinds[name], dot + name) for name, value in values.items()})
+
+
+def check_name(record: type, name: str, section: str) -> None:
+    """Raises UserError, which lists the record's options, unless it has one of this name."""
+    if name not in (known := names(record)):
+        dot = f"{section}." if section else ""
+        raise UserError(
+            f"--config.{dot}{name}: no such field{hint(name, known)}; {section or 'the config itself'} has {', '.join(listed(record))}"
+        )
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
@@ -68,20 +80,38 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
+def _kinds(record: type) -> dict[str, Any]:
+    """{name: type} of the record's options; a field that is none (a section of a recipe) is not among them."""
+    hints = typing.get_type_hints(record)
+    return {field.name: hints[field.name] for field in _fields(record)}
+
+
+def _fields(record: type) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(record) if "help" in field.metadata]
+
+
+def names(record: type) -> list[str]:
+    """Of its options."""
+    return [field.name for field in _fields(record)]
+
+
+def values(record: Any) -> dict[str, Any]:
+    """{name: value} of a record's options."""
+    return {name: getattr(record, name) for name in names(type(record))}
+
+
 def listed(record: type) -> list[str]:
-    """Each field as "name (type, default)"."""
-    kinds = typing.get_type_hints(record)
-    return [f"{field.name} ({_kind_name(kinds[field.name])}, {field.default!r})" for field in dataclasses.fields(record)]
+    """Each option as "name (type, default)"."""
+    kinds = _kinds(record)
+    return [f"{field.name} ({_kind_name(kinds[field.name])}, {field.default!r})" for field in _fields(record)]
 
 
 def help_lines(record: type, section: str) -> list[str]:
-    """A line a field for --help: flag, type, default, meaning."""
-    kinds, dot = typing.get_type_hints(record), f"{section}." if section else ""
+    """A line an option for --help: flag, type, default, meaning."""
+    kinds, dot = _kinds(record), f"{section}." if section else ""
     return [
-        f"  --config.{dot}{field.name}: {_kind_name(kinds[field.name])}, {field.default!r}"
-        + (f"  {field.metadata['help']}" if field.metadata.get("help") else "")
-        for field in dataclasses.fields(record)
-        if field.metadata
+        f"  --config.{dot}{field.name} ({_kind_name(kinds[field.name])}, {field.default!r}): {field.metadata['help']}"
+        for field in _fields(record)
     ]
 
 
@@ -91,7 +121,8 @@ def _kind_name(kind: Any) -> str:
     return "None" if kind is types.NoneType else (typing.get_origin(kind) or kind).__name__
 
 
-def _hint(name: str, allowed: Iterable[str]) -> str:
+def hint(name: str, allowed: Iterable[str]) -> str:
+    """ "; did you mean ...?", or nothing where nothing is near."""
     near = difflib.get_close_matches(name, tuple(allowed), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

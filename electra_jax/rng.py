@@ -19,6 +19,15 @@ def root_key(seed: int) -> Array:
     return jax.random.key(seed, impl="threefry2x32")
 
 
+def key_words(key: Array) -> Array:
+    """uint32 [2]: a key as plain numbers, for a state that is copied, saved and read on the host like any array."""
+    return jax.random.key_data(key)
+
+
+def from_words(words: Array) -> Array:
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
 class StepRng(flax.struct.PyTreeNode):
     """The random streams of one step. Evaluation uses a constant step, so that its numbers compare over time."""
 

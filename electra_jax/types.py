@@ -29,7 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
     """All that one step reads and writes on the device. Global arrays, without a device axis, whatever the executor."""
 
     step: Array  # int32 scalar: updates tried so far, and so the number of the next batch
-    root: Array  # the key that all randomness of the run is folded from; never changes
+    root: Array  # uint32 [2]: the words of the key that all randomness of the run is folded from; they never change
     params: Params
     opt_state: Any
     skipped: Array  # int32 scalar: steps whose loss or gradient was not finite, and which changed nothing else

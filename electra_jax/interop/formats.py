@@ -1,14 +1,9 @@
 """Which format lies at a path, and the way from one to another: `load`, `save`, `convert`."""
 
-import contextlib
 import dataclasses
-import errno
 import os
 import pathlib
 import re
-import shutil
-import uuid
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +12,7 @@ import numpy as np
 from electra_jax import gcs
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers import Tokenizer
+from electra_jax.files import refuse_taken, whole_folder
 from electra_jax.interop import huggingface, tf1, workdir
 from electra_jax.interop import model as models
 from electra_jax.interop.model import Model
@@ -109,7 +105,7 @@ def read(path: str | os.PathLike, *, network: str = "", head_size: int = 64, wit
 
 def write(path: str | os.PathLike, model: Model, format: str) -> None:
     """The model in a new folder, whole or not at all: transformers' format puts each network in a folder named after it."""
-    with _new_folder(path) as folder:
+    with whole_folder(_local(path)) as folder:
         if format == "electra_jax":
             workdir.write(folder, model)
             return
@@ -121,7 +117,7 @@ def write(path: str | os.PathLike, model: Model, format: str) -> None:
 def convert(source: str, target: str, *, format: str = "", network: str = "", head_size: int = 64, with_slots: bool = True) -> Model:
     """Reads `source`, writes `target` in `format` (unless given, transformers' from ours, and ours from anything else).
     Returns what was written."""
-    _refuse_taken(target)  # before minutes of reading
+    refuse_taken(_local(target))  # before minutes of reading
     model = read(source, network=network, head_size=head_size, with_slots=with_slots)
     ours = len(_parts(source)) == 1 and format_of(source) == "electra_jax"
     format = format or ("huggingface" if ours else "electra_jax")
@@ -131,44 +127,7 @@ def convert(source: str, target: str, *, format: str = "", network: str = "", he
     return model
 
 
-def _refuse_taken(target: str | os.PathLike) -> pathlib.Path:
-    """The folder to write, which is not there yet or empty."""
+def _local(target: str | os.PathLike) -> str:
     if gcs.is_remote(os.fspath(target)):
         raise UserError(f"{target}: write to a folder here, and copy it there")
-    path = pathlib.Path(os.path.realpath(target))
-    above = next(parent for parent in path.parents if parent.exists())
-    if not above.is_dir():
-        raise UserError(f"{target}: {above} is a file: name a new folder")
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{target} is there already: name a new folder, or an empty one")
-    return path
-
-
-@contextlib.contextmanager
-def _new_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A folder that takes `target`'s place when the block ends, or is removed when it fails.
-
-    A kill -9 leaves it, under a name of its own: ".TARGET.*.tmp".
-    """
-    path = _refuse_taken(target)
-    new_parents = [parent for parent in path.parents if not parent.exists()]
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as opened:
-                    os.fsync(opened.fileno())
-        try:
-            os.replace(temporary, path)  # also of an empty folder
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            raise UserError(f"{target} is there already, since a moment ago: name a new folder") from None
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for parent in new_parents:  # the innermost first, each as long as nobody else uses it
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
+    return os.fspath(target)

@@ -19,12 +19,10 @@ from electra_jax.interop import names
 from electra_jax.interop.model import Model, Slots, check_arrays, check_vocabulary
 from electra_jax.models.config import ElectraConfig
 from electra_jax.store.checkpoints import Checkpoints
-from electra_jax.store.mirror import CHECKPOINTS
-from electra_jax.store.workdirs import CONFIG
-from electra_jax.watch.telemetry import METRICS_FILE, parse_line
+from electra_jax.store.names import CHECKPOINTS, CONFIG, METRICS, TOKENIZER
+from electra_jax.watch.telemetry import parse_line
 
-TOKENIZER = "tokenizer"  # a folder of a workdir
-MOMENT = re.compile(r"^(opt_state/.*)/(mu|nu)/((?:embeddings|generator|discriminator)/.*)$")
+MOMENT = re.compile(r"^(opt_state/(?:.*/)?)(mu|nu)/(.+)$")
 
 
 def place_of(path: str) -> tuple[str, int | None] | None:
@@ -103,7 +101,7 @@ def _slots(arrays: Mapping[str, np.ndarray]) -> Slots | None:
     for name, x in arrays.items():
         if match := MOMENT.match(name):
             moments[match[2]][match[3]] = x
-            count = max(count, int(arrays.get(f"{match[1]}/count", 0)))
+            count = max(count, int(arrays.get(f"{match[1]}count", 0)))
     return Slots(moments["mu"], moments["nu"], count) if moments["mu"] else None
 
 
@@ -124,15 +122,14 @@ class _Files:
     def metrics(self, step: int) -> dict[str, float]:
         """The last held-out figures up to `step`."""
         last: dict[str, float] = {}
-        for line in (self._read(METRICS_FILE) or b"").splitlines():
+        for line in (self._read(METRICS) or b"").splitlines():
             values = parse_line(line)
             if values and values["step"] <= step and (held := {k: v for k, v in values.items() if k.startswith("eval/")}):
                 last = held
         return last
 
     def tokenizer(self) -> tokenizers.Tokenizer | None:
-        files = ("vocab.txt", "tokenizer.json", "spm.model", tokenizers.CONFIG)
-        found = {name: data for name in files if (data := self._read(f"{TOKENIZER}/{name}")) is not None}
+        found = {name: data for name in tokenizers.file_names() if (data := self._read(f"{TOKENIZER}/{name}")) is not None}
         if not found:
             return None
         with tempfile.TemporaryDirectory() as folder:

@@ -1,1 +1,8 @@
-"""Pretraining objectives: one file each, every one an `electra_jax.types.Objective`."""
+"""Training objectives, a file each, every one an `electra_jax.types.Objective`; `config.objective.name` chooses.
+
+A file has `make(model, masking, config, vocabulary, slots_multiple) -> Objective`. To add one: the file, and its line below.
+"""
+
+OBJECTIVES = {
+    "electra": "electra_jax.objectives.electra",
+}

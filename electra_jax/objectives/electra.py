@@ -3,23 +3,23 @@
 Loss = mlm_weight x MLM over the chosen slots + rtd_weight x RTD over every real token, [CLS] and [SEP] too, each a global mean.
 """
 
-import dataclasses
+from collections.abc import Mapping, Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from electra_jax.models import costs, electra
 from electra_jax.models.config import ElectraConfig
 from electra_jax.objectives import masking
+from electra_jax.objectives.auc import roc_auc
+from electra_jax.objectives.config import MaskingConfig, ObjectiveConfig
+from electra_jax.objectives.electra_view import VIEW
 from electra_jax.rng import StepRng
-from electra_jax.types import Array, Batch, Objective, Params, Terms
+from electra_jax.types import Array, Batch, Objective, Params, Terms, Vocabulary
 
-
-@dataclasses.dataclass(frozen=True)
-class ElectraWeights:
-    mlm: float = 1.0
-    rtd: float = 50.0
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
 
 class Plan(flax.struct.PyTreeNode):
@@ -31,27 +31,27 @@ class Plan(flax.struct.PyTreeNode):
 
 
 def make(
-    config: ElectraConfig,
-    masking_config: masking.MaskingConfig,
-    vocabulary: masking.Vocabulary,
-    length: int,
-    weights: ElectraWeights = ElectraWeights(),
+    model: ElectraConfig,
+    masking_config: MaskingConfig,
+    config: ObjectiveConfig,
+    vocabulary: Vocabulary,
+    slots_multiple: int = 1,
 ) -> Objective:
-    """The objective for rows of `length` tokens."""
+    """The objective for rows of any length. `slots_multiple`: masked slots a row are padded to a multiple of it."""
 
     def init(key: Array) -> Params:
-        return electra.init_params(key, config)
+        return electra.init_params(key, model)
 
     def plan(batch: Batch, rng: StepRng, train: bool) -> tuple[Plan, dict[str, Array]]:
-        slots = masking.choose(batch, rng, masking_config, vocabulary)
-        num_predictions = masking_config.max_predictions(length)
+        slots = masking.choose(batch, rng, masking_config, vocabulary, slots_multiple)
+        num_predictions = masking_config.max_predictions(batch.tokens.shape[1])
         uniform = rng.uniform("samples", batch.row, (num_predictions, 2))
         uniform = jnp.pad(uniform, ((0, 0), (0, slots.positions.shape[1] - num_predictions), (0, 0)))
-        # In training every chosen slot counts, as published. Held out, only those shown as [MASK]: the 15% that stay visible are easily
-        # copied, which would put a generator that knows nothing but word frequencies 0.9 nats under their entropy.
+        # In training every chosen slot counts, as published. Held out, only those shown as [MASK] count: the 15% that stay visible are
+        # easily copied, and would put a generator that knows word frequencies alone well under their entropy.
         mlm_weights = slots.weights if train else slots.masked.astype(jnp.float32)
         # Dropout stays on while the generator samples, as published.
-        seeds = [rng.seeds(name, batch.row) if train else None for name in ("generator", "discriminator")]
+        seeds = [rng.seeds(name, batch.row) if train else None for name in (GENERATOR, DISCRIMINATOR)]
         return Plan(slots, mlm_weights, uniform, *seeds), {"mlm": jnp.sum(mlm_weights), "rtd": count(batch.segments > 0)}
 
     def terms(params: Params, batch: Batch, plan: Plan) -> Terms:
@@ -60,13 +60,13 @@ def make(
         with jax.named_scope("generator"):
             targets_BxK = masking.gather(batch.tokens, slots)
             mlm_BxK, mass_BxKxV, right_BxK = electra.generator_nll(
-                params, config, masked, slots.positions, targets_BxK, plan.generator_seeds
+                params, model, masked, slots.positions, targets_BxK, plan.generator_seeds
             )
         with jax.named_scope("sample"):
             sampled_BxK = masking.sample(mass_BxKxV, plan.uniform)
             corrupted, replaced_BxL = masking.corrupt(batch, slots, sampled_BxK)
         with jax.named_scope("discriminator"):
-            rtd_logits_BxL = electra.discriminator_apply(params, config, corrupted, plan.discriminator_seeds)
+            rtd_logits_BxL = electra.discriminator_apply(params, model, corrupted, plan.discriminator_seeds)
         with jax.named_scope("rtd_loss"):
             real_BxL = (batch.segments > 0).astype(rtd_logits_BxL.dtype)
             # -log sigmoid(logit) where replaced, -log sigmoid(-logit) elsewhere.
@@ -87,14 +87,20 @@ def make(
             "majority_accuracy": (count(able_BxL & ~replaced_BxL), num_able),
         }
         losses = {"mlm": jnp.sum(mlm_BxK * plan.mlm_weights.astype(mlm_BxK.dtype)), "rtd": jnp.sum(rtd_BxL * real_BxL)}
-        scores = {"rtd": (rtd_logits_BxL, replaced_BxL, able_BxL)}
-        outputs = {"tokens": corrupted.tokens, "replaced": replaced_BxL, "logits": rtd_logits_BxL}
-        return Terms(losses, metrics, scores, outputs)
+        outputs = {"tokens": corrupted.tokens, "replaced": replaced_BxL, "logits": rtd_logits_BxL, "able": able_BxL}
+        return Terms(losses, metrics, outputs)
 
-    def flops(num_rows: int) -> float:
-        return num_rows * costs.train_flops(config, length, masking_config.max_predictions(length))
+    def flops(rows: int, length: int) -> float:
+        return rows * costs.train_flops(model, length, masking_config.max_predictions(length))
 
-    return Objective(init, plan, terms, {"mlm": weights.mlm, "rtd": weights.rtd}, flops)
+    scales = {"mlm": config.mlm_weight, "rtd": config.rtd_weight}
+    return Objective(init, plan, terms, scales, flops, measure, (GENERATOR, DISCRIMINATOR), DISCRIMINATOR, VIEW)
+
+
+def measure(outputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """The discriminator's AUC over every token that could have been replaced."""
+    logits_N, replaced_N = (np.concatenate([batch[name][batch["able"]] for batch in outputs]) for name in ("logits", "replaced"))
+    return {"rtd_auc": roc_auc(logits_N, replaced_N)}
 
 
 def count(mask: Array) -> Array:

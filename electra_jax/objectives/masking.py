@@ -5,53 +5,15 @@ replacement, and where one position is drawn twice with two samples it writes th
 author in google-research/electra#41).
 """
 
-import dataclasses
-
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from electra_jax.cli import UserError
+from electra_jax.objectives.config import MaskingConfig
 from electra_jax.rng import StepRng
-from electra_jax.types import Array, Batch
+from electra_jax.types import Array, Batch, Vocabulary
 
 BLOCK = 128  # tokens of the sampling's first level: a TPU's register is so wide
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskingConfig:
-    rate: float = 0.15  # share of a row's real tokens to predict
-    mask_fraction: float = 0.85  # of the chosen: shown as [MASK]; the others stay as they are, none becomes random
-    with_replacement: bool = False  # faithful: True
-    whole_word: bool = False  # choose words, so that no piece of a word gives the others away
-    slots_multiple: int = 1  # pad the number of slots to a multiple of this; padded slots have weight 0
-
-    def __post_init__(self):
-        if not 0.0 < self.rate < 1.0:
-            raise UserError(f"masking.rate is {self.rate}: it must be between 0 and 1 (the paper's is 0.15, Large's 0.25)")
-        if not 0.0 <= self.mask_fraction <= 1.0:
-            raise UserError(f"masking.mask_fraction is {self.mask_fraction}: it must be from 0 to 1")
-        if self.whole_word and self.with_replacement:
-            raise UserError("masking.whole_word needs masking.with_replacement=False: a word is drawn once")
-
-    def max_predictions(self, length: int) -> int:
-        """The published N: 19 for rows of 128, 79 for 512 (130 at 25%)."""
-        return max(1, int((self.rate + 0.005) * length))
-
-    def num_slots(self, length: int) -> int:
-        """N padded to what the hardware likes."""
-        return -(-self.max_predictions(length) // self.slots_multiple) * self.slots_multiple
-
-
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-    """What masking must know of the tokenizer. `word_starts` [V] bool: the piece begins a word."""
-
-    cls_id: int
-    sep_id: int
-    mask_id: int
-    word_starts: np.ndarray
 
 
 class Slots(flax.struct.PyTreeNode):
@@ -71,10 +33,13 @@ def candidates(batch: Batch, vocabulary: Vocabulary) -> Array:
     return able_BxL
 
 
-def choose(batch: Batch, rng: StepRng, config: MaskingConfig, vocabulary: Vocabulary) -> Slots:
-    """The slots of every row: N = clip(round(rate x real tokens), 1, max_predictions), [CLS] and [SEP] counted."""
+def choose(batch: Batch, rng: StepRng, config: MaskingConfig, vocabulary: Vocabulary, slots_multiple: int = 1) -> Slots:
+    """The slots of every row: N = clip(round(rate x real tokens), 1, max_predictions), [CLS] and [SEP] counted.
+
+    slots_multiple: the number of slots is rounded up to a multiple of it; those beyond N are unused.
+    """
     B, L = batch.tokens.shape
-    N, K = config.max_predictions(L), config.num_slots(L)
+    N, K = config.max_predictions(L), config.num_slots(L, slots_multiple)
     able_BxL = candidates(batch, vocabulary)
     num_real_B = jnp.sum(batch.segments > 0, axis=1)
     wanted_B = jnp.clip(jnp.round(num_real_B * config.rate).astype(jnp.int32), 1, N)

@@ -13,8 +13,8 @@ from electra_jax.cli import UserError
 from electra_jax.options import one_of
 from electra_jax.parallel import allocator, sharding
 from electra_jax.parallel import mesh as meshes
+from electra_jax.parallel.config import EXECUTORS
 
-EXECUTORS = ("auto", "jit", "shard_map", "pmap")
 _PMAP_AXIS = "devices"
 
 
@@ -141,6 +141,36 @@ def compile_step(
     if limit and peak_bytes > limit:
         raise TooLarge(peak_bytes, limit)
     return Program(compiled, place, peak_bytes, time.monotonic() - start, compiled)
+
+
+class Programs:
+    """One step body's programs, a shape of batch each, compiled when it is first met."""
+
+    def __init__(self, body: Callable, abstract_state, mesh: Mesh, executor: str, num_rows: int):
+        """num_rows: of the global batch; what `missing` and `of` are asked about may be one host's share of it."""
+        self._compile = partial(compile_step, body, abstract_state, mesh=mesh, executor=executor)
+        self._num_rows = num_rows
+        self._programs: dict[tuple, Program] = {}
+
+    def missing(self, batch) -> bool:
+        return _shapes(batch) not in self._programs
+
+    def of(self, batch) -> Program:
+        """The program for such a batch, concrete or abstract. Raises UserError as `compile_step` does."""
+        shapes = _shapes(batch)
+        if shapes not in self._programs:
+            rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((self._num_rows, *x.shape[1:]), x.dtype), batch)
+            self._programs[shapes] = self._compile(abstract_batch=rows)
+        return self._programs[shapes]
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+
+def _shapes(batch) -> tuple:
+    """What of a batch decides its program: all but the number of rows."""
+    leaves, treedef = jax.tree.flatten(batch)
+    return treedef, *((x.shape[1:], str(x.dtype)) for x in leaves)
 
 
 def _with_device_axis(batch, mesh: Mesh):

@@ -16,11 +16,9 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from electra_jax.cli import UserError
+from electra_jax.parallel import chips
 
 AXES = ("slices", "data", "fsdp")
-
-# HBM of one jax device, GiB (cloud.google.com/tpu/docs): what stands in for its own word during a compile for a TPU without one.
-_TPU_HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32, "TPU7x": 96}
 
 
 def make_mesh(slices: int = 1, data: int = -1, fsdp: int = 1, devices: Sequence | None = None) -> Mesh:
@@ -129,8 +127,9 @@ def device_memory_bytes(mesh: Mesh) -> int | None:
     """What one device can hold: its own limit, or the host's memory (a container's, where it is smaller). None = unknown."""
     device = mesh.devices.flat[0]
     if device.platform != "cpu":
-        if device.device_kind in _TPU_HBM_GIB:
-            return _TPU_HBM_GIB[device.device_kind] << 30
+        chip = chips.find(device.device_kind)
+        if chip is not None and chip.memory_gib:
+            return chip.memory_gib << 30
         return (device.memory_stats() or {}).get("bytes_limit")
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else []
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):

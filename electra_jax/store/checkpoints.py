@@ -2,14 +2,10 @@
 
 `<directory>/<step>/` holds two Orbax items: `state`, a flat dict {path: array} (ocdbt and zarr3, readable by any Orbax), and
 `metadata`, one JSON object that describes it, with a checksum of every array and a SHA-256 of itself.
-
-Orbax notices a file that is missing or cut short, but a flipped byte in the data of an array restores as another
-number. So each array has a checksum, computed on the devices before a save and again after a restore.
 """
 
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import logging
@@ -21,16 +17,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from electra_jax import gcs
 from electra_jax.cli import UserError, one_line
 from electra_jax.parallel import multihost
 from electra_jax.store import folders
+from electra_jax.store.checksums import checksums
 from electra_jax.types import Array
 
-FORMAT = 1
+FORMAT = 2  # 1 had no root key in its state: its parameters can be read, and no run goes on from it
+READABLE = (1, FORMAT)
 LISTED = 6  # names in one message
 
 # What stops a read although the bytes may be well: not to be taken for damage.
@@ -50,56 +47,6 @@ class Restored(NamedTuple):
 
 class _Damaged(Exception):
     """The step cannot be used; the message says why, in a few words."""
-
-
-def checksum(x: Array) -> Array:
-    """uint32 scalar: the sum of (2i + 1) x bits_i mod 2**32 over the flattened global array; traceable.
-
-    bits_i are an element's bits, narrow ones widened; an element of 64 bits is two words, the low one first. The sum has no
-    order, so it is the same on any mesh; the weights are odd, or a flipped high bit would fall out of the product.
-    """
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    bits = jax.lax.bitcast_convert_type(x, _WORDS[x.dtype.itemsize]).astype(jnp.uint32)
-    # An index from the iotas of the axes, because flattening would move a sharded array. uint32 wraps, as it should.
-    index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
-    for axis in reversed(range(bits.ndim)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= bits.shape[axis]
-    return jnp.sum((2 * index + 1) * bits, dtype=jnp.uint32)
-
-
-def host_checksum(x: np.ndarray) -> int:
-    """The same number from a host array, in cache-sized blocks."""
-    words = np.ascontiguousarray(x).reshape(-1).view(_WORDS[x.dtype.itemsize])
-    total, weights = 0, 2 * np.arange(2**16, dtype=np.uint32) + 1
-    for start in range(0, words.size, weights.size):
-        bits = words[start : start + weights.size].astype(np.uint32, copy=False)
-        total += int(np.dot(weights[: bits.size], bits)) + 2 * start * int(bits.sum(dtype=np.uint64))
-    return total % 2**32
-
-
-_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
-
-
-@functools.cache
-def _device_checksums(out_sharding: jax.sharding.Sharding | None) -> Callable[[list[Array]], Array]:
-    return jax.jit(lambda arrays: jnp.stack([checksum(x) for x in arrays]), out_shardings=out_sharding)
-
-
-def checksums(arrays: Mapping[str, Array]) -> dict[str, int]:
-    """The checksum of each array, by name, without moving them.
-
-    On a CPU numpy reads the arrays where they lie: compiling the program for 200 of them takes 10 s there, more than a
-    small run's whole time for checkpoints. Elsewhere it is one program on the devices, and only the sums come to the host.
-    """
-    arrays = _plain(arrays)
-    here = all(x.is_fully_addressable or x.is_fully_replicated for x in arrays.values())
-    if here and all(next(iter(x.devices())).platform == "cpu" for x in arrays.values()):
-        return {name: host_checksum(np.asarray(x)) for name, x in arrays.items()}
-    mesh = getattr(next(iter(arrays.values())).sharding, "mesh", None)
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()) if mesh is not None else None  # for each process to read
-    return dict(zip(arrays, np.asarray(_device_checksums(whole)(list(arrays.values()))).tolist(), strict=True))
 
 
 class Checkpoints:
@@ -155,7 +102,7 @@ class Checkpoints:
             "step": step,
             "clock": dict(clock),
             "description": self._description,
-            "checksums": checksums(arrays),
+            "checksums": checksums(_plain(arrays)),
             "shapes": {name: [str(x.dtype), list(x.shape)] for name, x in arrays.items()},
         }
         metadata = json.loads(json.dumps(metadata))  # as it will be read: tuples become lists, keys strings
@@ -260,6 +207,11 @@ class Checkpoints:
         self.wait()
 
         def load(step: int, metadata: dict[str, Any]) -> Any:
+            if metadata["format"] != FORMAT:
+                raise UserError(
+                    f"{self._directory / str(step)} was saved by an earlier version (format {metadata['format']}, now {FORMAT}): finish the "
+                    "run with that version, or begin another --workdir with its model (--config.init_from)"
+                )
             self._refuse_misfit(step, metadata["shapes"], abstract_state)
             return self._read_state(step, abstract_state, metadata["checksums"])
 
@@ -325,7 +277,7 @@ class Checkpoints:
         metadata = self._read(step, lambda path: ocp.load_checkpointables(path, {"metadata": None}))["metadata"]
         if not isinstance(metadata, dict) or metadata.pop("sha256", None) != _sha256(metadata):
             raise _Damaged("its metadata differ from their SHA-256")
-        if metadata["format"] != FORMAT:
+        if metadata["format"] not in READABLE:
             raise UserError(
                 f"{self._directory / str(step)} has format {metadata['format']} and this program reads {FORMAT}: "
                 "use the version that wrote it"
@@ -355,7 +307,7 @@ class Checkpoints:
         arrays = {
             name: jax.random.wrap_key_data(loaded[name], impl=_key_impl(x)) if _is_key(x) else loaded[name] for name, x in wanted.items()
         }
-        found = checksums(arrays)
+        found = checksums(_plain(arrays))
         if wrong := [name for name in arrays if found[name] != stored[name]]:
             raise _Damaged(f"other values than were saved in {_listed(wrong)}")
         return jax.tree.unflatten(treedef, list(arrays.values()))

@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Iterable
 
 from electra_jax import gcs
+from electra_jax.store import names
 
-CHECKPOINTS = "checkpoints"
-_LARGE = (CHECKPOINTS, "profile")  # not needed to go on
-_FIRST = ("config.json", "metrics.jsonl")  # whose run it is, before anything else
+_LARGE = (names.CHECKPOINTS, names.PROFILE)  # not needed to go on
+_FIRST = (names.CONFIG, names.METRICS)  # whose run it is, before anything else
 
 
 class Mirror:
@@ -28,7 +28,7 @@ class Mirror:
         Raises UserError where the bucket cannot be read.
         """
         for path in self._folder.iterdir():
-            if path.name != ".lock":
+            if path.name != names.LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for name in _ordered(name for name in listed if name.split("/")[0] not in _LARGE):
             gcs.download(f"{self._url}/{name}", self._folder / name, listed[name])
@@ -37,16 +37,16 @@ class Mirror:
     def publish(self) -> None:
         """Copies what has changed into the bucket. Raises UserError where it cannot be written."""
         paths = [path for path in self._folder.rglob("*") if path.is_file()]
-        names = (path.relative_to(self._folder).as_posix() for path in paths)
-        for name in _ordered(name for name in names if not name.startswith(".") and not name.endswith(".tmp")):
+        found = (path.relative_to(self._folder).as_posix() for path in paths)
+        for name in _ordered(name for name in found if not name.startswith(".") and not name.endswith(".tmp")):
             version = _version(self._folder / name)
             if self._known.get(name) != version:
                 gcs.upload(self._folder / name, f"{self._url}/{name}")
                 self._known[name] = version
 
 
-def _ordered(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
+def _ordered(found: Iterable[str]) -> list[str]:
+    return sorted(found, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
 
 
 def _version(path: pathlib.Path) -> tuple[int, int]:

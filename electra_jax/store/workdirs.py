@@ -1,27 +1,20 @@
 """Whose run a workdir holds, and that one process at a time works in it."""
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
-import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from electra_jax import gcs
+from electra_jax import files, gcs
 from electra_jax.cli import UserError
 from electra_jax.parallel import multihost
-from electra_jax.store.mirror import CHECKPOINTS, Mirror
+from electra_jax.store import names
+from electra_jax.store.mirror import Mirror
 
-# What a resume may change, by regex over "section.field": anything else would be another run under the old one's name.
-MAY_CHANGE = (
-    r"^(log|eval|checkpoint|parallel)\.|^model\.(remat|scan_layers|attention)$|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
-)
-CONFIG = "config.json"
-_OURS = {CONFIG, "config.tmp", ".lock"}
 _SHARED = ".shared."  # the start of a file's name by which processes find out that they see one folder
 
 
@@ -45,7 +38,7 @@ def opened(workdir: str | os.PathLike, scratch: str | os.PathLike | None = None)
     """
     if not gcs.is_remote(workdir):
         with claimed(pathlib.Path(workdir)) as path:
-            yield Workdir(str(path), path, str(path / CHECKPOINTS), lambda: None)
+            yield Workdir(str(path), path, str(path / names.CHECKPOINTS), lambda: None)
         return
     url = gcs.clean(workdir)
     listed = gcs.listing(url)
@@ -54,7 +47,7 @@ def opened(workdir: str | os.PathLike, scratch: str | os.PathLike | None = None)
         mirror = Mirror(url, path)
         mirror.fetch(listed)
         try:
-            yield Workdir(url, path, f"{url}/{CHECKPOINTS}", mirror.publish)
+            yield Workdir(url, path, f"{url}/{names.CHECKPOINTS}", mirror.publish)
         except BaseException:
             with contextlib.suppress(UserError):  # the first error is the one to hear of
                 mirror.publish()
@@ -66,9 +59,9 @@ def visited(workdir: str | os.PathLike) -> Workdir:
     """The workdir as every process but the first sees it: nothing is claimed, fetched or published. `path` is for checks alone."""
     if gcs.is_remote(workdir):
         url = gcs.clean(workdir)
-        return Workdir(url, pathlib.Path(os.devnull), f"{url}/{CHECKPOINTS}", lambda: None)
+        return Workdir(url, pathlib.Path(os.devnull), f"{url}/{names.CHECKPOINTS}", lambda: None)
     path = pathlib.Path(workdir)
-    return Workdir(str(path), path, str(path / CHECKPOINTS), lambda: None)
+    return Workdir(str(path), path, str(path / names.CHECKPOINTS), lambda: None)
 
 
 @contextlib.contextmanager
@@ -82,17 +75,21 @@ def claimed(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
         yield workdir
 
 
-def _refuse_foreign(workdir: str, names: set[str]) -> None:
-    if CONFIG not in names and {name for name in names if not name.startswith(_SHARED)} - _OURS:
+def _refuse_foreign(workdir: str, found: set[str]) -> None:
+    def passing(name: str) -> bool:
+        """Left by a start that came no further."""
+        return name == names.LOCK or name.startswith((_SHARED, f".{names.CONFIG}."))
+
+    if names.CONFIG not in found and not all(map(passing, found)):
         raise UserError(f"{workdir} is not empty and holds no run of ours: choose another --workdir")
 
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path, workdir: str) -> Iterator[pathlib.Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(files.locked(folder / names.LOCK, wait=False))
         except BlockingIOError:
             raise UserError(f"another process trains in {workdir}: wait for it or stop it, or choose another --workdir") from None
         yield folder
@@ -132,51 +129,16 @@ def check_shared(place: Workdir, wait_secs: float = 10.0) -> None:
             mark.unlink()
 
 
-def check_config(workdir: pathlib.Path, config: dict[str, Any], name: str | None = None) -> None:
-    """Refuses a silent change of model, data or objective where the workdir holds a run; writes nothing.
-
-    `name`: what to call the workdir in messages, where that is not its path.
-    What a resume may change: MAY_CHANGE, and train.steps where the schedule names its own decay_steps.
-    """
-    path = workdir / CONFIG
+def read_config(place: Workdir) -> dict[str, Any] | None:
+    """What config.json holds; None where there is none. Raises UserError where it is damaged."""
+    path = place.path / names.CONFIG
     if not path.exists():
-        return
+        return None
     try:
-        before = _flat(json.loads(path.read_text()))
+        return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{name or workdir}/{CONFIG} is damaged ({error}): restore it, or start in another --workdir") from error
-    now = _flat(config)
-    if not any(field.startswith("train.") for field in before):  # launch/convert.py wrote it
-        here = name or workdir
-        raise UserError(f"{here} holds a model and no run: begin with it, --config.init_from={here}, in another --workdir")
-    fixed_decay = before.get("schedule.decay_steps") and now["schedule.decay_steps"]
-    may_change = MAY_CHANGE + (r"|^train\.steps$" if fixed_decay else "")
-    changed = [
-        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-        and not re.search(may_change, name)
-        and (name in before or now[name])  # a field that was not there yet, and is not used now
-    ]
-    if changed:
-        raise UserError(
-            f"{name or workdir} holds a run with another config ({'; '.join(changed[:6])}{'; ...' if len(changed) > 6 else ''}): "
-            "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, "
-            "accumulation, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
-        )
+        raise UserError(f"{place.name}/{names.CONFIG} is damaged ({error}): restore it, or start in another --workdir") from error
 
 
-def write_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    temporary = workdir / "config.tmp"
-    with open(temporary, "w") as file:
-        file.write(json.dumps(config, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, workdir / CONFIG)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {name: value for key, sub in tree.items() for name, value in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}
+def write_config(place: Workdir, config: Mapping[str, Any]) -> None:
+    files.write_whole(place.path / names.CONFIG, json.dumps(config, indent=1) + "\n")

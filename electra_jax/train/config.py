@@ -1,11 +1,11 @@
-"""What training needs to be told, as records. Plain Python, no jax."""
+"""How a run trains and evaluates. No jax."""
 
 import dataclasses
 import math
 import re
 
 from electra_jax.cli import UserError
-from electra_jax.options import one_of, option
+from electra_jax.options import at_least, one_of, option
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -17,6 +17,9 @@ class ScheduleConfig:
     warmup_steps: int = option(10_000, "steps until the rate is at its peak")
     decay_steps: int = option(0, "the step at which the rate reaches 0; 0 = train.steps, which then cannot change on resume")
     product: bool = option(False, "warm-up and decay multiply from step 0 on, as in the published code")
+
+    def __post_init__(self):
+        at_least(self, "schedule", warmup_steps=0, decay_steps=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,3 +59,29 @@ class OptimizerConfig:
                     f"optimizer.rates: {rate!r} is no pair of a regular expression and a factor ({error}): "
                     "write (('discriminator/layers/', 0.5),)"
                 ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    steps: int = option(1_000_000, "training steps")
+    batch_rows: int = option(128, "rows a step, on all devices together")
+    accumulation_steps: int = option(1, "micro-batches a step: the same result to rounding, in less memory")
+    max_non_finite_steps: int = option(
+        10, "skipped steps in a row whose loss or gradient is not finite, before the run stops; 0 = any number"
+    )
+    hang_secs: float = option(1800.0, "no step for so long: all stacks are printed, and the process exits 42; 0 = wait for ever")
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise UserError(f"train.steps is {self.steps}: it must be at least 1")
+        at_least(self, "train", max_non_finite_steps=0, hang_secs=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    every_steps: int = option(5_000, "steps between evaluations; 0 = only at the end")
+    max_rows: int = option(2_000, "held-out rows to evaluate on; 0 = all")
+    batch_rows: int = option(32, "rows at a time, rounded up to a multiple of the devices")
+
+    def __post_init__(self):
+        at_least(self, "eval", batch_rows=1, max_rows=0, every_steps=0)

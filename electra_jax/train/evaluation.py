@@ -1,71 +1,52 @@
 """Held-out evaluation with constant keys: the same masks and samples every time, so that its numbers compare over a run."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from electra_jax import rng
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, Params
 
 
-def make_eval_step(objective: Objective, root: Array) -> Callable:
-    """eval_step(params, batch, valid [B] bool) -> (weights, Terms): dropout off, step 0's keys; invalid rows count for nothing."""
+def make_eval_step(objective: Objective) -> Callable:
+    """eval_step(params, root words, batch, valid [B] bool) -> (weights, Terms, valid): dropout off, step 0's keys; invalid rows count for
+    nothing. `valid` comes back so that each process has all of it, as it has the outputs."""
 
-    def eval_step(params: Params, batch: Batch, valid_B: Array):
+    def eval_step(params: Params, root: Array, batch: Batch, valid_B: Array):
         batch = batch.replace(segments=batch.segments * valid_B[:, None])
         # A stream of its own: held-out row 5 must not get the masks of training row 5.
-        rng = StepRng(jax.random.fold_in(root, 1), jnp.zeros((), jnp.int32))
-        plan, weights = objective.plan(batch, rng, False)
-        return weights, objective.terms(params, batch, plan)
+        step_rng = StepRng(jax.random.fold_in(rng.from_words(root), 1), jnp.zeros((), jnp.int32))
+        plan, weights = objective.plan(batch, step_rng, False)
+        return weights, objective.terms(params, batch, plan), valid_B
 
     return eval_step
 
 
 def evaluate(
-    eval_step: Callable, params: Params, batches: Iterable[tuple[Batch, np.ndarray]], scales: Mapping[str, float]
+    objective: Objective, eval_step: Callable, params: Params, root: Array, batches: Iterable[tuple[Batch, np.ndarray]]
 ) -> dict[str, float]:
-    """`eval/*` metrics over all batches: sums divided once, in float64; the AUC of every score is exact, over all its tokens."""
+    """`eval/*` metrics over all batches: sums divided once, in float64, and what `objective.measure` makes of all outputs.
+
+    batches: (batch, valid [B] bool), on the host or on the devices; they may have several row lengths.
+    """
     losses: dict[str, float] = {}
     weights: dict[str, float] = {}
     sums: dict[str, np.ndarray] = {}
-    scores: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for batch, valid_B in batches:  # on the host or on the devices
-        batch_weights, terms = jax.device_get(eval_step(params, batch, valid_B))
+    outputs: list[dict[str, np.ndarray]] = []
+    for batch, valid_B in batches:
+        batch_weights, terms, valid_B = jax.device_get(eval_step(params, root, batch, valid_B))
         for name, value in terms.losses.items():
             losses[name] = losses.get(name, 0.0) + float(value)
             weights[name] = weights.get(name, 0.0) + float(batch_weights[name])
         for name, pair in terms.metrics.items():
             sums[name] = sums.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
-        for name, (score, label, counted) in terms.scores.items():
-            scores.setdefault(name, []).append((score[counted], label[counted]))
+        outputs.append({name: value[valid_B] for name, value in terms.outputs.items()})
     means = {name: losses[name] / max(weights[name], 1.0) for name in losses}
-    metrics = {f"eval/{name}_loss": value for name, value in means.items()}
-    metrics["eval/loss"] = sum(scales[name] * value for name, value in means.items())
-    metrics |= {f"eval/{name}": float(value / max(weight, 1.0)) for name, (value, weight) in sums.items()}
-    for name, pieces in scores.items():
-        score, label = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-        metrics[f"eval/{name}_auc"] = roc_auc(score, label)
-    return metrics
-
-
-def roc_auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
-    """The chance that a positive scores above a negative, ties counted half. 0.5 where one class is absent."""
-    positives = int(label_N.sum())
-    negatives = len(label_N) - positives
-    if not positives or not negatives:
-        return 0.5
-    _, place_N, counts = np.unique(score_N, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2  # from 1; equal scores share their mean rank
-    rank_sum = float(ranks[place_N][label_N.astype(bool)].sum())
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
-
-
-def unigram_entropy(token_counts_V: np.ndarray, heldout_counts_V: np.ndarray) -> float:
-    """Cross-entropy, nats a token, of held-out tokens under the training rows' frequencies (one added to each count).
-
-    Both counts are of tokens that can be masked. A generator at this loss has learned how often words occur, and nothing else.
-    """
-    smoothed = token_counts_V.astype(np.float64) + 1.0
-    return float(-(heldout_counts_V * np.log(smoothed / smoothed.sum())).sum() / heldout_counts_V.sum())
+    metrics = {f"{name}_loss": value for name, value in means.items()}
+    metrics["loss"] = sum(objective.scales[name] * value for name, value in means.items())
+    metrics |= {name: float(value / max(weight, 1.0)) for name, (value, weight) in sums.items()}
+    metrics |= objective.measure(outputs)
+    return {f"eval/{name}": value for name, value in metrics.items()}

@@ -10,13 +10,17 @@ import jax
 
 from electra_jax.cli import Preempted
 from electra_jax.parallel import multihost
+from electra_jax.parallel.executors import Program, Programs
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.types import Batch, TrainState
-from electra_jax.watch.clock import stragglers
-from electra_jax.watch.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
-from electra_jax.watch.telemetry import Clock, Telemetry
+from electra_jax.watch.clock import Clock, stragglers
+from electra_jax.watch.profiler import ProfilerWindow
+from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal
+from electra_jax.watch.telemetry import Telemetry
+from electra_jax.watch.watchdog import Watchdog
 
-EVAL_SECS, SAVE_SECS = 7200.0, 3600.0  # so long may an evaluation or the wait for a save take before it counts as a hang
+# So long may an evaluation, the wait for a save, or the compilation of one more program take before it counts as a hang.
+EVAL_SECS, SAVE_SECS, COMPILE_SECS = 7200.0, 3600.0, 3600.0
 
 
 class Intervals(NamedTuple):
@@ -46,32 +50,34 @@ class Services(NamedTuple):
 
 def train(
     state: TrainState,
-    step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict]],
+    programs: Programs,
     batches: Iterator[Batch],
     *,
     total_steps: int,
-    tokens_per_step: int,
+    flops: Callable[[int], float],
     intervals: Intervals,
     evaluate: Callable[[TrainState, int], dict[str, float]],
     services: Services,
 ) -> TrainState:
     """Runs steps up to `total_steps`; everything that must survive a death is on disk at each checkpoint.
 
+    batches: this host's rows of each step. Rows of another length are another program, compiled when they are first met.
+    flops(row length) -> floating-point operations of a step.
     Raises Preempted after saving, when the process was told to stop, and UserError where the run diverges.
     """
     checkpoints, telemetry, clock, watchdog, preemption, non_finite, profiler, publish = services
-    in_flight: collections.deque[tuple[int, dict]] = collections.deque()
+    in_flight: collections.deque[tuple[int, int, dict]] = collections.deque()  # (step, row length, its metrics)
     logged_step, logged_own_secs = int(state.step), clock.own_secs()
 
     def settle(max_in_flight: int) -> None:
         """Reads the metrics of steps that ran, oldest first: one step late, so that the device never waits for the host."""
         nonlocal logged_step, logged_own_secs
         while len(in_flight) > max_in_flight:
-            done, metrics = in_flight.popleft()
+            done, length, metrics = in_flight.popleft()
             with clock.waiting():
                 metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             watchdog.tick(done)
-            clock.count(steps=1, tokens=tokens_per_step)
+            clock.count(steps=1, tokens=int(metrics["tokens"]), flops=flops(length))
             non_finite.check(done, metrics["skipped_in_a_row"])
             if intervals.due("log_steps", done, total_steps):
                 own_secs = (clock.own_secs() - logged_own_secs) / (done - logged_step)
@@ -83,19 +89,31 @@ def train(
                     telemetry.note(line)
             telemetry.progress(done, metrics["loss"], clock)
 
+    def program_for(batch: Batch) -> Program:
+        if programs.missing(batch):
+            with clock.section("step"):
+                settle(0)
+            with clock.section("compile"), watchdog.allow(COMPILE_SECS):
+                multihost.together(lambda: programs.of(batch))  # all go on at the same time: a step waits seconds for a peer, not minutes
+            telemetry.note(f"compiled the step for rows of {batch.tokens.shape[1]} tokens, program {len(programs)}")
+        return programs.of(batch)
+
     step = int(state.step)
     with contextlib.closing(telemetry), watchdog, profiler:
         while step < total_steps:
             # THE ORDER MATTERS. 1. The batch of this step number: the step is all the position that the data has.
             with clock.section("data"):
                 batch = next(batches)
+            program = program_for(batch)
+            with clock.section("data"):
+                placed = program.place(batch)
             # 2. Dispatch, then read the metrics of the step before while this one runs.
             with clock.section("step"):
                 profiler.step(step)
                 with clock.waiting():  # a full queue of the device's makes the dispatch wait
-                    state, metrics = step_fn(state, batch)
+                    state, metrics = program.run(state, placed)
                 step += 1
-                in_flight.append((step, metrics))
+                in_flight.append((step, batch.tokens.shape[1], metrics))
                 pause = step == total_steps or any(intervals.due(name, step, total_steps) for name in ("eval_steps", "checkpoint_steps"))
                 settle(0 if pause else 1)
             # 3. Evaluate the state that a checkpoint of this step will hold.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from electra_jax import rng
 from electra_jax.parallel import sharding
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, TrainState
@@ -21,22 +22,23 @@ def local_sums(tree):
     return tree
 
 
-def init_state(key: Array, objective: Objective, optimizer: optax.GradientTransformation) -> TrainState:
-    params = objective.init(key)
+def init_state(root: Array, objective: Objective, optimizer: optax.GradientTransformation) -> TrainState:
+    """The first state of a run whose randomness is all folded from the key `root`."""
+    params = objective.init(root)
     # Three arrays, not one thrice: the state is donated, and a buffer can be given away once.
     step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
-    return TrainState(step, params, optimizer.init(params), skipped, in_a_row)
+    return TrainState(step, rng.key_words(root), params, optimizer.init(params), skipped, in_a_row)
 
 
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    root: Array,
     accumulation_steps: int = 1,
     reduce: Reduce = local_sums,
     learning_rate: Callable[[Array], Array] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """train_step(state, batch) -> (state, metrics), pure. `batch` holds this device's rows; metrics are float32 scalars.
+    """train_step(state, batch) -> (state, metrics), pure. `batch` holds this device's rows; metrics are float32 scalars, among them
+    `tokens`, the real ones of the global batch: padding is not counted.
 
     Micro-batches are strided ([B] -> [B/A, A], scanned over A), so that a sharded batch never moves. Means of means would be
     wrong where counts differ; the denominators are planned before the backward pass and reduced over all devices.
@@ -44,8 +46,8 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        plan, weights = objective.plan(batch, StepRng(root, state.step), True)
-        weights = reduce(weights)
+        plan, weights = objective.plan(batch, StepRng(rng.from_words(state.root), state.step), True)
+        weights, num_tokens = reduce((weights, jnp.sum((batch.segments > 0).astype(jnp.int32))))
 
         def loss_sums(params, micro_batch, micro_plan):
             terms = objective.terms(params, micro_batch, micro_plan)
@@ -77,6 +79,7 @@ def make_train_step(
         skipped = (~finite).astype(jnp.int32)
         new_state = TrainState(
             step=state.step + 1,
+            root=state.root,
             params=params,
             opt_state=opt_state,
             skipped=state.skipped + skipped,
@@ -88,6 +91,7 @@ def make_train_step(
             **{name: value / jnp.maximum(weight, 1.0) for name, (value, weight) in metrics.items()},
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(params),
+            "tokens": num_tokens,
             "skipped": new_state.skipped,
             "skipped_in_a_row": new_state.skipped_in_a_row,
         }

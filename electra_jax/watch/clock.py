@@ -16,51 +16,6 @@ SECTIONS = ("init", "compile", "data", "step", "eval", "checkpoint", "other")  #
 _RATE_WINDOW_SECS = 20.0
 _RATE_WINDOW_MIN_STEPS = 16
 
-# Peak of dense matrix products, FLOP/s in bfloat16, one jax device; the first name found in the device kind
-# counts. TPU: cloud.google.com/tpu/docs, a chip each (v4 and later are one device a chip). NVIDIA: the data
-# sheets' tensor-core figures without sparsity, SXM unless the name says otherwise.
-_PEAK_BFLOAT16_FLOPS = (
-    ("tpu v4 lite", 138e12),
-    ("tpu v4", 275e12),
-    ("tpu v5 lite", 197e12),
-    ("tpu v5e", 197e12),
-    ("tpu v5", 459e12),
-    ("tpu v6 lite", 918e12),
-    ("tpu v6e", 918e12),
-    ("b200", 2250e12),
-    ("h200 nvl", 835e12),
-    ("h200", 989e12),
-    ("gh200", 989e12),
-    ("h100 pcie", 756e12),
-    ("h100 nvl", 835e12),
-    ("h100", 989e12),
-    ("a100", 312e12),
-    ("l40s", 362e12),
-    ("l4", 121e12),
-    ("a10g", 70e12),
-)
-
-
-def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Peak FLOP/s of one device (a `jax.Device.device_kind`) in matrix products; None if not known.
-
-    float32 is what jax multiplies by default: one bfloat16 pass on a TPU, TF32 (half the rate) on NVIDIA.
-    """
-    words = device_kind.lower().replace("-", " ").split()
-    for name, peak in _PEAK_BFLOAT16_FLOPS:
-        if _contains(words, name.split()):
-            if dtype in ("bfloat16", "float16"):
-                return peak
-            if dtype == "float32":
-                return peak if words[0] == "tpu" else peak / 2
-            return None
-    return None
-
-
-def _contains(words: list[str], name: list[str]) -> bool:
-    """Whole words, so that an L40 is no L4."""
-    return any(words[i : i + len(name)] == name for i in range(len(words)))
-
 
 def measure_matmul_peak(dtype: str = "float32", size: int = 2048, budget_secs: float = 0.25) -> float:
     """FLOP/s of a `size`-cubed matrix product on the default device: the best of as many as fit.
@@ -103,7 +58,7 @@ def stragglers(own_secs: Mapping[int, float], step_secs: float) -> tuple[dict[st
 class Rates(NamedTuple):
     steps_per_sec: float
     tokens_per_sec: float
-    mfu: float | None  # None where the FLOPs of a step or the devices' peak are not known
+    mfu: float | None  # None where the FLOPs of steps or the devices' peak are not known
 
 
 class Reached(NamedTuple):
@@ -117,18 +72,15 @@ class Clock:
     """Where the seconds of a run went. The checkpoint carries it, so that a resume goes on counting.
 
     Sections exclude one another: a nested one pauses the outer. Time while no process ran is nobody's, and
-    not counted. `flops_per_step` (analytic: XLA's own count varies with sharding and kernels) and
-    `peak_flops_per_sec` (all devices together) may be set when they become known.
+    not counted. `peak_flops_per_sec` (all devices together) may be set when it becomes known.
     """
 
     def __init__(
         self,
         *,
-        flops_per_step: float | None = None,
         peak_flops_per_sec: float | None = None,
         now: Callable[[], float] = time.monotonic,
     ):
-        self.flops_per_step = flops_per_step
         self.peak_flops_per_sec = peak_flops_per_sec
         self.steps = 0
         self.tokens = 0
@@ -140,8 +92,9 @@ class Clock:
         self._current = "other"
         self._now = now
         self._since = now()
-        # (seconds of training, steps, tokens) after each of the last steps
-        self._window: collections.deque[tuple[float, int, int]] = collections.deque()
+        self._flops = 0.0  # of this session
+        # (seconds of training, steps, tokens, FLOPs) after each of the last steps
+        self._window: collections.deque[tuple[float, int, int, float]] = collections.deque()
 
     @contextlib.contextmanager
     def section(self, name: str) -> Iterator[None]:
@@ -182,13 +135,15 @@ class Clock:
         """All seconds that the run has had, those included whose work was lost."""
         return sum(self.secs().values()) + self.lost_secs
 
-    def count(self, *, steps: int, tokens: int) -> None:
-        """Steps that have finished on the device."""
+    def count(self, *, steps: int, tokens: int, flops: float) -> None:
+        """Steps that have finished on the device. `tokens`: the real ones. `flops`: analytic, because XLA's own count varies with
+        sharding and kernels."""
         self.steps += steps
         self.tokens += tokens
+        self._flops += flops
         window, training_secs = self._window, self._training_secs()
         # The first entry is the end of the session's first step: if that one compiled, no rate shows it.
-        window.append((training_secs, self.steps, self.tokens))
+        window.append((training_secs, self.steps, self.tokens, self._flops))
         while len(window) > _RATE_WINDOW_MIN_STEPS and training_secs - window[1][0] > _RATE_WINDOW_SECS:
             window.popleft()
 
@@ -203,11 +158,9 @@ class Clock:
         if len(self._window) < 2:
             return None
         ends = self._window[0], self._window[-1]
-        secs, steps, tokens = (last - first for first, last in zip(*ends, strict=True))
+        secs, steps, tokens, flops = (last - first for first, last in zip(*ends, strict=True))
         secs = max(secs, 1e-9)
-        mfu = None
-        if self.flops_per_step and self.peak_flops_per_sec:
-            mfu = self.flops_per_step * steps / secs / self.peak_flops_per_sec
+        mfu = flops / secs / self.peak_flops_per_sec if flops and self.peak_flops_per_sec else None
         return Rates(steps / secs, tokens / secs, mfu)
 
     def eta_secs(self, steps_left: int) -> float | None:

@@ -1,9 +1,10 @@
-"""The figures of report.html: which curves stand together, how to read them, and how they are drawn."""
+"""The figures of report.html: how curves are drawn, and those that every objective has."""
 
 import html
 import io
 import re
-from typing import NamedTuple
+
+from electra_jax.types import Curve, Panel
 
 Curves = dict[str, tuple[list[int], list[float]]]  # metric -> (steps, values)
 
@@ -19,65 +20,8 @@ _COLOURS = {
 }
 
 
-class Curve(NamedTuple):
-    metric: str
-    label: str
-    colour: str  # one of _COLOURS
-    dashed: bool = False  # a line to compare with
-
-
-class Panel(NamedTuple):
-    title: str
-    reading: str  # what the curves should do
-    curves: tuple[Curve, ...]
-    scale: str = "linear"  # linear | log | share (0 to 1) | rate (from 0)
-
-
+# What every objective has, after its own.
 PANELS = (
-    Panel(
-        "Generator: loss",
-        "Cross-entropy of the masked tokens, nats. Held out, it should fall below the dashed line, which is "
-        "what knowing word frequencies alone gives, within the first thousands of steps, and go on falling. "
-        "Training runs lower: it counts the 15% of chosen tokens that stay visible, too. Where held out "
-        "rises while training falls, there is too little text.",
-        (
-            Curve("train/mlm_loss", "training", "blue"),
-            Curve("eval/mlm_loss", "held out", "orange"),
-            Curve("eval/unigram_entropy", "unigram entropy", "grey", dashed=True),
-        ),
-    ),
-    Panel(
-        "Discriminator: loss",
-        "Binary cross-entropy of replaced or original, a token. It falls fast while the generator's samples "
-        "are noise. It may then rise: the samples become harder. So judge the discriminator by its AUC.",
-        (Curve("train/rtd_loss", "training", "blue"), Curve("eval/rtd_loss", "held out", "orange")),
-    ),
-    Panel(
-        "Discriminator: held out",
-        "AUC is the chance that a replaced token scores above an original one; 0.5 knows nothing. Most "
-        "tokens are original, so accuracy means something only above the dashed line, and recall stays near "
-        "0 until the discriminator is sure of single tokens.",
-        (
-            Curve("eval/rtd_auc", "AUC", "orange"),
-            Curve("eval/rtd_accuracy", "accuracy", "blue"),
-            Curve("eval/majority_accuracy", "majority class", "grey", dashed=True),
-            Curve("eval/rtd_precision", "precision", "green"),
-            Curve("eval/rtd_recall", "recall", "purple"),
-        ),
-        scale="share",
-    ),
-    Panel(
-        "Generator: held out",
-        "How often its best guess, and its sample, is the right token; and the share of all tokens that are "
-        "replaced in the end. The better the generator, the fewer and the harder the replaced ones: under "
-        "3% the discriminator has little left to learn from.",
-        (
-            Curve("eval/mlm_accuracy", "best guess right", "orange"),
-            Curve("eval/sampled_accuracy", "sample right", "blue"),
-            Curve("eval/replace_rate", "tokens replaced", "purple"),
-        ),
-        scale="share",
-    ),
     Panel(
         "Loss",
         "What the optimizer minimises. Training and held-out curves should fall together.",

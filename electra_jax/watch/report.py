@@ -2,50 +2,45 @@
 
 import html
 import os
-import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from electra_jax.files import write_whole
+from electra_jax.types import Examples, Panel
 from electra_jax.watch import telemetry
-from electra_jax.watch.figures import PANELS, Curves, Panel, draw, short
+from electra_jax.watch.figures import PANELS, Curves, draw, short
 
 MAX_POINTS = 2_000  # of a curve: more than a screen has pixels
-SUSPECTED = 0.5  # from this probability on the discriminator calls a token replaced
-STRUCTURE = ("[CLS]", "[SEP]", "[PAD]")
 
 
 def write(
-    workdir: str | os.PathLike,
+    path: str | os.PathLike,
     *,
+    metrics: str | os.PathLike,
     title: str,
     summary: Mapping[str, Any],
-    examples: Sequence[Mapping[str, Any]] | None = None,
-) -> pathlib.Path:
-    """Writes report.html into `workdir`, atomically, from metrics.jsonl and config.json if they are there.
+    panels: Sequence[Panel] = (),
+    examples: Examples | None = None,
+    config: str | None = None,
+) -> None:
+    """Writes the page to `path`, whole or not at all, from the lines of `metrics`, a metrics.jsonl that need not be there.
 
-    `summary`: the rows of the table at the top. `examples`: sentences as `marked_sentences` takes them.
+    summary: the rows of the table at the top. panels: of the objective; those that every run has come after them. config: shown as it is.
     """
-    folder = pathlib.Path(workdir)
-    history = read_history(folder / telemetry.METRICS_FILE)
-    config = folder / "config.json"
-    panels = [panel for panel in PANELS if any(curve.metric in history for curve in panel.curves)]
+    history = read_history(metrics)
+    panels = [panel for panel in (*panels, *PANELS) if any(curve.metric in history for curve in panel.curves)]
     body = [
         f"<h1>{html.escape(title)}</h1>",
         _table(summary),
         "" if panels else "<p>No metrics yet.</p>",
         f"<div class=panels>{''.join(_panel(panel, history) for panel in panels)}</div>",
         _where_the_time_went(history),
-        _examples(examples or ()),
-        _details("Config", config.read_text(errors="replace")) if config.exists() else "",
+        _examples(examples) if examples and examples.sentences else "",
+        _details("Config", config) if config is not None else "",
     ]
     head, tail = _PAGE.split("@BODY@")
-    page = head.replace("@TITLE@", html.escape(title)) + "\n".join(body) + tail
-    path = folder / "report.html"
-    unfinished = path.with_name("report.html.tmp")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
+    write_whole(path, head.replace("@TITLE@", html.escape(title)) + "\n".join(body) + tail)
 
 
 def read_history(path: str | os.PathLike) -> Curves:
@@ -90,63 +85,36 @@ class _Thinned:
         return self._kept if ends_with_last else [*self._kept, self._last]
 
 
-def marked_sentences(examples: Iterable[Mapping[str, Any]], colour: bool = False) -> list[str]:
-    """Each example as a line of text: `the [cat -> dog 0.93] sat`, and `[mat? 0.71]` for a false alarm.
-
-    An example: `tokens` (what the discriminator saw), `original`, `replaced` (bools), `scores` (probability
-    of replaced), lists of one length. In colour: green = replaced and found, yellow = replaced and missed,
-    red = false alarm.
-    """
+def plain_lines(examples: Examples, colour: bool = False) -> list[str]:
+    """Each sentence as a line for a terminal, in colour where it has some."""
     lines = []
-    for example in examples:
+    for sentence in examples.sentences:
         line = ""
-        for text, space, original, replaced, score in _words(example):
-            text, original = (re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", piece) for piece in (text, original))
-            if replaced or score >= SUSPECTED:
-                ansi = (32 if score >= SUSPECTED else 33) if replaced else 31
-                text = f"[{original} -> {text} {score:.2f}]" if replaced else f"[{text}? {score:.2f}]"
-                text = f"\x1b[{ansi}m{text}\x1b[0m" if colour else text
-            line += space + text
+        for span in sentence:
+            text = _CONTROL.sub("?", span.plain or span.text)
+            line += span.space + (f"\x1b[{_ANSI[span.colour]}m{text}\x1b[0m" if colour and span.colour else text)
         lines.append(line.strip())
     return lines
 
 
-def _words(example: Mapping[str, Any]) -> Iterable[tuple[str, str, str, bool, float]]:
-    """(text, space before it, original, replaced, score) for each token but [CLS], [SEP] and padding.
-
-    WordPiece marks the pieces within a word (##), SentencePiece those that begin one (U+2581).
-    """
-    sentencepiece = any(piece.startswith("\u2581") for piece in example["original"])
-    columns = (example[name] for name in ("tokens", "original", "replaced", "scores"))
-    for token, original, replaced, score in zip(*columns, strict=True):
-        if original in STRUCTURE:
-            continue
-        inside = not token.startswith("\u2581") if sentencepiece else token.startswith("##")
-        text, before = (re.sub("^(##|\u2581)(?=.)", "", piece) for piece in (token, original))
-        yield text, "" if inside else " ", before, bool(replaced), float(score)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what would move a terminal's cursor
+_ANSI = {"red": 31, "green": 32, "yellow": 33}
 
 
-def _examples(examples: Iterable[Mapping[str, Any]]) -> str:
+def _examples(examples: Examples) -> str:
     sentences = []
-    for example in examples:
+    for sentence in examples.sentences:
         spans = []
-        for text, space, original, replaced, score in _words(example):
-            text, original = html.escape(text), html.escape(original)
-            tip = f"replaced with probability {score:.2f}" + (f"; it was: {original}" if replaced else "")
-            shade = f'style="--score:{min(max(score, 0.0), 1.0):.3f}" title="{tip}"'
-            if replaced:
-                spans.append(f"{space}<ruby class=replaced {shade}>{text}<rt>{original}</rt></ruby>")
+        for span in sentence:
+            text, over = html.escape(span.text), html.escape(span.over)
+            shade = f'style="--score:{min(max(span.shade, 0.0), 1.0):.3f}" title="{html.escape(span.tip)}"'
+            if span.over:
+                spans.append(f"{span.space}<ruby class=marked {shade}>{text}<rt>{over}</rt></ruby>")
             else:
-                spans.append(f"{space}<span {shade}>{text}</span>")
+                spans.append(f"{span.space}<span {shade}>{text}</span>")
         sentences.append(f"<p class=sentence>{''.join(spans).strip()}</p>")
-    if not sentences:
-        return ""
-    reading = (
-        "Underlined tokens were replaced by the generator; the small word is the original. The redder a "
-        "token, the surer the discriminator is that it was replaced."
-    )
     body = "\n".join(sentences)
-    return f"<h2>What the discriminator sees</h2><p class=reading>{reading}</p>{body}"
+    return f"<h2>{html.escape(examples.title)}</h2><p class=reading>{html.escape(examples.reading)}</p>{body}"
 
 
 def _table(summary: Mapping[str, Any]) -> str:
@@ -241,7 +209,7 @@ svg text { font-family: system-ui, sans-serif !important; }
 .sentence { line-height: 2.3; margin: .6rem 0; padding: .2rem 1rem; overflow-wrap: anywhere; }
 .sentence { border-left: 3px solid var(--grid); }
 .sentence [title] { background: rgba(var(--shade), calc(var(--score) * .8)); border-radius: 3px; }
-.replaced { text-decoration: underline 2px; text-underline-offset: 3px; font-weight: 600; }
+.marked { text-decoration: underline 2px; text-underline-offset: 3px; font-weight: 600; }
 rt { color: var(--soft); font-size: .68em; font-weight: 400; }
 details { margin: 2rem 0; }
 summary { cursor: pointer; font-weight: 600; }

@@ -9,9 +9,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from electra_jax.files import sync_folder, whole_file
 from electra_jax.watch.clock import Clock, Rates, Reached
-
-METRICS_FILE = "metrics.jsonl"
 
 _LINE_EVERY_SECS = 30.0  # where stderr is a file
 _DRAW_EVERY_SECS = 0.2  # where it is a terminal
@@ -59,38 +58,22 @@ def format_line(step: int, metrics: Mapping[str, float]) -> bytes:
     return json.dumps(values, allow_nan=False).encode() + b"\n"
 
 
-def cut_back(workdir: str | os.PathLike, step: int) -> Reached:
-    """Drops from metrics.jsonl every line after `step`, and torn ones: the steps after it will be run again.
+def cut_back(path: str | os.PathLike, step: int) -> Reached:
+    """Drops from a metrics.jsonl every line after `step`, and torn ones: the steps after it will be run again.
 
     Atomic: after a death in here, the file is the old one or the new one.
     """
-    path = pathlib.Path(workdir) / METRICS_FILE
+    path = pathlib.Path(path)
     reached, with_clock, kept_bytes = step, {}, 0
     for line, values in read_lines(path):
         reached = max(reached, values["step"])
         with_clock = values if b'"clock/' in line else with_clock
         kept_bytes += len(line) if values["step"] <= step and line.endswith(b"\n") else 0
     if path.exists() and kept_bytes != path.stat().st_size:
-        rewritten = path.with_name(METRICS_FILE + ".tmp")
-        kept = (line.rstrip(b"\n") + b"\n" for line, values in read_lines(path) if values["step"] <= step)
-        try:
-            with open(rewritten, "wb") as file:
-                file.writelines(kept)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(rewritten, path)
-        finally:
-            rewritten.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        with whole_file(path) as temporary, open(temporary, "wb") as file:
+            file.writelines(line.rstrip(b"\n") + b"\n" for line, values in read_lines(path) if values["step"] <= step)
+        sync_folder(path.parent)
     return Reached(reached, {name: value for name, value in with_clock.items() if name.startswith("clock/")})
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Telemetry:
@@ -103,19 +86,20 @@ class Telemetry:
 
     def __init__(
         self,
-        workdir: str | os.PathLike,
+        metrics: str | os.PathLike,
+        tensorboard: str | os.PathLike | None,
         *,
         total_steps: int,
         start_step: int,
         progress: bool = True,
-        tensorboard: bool = True,
     ):
-        folder = pathlib.Path(workdir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.reached = cut_back(folder, start_step)
-        self._file = open(folder / METRICS_FILE, "ab", buffering=0)
-        _sync_folder(folder)
-        self._events = _EventFile(folder / "tensorboard", start_step) if tensorboard else None
+        """metrics: the metrics.jsonl, made where it is not there. tensorboard: the folder of TensorBoard's files; None: none."""
+        path = pathlib.Path(metrics)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.reached = cut_back(path, start_step)
+        self._file = open(path, "ab", buffering=0)
+        sync_folder(path.parent)
+        self._events = _EventFile(pathlib.Path(tensorboard), start_step) if tensorboard is not None else None
         self._display = _Display(total_steps, start_step) if progress else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -16,6 +16,7 @@ pytest.importorskip("apache_beam", reason="Apache Beam is not installed: make be
 from electra_jax.cli import UserError
 from electra_jax.data import prepare, tokenizers
 from electra_jax.data.prepare import PrepareOptions, beam, spill, stages
+from electra_jax.data.prepare.job import Job
 from electra_jax.data.readers.corpus import open_corpus
 from electra_jax.data.rows import records
 from tests.data import kill_prepare
@@ -180,7 +181,7 @@ def test_one_goes_on_where_the_other_failed(stage, first, then, mixed, pieces, t
 def test_shards_that_are_there_are_not_written_again(mixed, pieces, tmp_path, monkeypatch):
     real, written = stages.write_rows, []
     monkeypatch.setattr(stages, "write_rows", lambda job, split, part, rows: written.append((split, part)) or real(job, split, part, rows))
-    monkeypatch.setattr(prepare, "_finish", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(prepare, "finish", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
     for _ in range(2):
         with pytest.raises(UserError, match="free some space"):
             on_beam(tmp_path / "o", mixed, tokenizer=pieces, parts=3)
@@ -226,7 +227,7 @@ def test_no_document_is_told(pieces, tmp_path):
 
 
 def test_workers_that_do_not_see_the_output_say_so(mixed, tmp_path):
-    job = stages.Job(str(tmp_path / "o"), "", 600, 2, 3, 0, 32, "dense", heldout=0.1, seed=0, chunk_chars=1, buckets=(4, 2))
+    job = Job(str(tmp_path / "o"), "", 600, 2, 3, 0, 32, "dense", heldout=0.1, seed=0, chunk_chars=1, buckets=(4, 2))
     with pytest.raises(UserError, match="is not there on Beam's workers.*where all mount them at one path"):
         list(beam._read((0, open_corpus([str(mixed)])), job))
 

@@ -333,7 +333,7 @@ def test_a_document_that_is_too_long(tmp_path):
 def test_memory_is_bounded_by_the_document(tmp_path):
     """4 GB of text in one line, 4 MB on disk: refused without being read; an archive of 20,000 files: read in 12 MB."""
     program = (
-        "import re, sys; from electra_jax.cli import UserError; from electra_jax.data.corpus import open_corpus\n"
+        "import re, sys; from electra_jax.cli import UserError; from electra_jax.data.readers.corpus import open_corpus\n"
         "import pyarrow\n"  # its own size is not the question
         # Not getrusage: a process begins with the peak of the one that started it.
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"

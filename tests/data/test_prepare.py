@@ -17,6 +17,7 @@ import pytest
 from electra_jax.cli import UserError
 from electra_jax.data import prepare, tokenizers
 from electra_jax.data.prepare import PrepareOptions, claim, packing, stages
+from electra_jax.data.prepare.job import Job, is_heldout, text_hash
 from electra_jax.data.readers import corpus
 from electra_jax.data.rows import loader, order, records
 from tests.data import kill_prepare
@@ -61,7 +62,7 @@ def expected_rows(inputs, tokenizer, options: PrepareOptions, buckets):
     tokenizer = tokenizers.load(tokenizer)
     documents: dict[tuple[int, int], list] = {(s, b): [] for s in range(2) for b in range(buckets[s])}
     for document in corpus.open_corpus([str(i) for i in inputs]).documents():
-        digest = stages.text_hash(document.text.encode())
+        digest = text_hash(document.text.encode())
         split = int(int.from_bytes(digest[:8], "big") / 2**64 < options.heldout)
         lines = tokenizer.encode_batch(document.text.split("\n"))
         documents[split, int.from_bytes(digest[8:], "big") % buckets[split]].append(lines)
@@ -114,8 +115,8 @@ def test_a_part_is_shuffled_whole(real_text, pieces, tmp_path):
 
 
 def test_equal_documents_share_a_split_and_the_split_is_a_fraction(tmp_path):
-    job = stages.Job("", "", 600, 2, 3, 0, 32, "dense", heldout=0.1, seed=0, chunk_chars=1, buckets=(4, 2))
-    groups = Counter(job.group(stages.text_hash(f"document {n}".encode())) for n in range(20_000))
+    job = Job("", "", 600, 2, 3, 0, 32, "dense", heldout=0.1, seed=0, chunk_chars=1, buckets=(4, 2))
+    groups = Counter(job.group(text_hash(f"document {n}".encode())) for n in range(20_000))
     assert set(groups) == set(range(6))
     assert abs((groups[4] + groups[5]) / 20_000 - 0.1) < 0.01
     assert max(groups[n] for n in range(4)) < 1.1 * min(groups[n] for n in range(4))
@@ -165,8 +166,8 @@ def test_a_long_line_has_the_tokens_of_its_words(pieces, monkeypatch):
 
 def test_vocabulary_is_trained_on_the_training_documents_once(text, tmp_path, monkeypatch):
     seen = []
-    real = tokenizers.train_wordpiece
-    monkeypatch.setattr(tokenizers, "train_wordpiece", lambda texts, *a, **k: real(seen.append(list(texts)) or seen[-1], *a, **k))
+    real = tokenizers.train
+    monkeypatch.setattr(tokenizers, "train", lambda name, texts, *a, **k: real(name, seen.append(list(texts)) or seen[-1], *a, **k))
     monkeypatch.setattr(stages, "pack_bucket", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
     options = dict(tokenizer="wordpiece", vocab_size=500)
     with pytest.raises(UserError, match="free some space"):
@@ -175,7 +176,7 @@ def test_vocabulary_is_trained_on_the_training_documents_once(text, tmp_path, mo
     make(tmp_path / "o", text, **options)
     make(tmp_path / "p", text, **options)
     assert tree(tmp_path / "o") == tree(tmp_path / "p")
-    held = [not stages.is_heldout(stages.text_hash(t.encode()), 0.1) for t in seen[0]]
+    held = [not is_heldout(text_hash(t.encode()), 0.1) for t in seen[0]]
     assert len(seen) == 1 and all(held) and 20 < len(held) < 40
 
 

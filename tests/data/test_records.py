@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.data.rows import records
+from electra_jax.data.rows import layouts, records
 
 CLS, SEP, PAD, LENGTH = 2, 3, 0, 16
 
@@ -53,7 +53,7 @@ def by_the_rule(row):
 
 def test_expand_of_rows_written_out():
     rows = np.array([[CLS, 9, 9, SEP, 8, SEP, 0, 0], [CLS, 9, SEP, 0, 0, 0, 0, 0], [CLS, 9, SEP, CLS, 8, SEP, CLS, SEP]])
-    found = records.expand(rows, CLS, SEP, PAD)
+    found = layouts.expand(rows, CLS, SEP, PAD)
     assert found["segments"].tolist() == [[1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 2, 2, 2, 3, 3]]
     assert found["positions"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 0], [0, 1, 2, 0, 0, 0, 0, 0], [0, 1, 2, 0, 1, 2, 0, 1]]
     assert found["types"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [0] * 8, [0] * 8]
@@ -71,7 +71,7 @@ def test_expand_follows_the_rule_in_both_layouts():
     rows.append([CLS, SEP] + [PAD] * (LENGTH - 2))
     rows.append([PAD] * LENGTH)
     tokens = np.array(rows, np.uint16)
-    found = records.expand(tokens, CLS, SEP, PAD)
+    found = layouts.expand(tokens, CLS, SEP, PAD)
     expected = [np.array(column) for column in zip(*map(by_the_rule, rows), strict=True)]
     assert all(array.dtype == np.int32 and array.shape == tokens.shape for array in found.values())
     np.testing.assert_array_equal(found["tokens"], tokens)

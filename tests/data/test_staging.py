@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from electra_jax import gcs
+from electra_jax import gcs as gcs_lib
 from electra_jax.cli import UserError
 from electra_jax.data.rows import loader, records, staging
 
@@ -61,7 +61,7 @@ def test_only_what_is_not_there_is_copied(gcs, url, rows, tmp_path, capsys):
 
 
 def test_a_death_while_staging_leaves_no_finished_folder(url, rows, tmp_path, monkeypatch):
-    download, done = gcs.download, []
+    download, done = gcs_lib.download, []
 
     def dies(source, path, about):
         if len(done) == 3:
@@ -69,7 +69,7 @@ def test_a_death_while_staging_leaves_no_finished_folder(url, rows, tmp_path, mo
         done.append(path)
         download(source, path, about)
 
-    monkeypatch.setattr(gcs, "download", dies)
+    monkeypatch.setattr(gcs_lib, "download", dies)
     monkeypatch.setattr(staging, "_TOGETHER", 1)
     with pytest.raises(KeyboardInterrupt):
         staging.local_folder(url, tmp_path)
@@ -102,10 +102,10 @@ def test_data_prepared_again_is_staged_beside(gcs, bucket, url, tmp_path):
 
 def test_other_bytes_than_lie_there_are_noticed(bucket, gcs, tmp_path):
     gcs.buckets[bucket]["x/a"] = b"right"
-    about = gcs.listing(f"gs://{bucket}/x")["a"]
+    about = gcs_lib.listing(f"gs://{bucket}/x")["a"]
     gcs.buckets[bucket]["x/a"] = b"wrong"
     with pytest.raises(UserError, match=r"^gs://.*/x/a: other bytes arrived than lie there: run the same command again$"):
-        gcs.download(f"gs://{bucket}/x/a", tmp_path / "a", about)
+        gcs_lib.download(f"gs://{bucket}/x/a", tmp_path / "a", about)
     assert list(tmp_path.iterdir()) == []
 
 

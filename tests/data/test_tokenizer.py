@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import os
 import pickle
 import random
 import subprocess
@@ -16,8 +17,8 @@ import tokenizers
 
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers as tokenizer_lib
-from electra_jax.data.tokenizers import load, train_sentencepiece, train_wordpiece
-from electra_jax.data.tokenizers import training as vocabulary_lib
+from electra_jax.data.tokenizers import load, train_sentencepiece, train_wordpiece, wordpiece, wordpiece_training
+from electra_jax.data.tokenizers import sentencepiece as sentencepiece_lib
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SENTENCE = "[CLS] the [MASK] of the [UNK] , <s> <mask> [PAD] [SEP] end</s>"
@@ -173,7 +174,7 @@ def test_cased_keeps_case_and_accents(text):
 
 def test_the_cache_changes_nothing_when_it_overflows(bert, text, monkeypatch):
     small = load_copy(bert)
-    monkeypatch.setattr(tokenizer_lib._WordCache, "MAX_BYTES", 2000)
+    monkeypatch.setattr(wordpiece._WordCache, "MAX_BYTES", 2000)
     for ours, theirs in zip(small.encode_batch(text[:200]), bert.encode_batch(text[:200]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert len(small._ids_of_word) < 20
@@ -233,7 +234,7 @@ def test_a_failed_save_harms_nothing(text, tmp_path, monkeypatch):
     def full(number):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tokenizer_lib.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         second.save(tmp_path)
     assert load(tmp_path).sha256 == first.sha256 and len(list(tmp_path.iterdir())) == 3
@@ -263,7 +264,7 @@ def test_training_gives_the_same_bytes_in_every_process(kind, text, tmp_path):
     text = list(text)
     (tmp_path / "text").write_text("\n".join(text))
     program = (
-        "import sys; from electra_jax.data import tokenizer as t; text = open(sys.argv[1]).read().split('\\n')\n"
+        "import sys; from electra_jax.data import tokenizers as t; text = open(sys.argv[1]).read().split('\\n')\n"
         "kind = sys.argv[2]\n"
         "new = t.train_wordpiece(iter(text), 700) if kind == 'wordpiece' else "
         "t.train_sentencepiece(iter(text), 700, model_type=kind)\n"
@@ -305,17 +306,17 @@ def test_alphabet_is_bounded_by_frequency_and_code_point():
 def test_training_memory_is_bounded(text, monkeypatch):
     """Rare words are forgotten when too many are counted; the frequent ones remain, and so does determinism."""
     seen = []
-    monkeypatch.setattr(vocabulary_lib, "MAX_DISTINCT_WORDS", 500)
-    monkeypatch.setattr(vocabulary_lib, "_repeated", lambda words, kept: seen.append(words) or iter([" ".join(words)]))
+    monkeypatch.setattr(wordpiece_training, "MAX_DISTINCT_WORDS", 500)
+    monkeypatch.setattr(wordpiece_training, "_repeated", lambda words, kept: seen.append(words) or iter([" ".join(words)]))
     train_wordpiece(iter(text), 300)
     words = seen[0]
     all_words = Counter(word for line in text for word in bert_words(line, True))
     assert len(words) <= 500 < len(all_words)
     assert {word for word, _ in all_words.most_common(50)} <= set(words)
 
-    lines = vocabulary_lib._sample_lines(iter(text), 20_000)
-    assert 5_000 < sum(map(len, lines)) <= 20_000 and lines == vocabulary_lib._sample_lines(text, 20_000)
-    assert vocabulary_lib._sample_lines(["x " * 1499 + "x\n" + "y" * 2500], 1 << 20) == [
+    lines = sentencepiece_lib._sample_lines(iter(text), 20_000)
+    assert 5_000 < sum(map(len, lines)) <= 20_000 and lines == sentencepiece_lib._sample_lines(text, 20_000)
+    assert sentencepiece_lib._sample_lines(["x " * 1499 + "x\n" + "y" * 2500], 1 << 20) == [
         *["x " * 499 + "x"] * 3,
         "y" * 1000,
         "y" * 1000,
@@ -399,7 +400,7 @@ def bad(tmp_path, name, data):
         ("tokenizer.json", "{", "not a tokenizer.json of BERT's kind"),
         ("tokenizer.json", '{"model": {"type": "BPE"}}', "not a tokenizer.json of BERT's kind"),
         ("spm.model", b"not a model", "not a SentencePiece model"),
-        ("vocab.bin", b"", "not a vocab.txt, a tokenizer.json"),
+        ("vocab.bin", b"", "not a vocab.txt, a tokenizer.json, a SentencePiece .model or a folder with one of them"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, data, says):
@@ -409,9 +410,11 @@ def test_bad_files_are_named(tmp_path, name, data, says):
 
 
 def test_bad_folders_are_named(text, tmp_path):
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(
+        UserError, match="No such file or directory: name a folder, vocab.txt, tokenizer.json or SentencePiece .model that exists"
+    ):
         load(tmp_path / "nothing")
-    with pytest.raises(UserError, match="no vocab.txt, tokenizer.json or .model"):
+    with pytest.raises(UserError, match="no vocab.txt, tokenizer.json or SentencePiece .model in this folder: name one that has one"):
         load(tmp_path)
     train_wordpiece(text, 300).save(tmp_path)
     with pytest.raises(UserError, match="made with lower_case=True, not False"):

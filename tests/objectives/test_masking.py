@@ -1,7 +1,5 @@
 """Masking, sampling and corruption, rule by rule (google-research/electra pretrain/pretrain_helpers.py), over 10,000 rows."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +9,11 @@ from scipy import stats
 from electra_jax import rng
 from electra_jax.cli import UserError
 from electra_jax.objectives import masking
-from electra_jax.types import Batch
+from electra_jax.objectives.config import MaskingConfig
+from electra_jax.types import Batch, Vocabulary
 
 V, CLS, SEP, MASK = 1000, 2, 3, 4
-VOCABULARY = masking.Vocabulary(CLS, SEP, MASK, np.ones(V, bool))
+VOCABULARY = Vocabulary(CLS, SEP, MASK, np.ones(V, bool))
 ROWS = 10_000
 
 
@@ -31,10 +30,10 @@ def full_rows(B=ROWS, L=128, seed=0) -> Batch:
     return batch_of(tokens)
 
 
-def choose(batch, step=0, vocabulary=VOCABULARY, **fields) -> masking.Slots:
-    config = masking.MaskingConfig(**fields)
+def choose(batch, step=0, vocabulary=VOCABULARY, slots_multiple=1, **fields) -> masking.Slots:
+    config = MaskingConfig(**fields)
     step_rng = rng.StepRng(rng.root_key(0), jnp.int32(step))
-    return jax.tree.map(np.asarray, jax.jit(lambda b: masking.choose(b, step_rng, config, vocabulary))(batch))
+    return jax.tree.map(np.asarray, jax.jit(lambda b: masking.choose(b, step_rng, config, vocabulary, slots_multiple))(batch))
 
 
 def used(slots, b):
@@ -43,8 +42,8 @@ def used(slots, b):
 
 @pytest.mark.parametrize("length, rate, N", [(128, 0.15, 19), (512, 0.15, 79), (512, 0.25, 130)])
 def test_number_of_predictions_a_row(length, rate, N):
-    assert masking.MaskingConfig(rate=rate).max_predictions(length) == N
-    assert masking.MaskingConfig(rate=rate, slots_multiple=8).num_slots(length) == -(-N // 8) * 8
+    assert MaskingConfig(rate=rate).max_predictions(length) == N
+    assert MaskingConfig(rate=rate).num_slots(length, 8) == -(-N // 8) * 8
 
 
 @pytest.mark.parametrize("length, rate, wanted, distinct", [(128, 0.15, 19, 17.7), (512, 0.15, 77, 71.5), (512, 0.25, 128, 113.3)])
@@ -181,7 +180,7 @@ def test_faithful_averages_two_samples_at_one_position():
 
 def test_whole_words_are_chosen_whole():
     starts = np.arange(V) % 3 == 0  # of a word's pieces, the ids divisible by 3 begin it
-    vocabulary = dataclasses.replace(VOCABULARY, word_starts=starts)
+    vocabulary = VOCABULARY._replace(word_starts=starts)
     r = np.random.default_rng(0)
     tokens = r.integers(5, V, (500, 128))
     tokens[:, 0], tokens[:, 60], tokens[:, 127] = CLS, SEP, SEP
@@ -203,7 +202,7 @@ def test_whole_words_are_chosen_whole():
 @pytest.mark.parametrize("fields", [dict(rate=0.0), dict(rate=1.0), dict(mask_fraction=1.5), dict(whole_word=True, with_replacement=True)])
 def test_bad_fields_are_refused(fields):
     with pytest.raises(UserError, match="masking"):
-        masking.MaskingConfig(**fields)
+        MaskingConfig(**fields)
 
 
 @pytest.mark.parametrize("vocab_size", [1000, 384, 50])

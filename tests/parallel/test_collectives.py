@@ -1,44 +1,30 @@
 """What travels between devices in a step, read from the compiled program."""
 
-import dataclasses
 import math
 
 import jax
-import numpy as np
 import pytest
 
 from electra_jax import rng
-from electra_jax.models.config import PRESETS
-from electra_jax.objectives import electra, masking
+from electra_jax.build import abstract_batch, make_init
 from electra_jax.offline import hlo
 from electra_jax.parallel import executors, mesh
-from electra_jax.pretrain import abstract_batch, make_init
 from electra_jax.train import optimizer, step
 from electra_jax.train.config import OptimizerConfig, ScheduleConfig
+from tests import tiny
 
-LAYERS, MICRO_BATCHES, LENGTH = 3, 4, 16
-CONFIG = dataclasses.replace(
-    PRESETS["small"],
-    vocab_size=64,
-    max_length=LENGTH,
-    embedding_size=8,
-    hidden_size=16,
-    num_layers=LAYERS,
-    head_size=8,
-    generator_hidden_fraction=0.5,
-    dtype="bfloat16",
-    scan_layers=True,
-)
+LAYERS, MICRO_BATCHES = 3, 4
+MODEL = tiny.model(num_layers=LAYERS, dtype="bfloat16", scan_layers=True)
 
 
 def travels(executor: str, data: int, fsdp: int):
     """The collectives of a step with accumulation over scanned layers, and the shapes of its parameters."""
-    goal = electra.make(CONFIG, masking.MaskingConfig(rate=0.3), masking.Vocabulary(2, 3, 4, np.ones(64, bool)), LENGTH)
+    goal = tiny.objective(MODEL)
     rule = optimizer.make_optimizer(OptimizerConfig(), ScheduleConfig(10), 100)
     devices = mesh.make_mesh(1, data, fsdp, jax.devices()[:8])
-    body = step.make_train_step(goal, rule, rng.root_key(0), MICRO_BATCHES, reduce=executors.reduction(executor))
+    body = step.make_train_step(goal, rule, MICRO_BATCHES, reduce=executors.reduction(executor))
     _, state = make_init(goal, rule, devices, rng.root_key(0))
-    program = executors.compile_step(body, state, abstract_batch(32, LENGTH), devices, executor)
+    program = executors.compile_step(body, state, abstract_batch(32, tiny.LENGTH), devices, executor)
     return hlo.collectives(hlo.Module(program.compiled.as_text())), state.params
 
 
@@ -68,5 +54,5 @@ def test_fsdp_gathers_and_scatters_and_never_sums_a_whole_matrix(data, fsdp):
     layers = [size // LAYERS if size % LAYERS == 0 else size for size in cut]
     whole = max(c.elements for c in found if c.kind == "all-reduce")
     assert whole <= max(layers) // fsdp  # one device's part, or a bias
-    batch = 32 // MICRO_BATCHES * LENGTH * CONFIG.hidden_size
+    batch = 32 // MICRO_BATCHES * tiny.LENGTH * MODEL.hidden_size
     assert max(c.elements for c in found) <= max(max(layers), batch // 8)  # no activation of other rows

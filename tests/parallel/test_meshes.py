@@ -10,30 +10,20 @@ import optax
 import pytest
 
 from electra_jax import rng
+from electra_jax.build import make_init
 from electra_jax.cli import UserError
 from electra_jax.models.config import PRESETS
-from electra_jax.objectives import electra, masking
+from electra_jax.objectives import electra
+from electra_jax.objectives.config import MaskingConfig, ObjectiveConfig
 from electra_jax.parallel import executors, mesh, sharding
-from electra_jax.pretrain import make_init
 from electra_jax.train import optimizer, step
 from electra_jax.train.config import OptimizerConfig, ScheduleConfig
-from electra_jax.types import Batch
+from electra_jax.types import Vocabulary
+from tests import tiny
 
-ROWS, LENGTH, VOCAB = 32, 16, 64
-CONFIG = dataclasses.replace(
-    PRESETS["small"],
-    vocab_size=VOCAB,
-    max_length=LENGTH,
-    embedding_size=8,
-    hidden_size=16,
-    num_layers=1,
-    head_size=8,
-    generator_hidden_fraction=0.5,
-    dtype="float64",
-    param_dtype="float64",
-)
-OBJECTIVE = electra.make(CONFIG, masking.MaskingConfig(rate=0.3), masking.Vocabulary(2, 3, 4, np.ones(VOCAB, bool)), LENGTH)
-ROOT = rng.root_key(7)
+ROWS, LENGTH = 32, tiny.LENGTH
+OBJECTIVE = tiny.objective(tiny.double())
+ROOT = tiny.ROOT
 SGD = optax.sgd(0.1)  # a scale error cannot hide behind Adam
 MESHES = [(n // fsdp, fsdp) for n in (1, 2, 4, 8) for fsdp in (1, 2, 4, 8) if fsdp <= n]
 
@@ -44,17 +34,6 @@ def double():
         yield
 
 
-def uneven_rows() -> Batch:
-    """Rows of very different lengths, so that means of means are far off, and every device's count differs."""
-    r = np.random.default_rng(0)
-    lengths = r.integers(3, LENGTH + 1, ROWS)
-    tokens = np.where(np.arange(LENGTH) < lengths[:, None], r.integers(5, VOCAB, (ROWS, LENGTH)), 0).astype(np.int32)
-    tokens[:, 0] = 2
-    tokens[np.arange(ROWS), lengths - 1] = 3
-    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens.shape)
-    return Batch(tokens, (tokens > 0).astype(np.int32), positions, np.zeros_like(tokens), np.arange(ROWS, dtype=np.int32))
-
-
 def make(data: int, fsdp: int):
     return mesh.make_mesh(1, data, fsdp, jax.devices()[: data * fsdp])
 
@@ -62,10 +41,10 @@ def make(data: int, fsdp: int):
 def one_step(devices, executor: str, accumulation_steps: int):
     """(state, metrics) after one step of SGD, on the host."""
     executor = executors.choose(executor, devices)
-    body = step.make_train_step(OBJECTIVE, SGD, ROOT, accumulation_steps, reduce=executors.reduction(executor))
+    body = step.make_train_step(OBJECTIVE, SGD, accumulation_steps, reduce=executors.reduction(executor))
     _, shapes = make_init(OBJECTIVE, SGD, devices, ROOT)
     state = jax.device_put(first_state(), jax.tree.map(lambda x: x.sharding, shapes))
-    batch = uneven_rows()
+    batch = tiny.batch(ROWS)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     program = executors.compile_step(body, shapes, abstract, devices, executor, {"xla_backend_optimization_level": 0})  # compiles faster
     return jax.device_get(program.run(state, program.place(batch)))
@@ -122,10 +101,10 @@ def test_masks_noise_and_dropout_are_the_same_bits_on_every_mesh(data, fsdp):
         return plan, rng.keep_mask(seeds, (LENGTH, 8), 0.1)
 
     devices = make(data, fsdp)
-    wanted = jax.device_get(jax.jit(bits)(uneven_rows()))
+    wanted = jax.device_get(jax.jit(bits)(tiny.batch(ROWS)))
     rows = mesh.by_rows(devices)
     for run in (jax.jit(bits, in_shardings=rows, out_shardings=rows), shard_mapped(bits, devices)):
-        found = jax.device_get(mesh.on_mesh(run, devices)(mesh.to_devices(uneven_rows(), devices)))
+        found = jax.device_get(mesh.on_mesh(run, devices)(mesh.to_devices(tiny.batch(ROWS), devices)))
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
@@ -137,7 +116,7 @@ def shard_mapped(function, devices):
 def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
     rule = optimizer.make_optimizer(OptimizerConfig(), ScheduleConfig(10), 100)
     config = dataclasses.replace(PRESETS["base"], num_layers=2)
-    goal = electra.make(config, masking.MaskingConfig(), masking.Vocabulary(2, 3, 4, np.ones(30522, bool)), 64)
+    goal = electra.make(config, MaskingConfig(), ObjectiveConfig(), Vocabulary(2, 3, 4, np.ones(30522, bool)))
 
     def on_one_device(fsdp: int) -> int:
         _, shapes = make_init(goal, rule, make(8 // fsdp, fsdp), ROOT)

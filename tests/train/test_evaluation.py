@@ -1,45 +1,28 @@
 """Held-out numbers against scikit-learn and sums by hand."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
 from electra_jax import rng
-from electra_jax.models.config import PRESETS
-from electra_jax.objectives import electra, masking
 from electra_jax.train import evaluation
 from electra_jax.types import Batch
-
-
-def test_auc_equals_sklearn_with_ties():
-    r = np.random.default_rng(0)
-    for _ in range(20):
-        score, label = np.round(r.normal(size=500), r.integers(0, 4)), r.random(500) < r.uniform(0.02, 0.9)
-        assert evaluation.roc_auc(score, label) == pytest.approx(sklearn_metrics.roc_auc_score(label, score), abs=1e-12)
-    assert evaluation.roc_auc(np.ones(4), np.ones(4, bool)) == 0.5
-
-
-def test_unigram_entropy_is_cross_entropy():
-    train, held = np.array([6, 3, 0, 1]), np.array([1, 2, 1, 0])
-    p = np.array([7, 4, 1, 2]) / 14
-    assert evaluation.unigram_entropy(train, held) == pytest.approx(-(np.log(p[0]) + 2 * np.log(p[1]) + np.log(p[2])) / 4)
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
 def setting():
-    config = dataclasses.replace(
-        PRESETS["tiny"], vocab_size=60, max_length=16, embedding_size=8, hidden_size=16, num_layers=1, head_size=8, dropout=0.2
-    )
-    vocabulary = masking.Vocabulary(2, 3, 4, np.ones(60, bool))
-    objective = electra.make(config, masking.MaskingConfig(rate=0.3), vocabulary, 16)
-    root = rng.root_key(0)
-    params = jax.jit(objective.init)(root)
+    objective = tiny.objective(tiny.model(dropout=0.2))
+    params = jax.jit(objective.init)(tiny.ROOT)
     tokens = np.random.default_rng(0).integers(5, 60, (10, 16)).astype(np.int32)
     tokens[:, 0], tokens[:, -1] = 2, 3
-    return objective, jax.jit(evaluation.make_eval_step(objective, root)), params, tokens
+    return objective, jax.jit(evaluation.make_eval_step(objective)), params, tokens
+
+
+def evaluated(setting, size) -> dict[str, float]:
+    objective, eval_step, params, tokens = setting
+    return evaluation.evaluate(objective, eval_step, params, rng.key_words(tiny.ROOT), batches(tokens, size))
 
 
 def batches(tokens, size):
@@ -51,19 +34,18 @@ def batches(tokens, size):
 
 
 def test_batches_and_fillers_do_not_change_the_numbers(setting):
-    objective, eval_step, params, tokens = setting
-    whole = evaluation.evaluate(eval_step, params, batches(tokens, 10), objective.scales)
+    whole = evaluated(setting, 10)
     for size in (4, 3):
-        cut = evaluation.evaluate(eval_step, params, batches(tokens, size), objective.scales)
+        cut = evaluated(setting, size)
         assert cut == pytest.approx(whole, rel=1e-5)
-    assert evaluation.evaluate(eval_step, params, batches(tokens, 10), objective.scales) == whole  # constant keys, no dropout
+    assert evaluated(setting, 10) == whole  # constant keys, no dropout
 
 
 def test_numbers_are_those_of_sklearn(setting):
     objective, eval_step, params, tokens = setting
-    got = evaluation.evaluate(eval_step, params, batches(tokens, 10), objective.scales)
+    got = evaluated(setting, 10)
     batch, valid = next(batches(tokens, 10))
-    _, terms = jax.device_get(eval_step(params, batch, valid))
+    _, terms, _ = jax.device_get(eval_step(params, rng.key_words(tiny.ROOT), batch, valid))
     logits, replaced = terms.outputs["logits"], terms.outputs["replaced"]
     could_be = (tokens != 2) & (tokens != 3)
     called = (logits > 0)[could_be]

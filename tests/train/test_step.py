@@ -1,6 +1,5 @@
 """The train step: sums against means, dropout and skips."""
 
-import dataclasses
 import functools
 
 import jax
@@ -10,35 +9,9 @@ import optax
 import pytest
 
 from electra_jax import rng
-from electra_jax.models.config import PRESETS
-from electra_jax.objectives import electra, masking
 from electra_jax.train import step
-from electra_jax.types import Batch
-
-CONFIG = dataclasses.replace(
-    PRESETS["small"],
-    vocab_size=60,
-    max_length=16,
-    embedding_size=8,
-    hidden_size=16,
-    num_layers=1,
-    head_size=8,
-    generator_hidden_fraction=0.5,
-)
-DOUBLE = dataclasses.replace(CONFIG, dtype="float64", param_dtype="float64")
-VOCABULARY = masking.Vocabulary(2, 3, 4, np.ones(60, bool))
-ROOT = rng.root_key(7)
-
-
-def uneven_batch(B=8, L=16) -> Batch:
-    """Rows of very different lengths: means of means are far off here."""
-    r = np.random.default_rng(0)
-    lengths = np.array([16, 3, 4, 16, 5, 16, 3, 9])[:B]
-    tokens = np.where(np.arange(L) < lengths[:, None], r.integers(5, 60, (B, L)), 0).astype(np.int32)
-    tokens[:, 0] = 2
-    tokens[np.arange(B), lengths - 1] = 3
-    positions = np.broadcast_to(np.arange(L, dtype=np.int32), (B, L))
-    return Batch(tokens, (tokens > 0).astype(np.int32), positions, np.zeros_like(tokens), np.arange(B, dtype=np.int32))
+from tests import tiny
+from tests.tiny import ROOT
 
 
 def init_state(goal, optimizer):
@@ -46,7 +19,7 @@ def init_state(goal, optimizer):
 
 
 def objective():
-    return electra.make(DOUBLE if jax.config.jax_enable_x64 else CONFIG, masking.MaskingConfig(rate=0.3), VOCABULARY, 16)
+    return tiny.objective(tiny.double() if jax.config.jax_enable_x64 else tiny.model())
 
 
 SGD = optax.sgd(0.1)  # a scale error cannot hide behind Adam
@@ -54,7 +27,7 @@ SGD = optax.sgd(0.1)  # a scale error cannot hide behind Adam
 
 @functools.cache
 def train_step(accumulation_steps, double):
-    return jax.jit(step.make_train_step(objective(), SGD, ROOT, accumulation_steps))
+    return jax.jit(step.make_train_step(objective(), SGD, accumulation_steps))
 
 
 def run(accumulation_steps, batch, num_steps=2):
@@ -67,9 +40,9 @@ def run(accumulation_steps, batch, num_steps=2):
 
 def test_accumulation_equals_the_whole_batch_in_float64():
     with jax.enable_x64(True):
-        whole, whole_metrics = run(1, uneven_batch())
+        whole, whole_metrics = run(1, tiny.batch())
         for accumulation_steps in (2, 8):
-            state, metrics = run(accumulation_steps, uneven_batch())
+            state, metrics = run(accumulation_steps, tiny.batch())
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9, rtol=0), state.params, whole.params)
             assert {k: float(v) for k, v in metrics.items()} == pytest.approx({k: float(v) for k, v in whole_metrics.items()}, rel=1e-6)
 
@@ -77,11 +50,11 @@ def test_accumulation_equals_the_whole_batch_in_float64():
 def test_loss_is_mlm_plus_fifty_rtd_over_their_own_denominators():
     """Recomputed from per-token logits in numpy: MLM over chosen slots, RTD over every real token, [CLS] and [SEP] too."""
     with jax.enable_x64(True):
-        goal, batch = objective(), uneven_batch()
+        goal, batch = objective(), tiny.batch()
         state = init_state(goal, optax.sgd(0.0))
         plan, weights = goal.plan(batch, rng.StepRng(ROOT, state.step), True)
         terms = jax.jit(goal.terms)(state.params, batch, plan)
-        _, metrics = jax.jit(step.make_train_step(goal, optax.sgd(0.0), ROOT))(state, batch)
+        _, metrics = jax.jit(step.make_train_step(goal, optax.sgd(0.0)))(state, batch)
         logits, replaced = np.asarray(terms.outputs["logits"]), np.asarray(terms.outputs["replaced"])
         real = batch.tokens > 0
         rtd = np.logaddexp(0, np.where(replaced, -logits, logits))[real].mean()
@@ -89,14 +62,14 @@ def test_loss_is_mlm_plus_fifty_rtd_over_their_own_denominators():
         assert float(metrics["rtd_loss"]) == pytest.approx(rtd, rel=1e-6)
         mlm = float(terms.losses["mlm"]) / float(np.asarray(plan.slots.weights).sum())
         assert float(metrics["loss"]) == pytest.approx(mlm + 50 * rtd, rel=1e-6)
-        assert 3.5 < mlm < 5  # about ln 60 at the start
+        assert 3.5 < mlm < 5  # about ln 64 at the start
         # No discriminator gradient reaches the generator: sampling stops it.
         grads = jax.jit(jax.grad(lambda p: goal.terms(p, batch, plan).losses["rtd"]))(state.params)
         assert all(not np.abs(g).max() for g in jax.tree.leaves(grads["generator"]))
 
 
 def test_non_finite_steps_change_nothing_and_are_counted():
-    good = uneven_batch()
+    good = tiny.batch()
     start, _ = run(1, good, num_steps=1)
     poisoned = start.replace(params={**start.params, "embeddings": jax.tree.map(lambda x: x * jnp.nan, start.params["embeddings"])})
     one = train_step(1, False)
@@ -110,6 +83,6 @@ def test_non_finite_steps_change_nothing_and_are_counted():
 
 
 def test_a_step_is_a_function_of_state_and_batch():
-    a, _ = run(1, uneven_batch(), num_steps=3)
-    b, _ = run(1, uneven_batch(), num_steps=3)
+    a, _ = run(1, tiny.batch(), num_steps=3)
+    b, _ = run(1, tiny.batch(), num_steps=3)
     jax.tree.map(np.testing.assert_array_equal, a, b)

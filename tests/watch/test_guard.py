@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.watch.guard import NonFinitePolicy, PreemptionSignal, ProfilerWindow, Watchdog
+from electra_jax.watch.profiler import ProfilerWindow
+from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal
+from electra_jax.watch.watchdog import Watchdog
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -30,7 +32,7 @@ def start(code: str) -> subprocess.Popen:
 
 HANGS = """
 import threading, time
-from electra_jax.watch.guard import Watchdog
+from electra_jax.watch.watchdog import Watchdog
 
 def a_peer_that_never_answers():
     threading.Event().wait()
@@ -60,7 +62,7 @@ def test_a_hang_ends_with_every_stack_and_42():
 
 ALIVE = """
 import time
-from electra_jax.watch.guard import Watchdog
+from electra_jax.watch.watchdog import Watchdog
 
 watchdog = Watchdog(0.8)
 time.sleep(1.0)  # not watched yet
@@ -92,7 +94,7 @@ def test_a_slow_run_is_left_alone():
 
 STOPPED = """
 import time
-from electra_jax.watch.guard import Watchdog
+from electra_jax.watch.watchdog import Watchdog
 
 with Watchdog(2.0) as watchdog:
     watchdog.tick(1)
@@ -119,7 +121,7 @@ def test_a_stopped_process_did_not_hang():
 
 LOOP = """
 import time
-from electra_jax.watch.guard import PreemptionSignal
+from electra_jax.watch.stopping import PreemptionSignal
 
 with PreemptionSignal() as preemption:
     print("ready", flush=True)

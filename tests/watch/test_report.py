@@ -3,23 +3,39 @@
 import html.parser
 import json
 import math
+import os
 import re
 import time
 
 import numpy as np
 import pytest
 
+from electra_jax.objectives.electra_view import PANELS
+from electra_jax.types import Examples, Span
 from electra_jax.watch import figures, report, telemetry
 
-EXAMPLE = {
-    "tokens": ["[CLS]", "the", "dog", "sat", "on", "play", "##ed", "mat", ".", "[SEP]", "[PAD]"],
-    "original": ["[CLS]", "the", "cat", "sat", "on", "play", "##ing", "mat", ".", "[SEP]", "[PAD]"],
-    "replaced": [False, False, True, False, False, False, True, False, False, False, False],
-    "scores": [0.99, 0.01, 0.934, 0.2, 0.02, 0.05, 0.31, 0.714, 0.0, 0.99, 0.99],
-}
+EXAMPLES = Examples(
+    "What it sees",
+    "How to read it.",
+    [
+        [
+            Span("the", " ", 0.01, "p 0.01"),
+            Span("dog", " ", 0.934, "it was: cat", over="cat", plain="[cat -> dog 0.93]", colour="green"),
+            Span("s", "", 1.2, "p 1"),
+            Span("a\x1b[2J", " ", 0.7, "p 0.7", plain="[a\x1b[2J? 0.70]", colour="red"),
+        ]
+    ],
+)
+METRICS = "metrics.jsonl"
+
 NAMES = ("loss", "mlm_loss", "rtd_loss", "grad_norm", "learning_rate")
 HELDOUT = ("loss", "mlm_loss", "unigram_entropy", "rtd_loss", "rtd_auc", "rtd_accuracy", "majority_accuracy")
 HELDOUT += ("rtd_precision", "rtd_recall", "mlm_accuracy", "sampled_accuracy", "replace_rate")
+
+
+def write(folder, title="t", summary=None, **more):
+    report.write(folder / "report.html", metrics=folder / METRICS, title=title, summary=summary or {}, panels=PANELS, **more)
+    return folder / "report.html"
 
 
 class Page(html.parser.HTMLParser):
@@ -54,7 +70,7 @@ class Page(html.parser.HTMLParser):
 
 
 def write_metrics(workdir, steps: int, eval_every: int, extra: dict | None = None) -> None:
-    with open(workdir / telemetry.METRICS_FILE, "wb") as file:
+    with open(workdir / METRICS, "wb") as file:
         for step in range(1, steps + 1):
             metrics = {f"train/{name}": 1 + i + 1 / step for i, name in enumerate(NAMES)}
             metrics |= {"clock/tokens_per_sec": 12_000 + step % 7, "clock/secs_wall": 3 * step, "clock/secs_step": 2 * step}
@@ -65,12 +81,11 @@ def write_metrics(workdir, steps: int, eval_every: int, extra: dict | None = Non
 
 def test_one_page_with_every_figure_and_nothing_fetched(tmp_path):
     write_metrics(tmp_path, 120, 40)
-    (tmp_path / "config.json").write_text(json.dumps({"model": {"positions": "rotary"}}))
-    path = report.write(tmp_path, title="tiny", summary={"steps": 120, "AUC": 0.6597}, examples=[EXAMPLE])
-    assert path == tmp_path / "report.html"
+    config = json.dumps({"model": {"positions": "rotary"}})
+    path = write(tmp_path, "tiny", {"steps": 120, "AUC": 0.6597}, examples=EXAMPLES, config=config)
     text = path.read_text()
     page = Page(text)
-    titles = [panel.title for panel in figures.PANELS]
+    titles = [panel.title for panel in (*PANELS, *figures.PANELS)]
     assert [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"] == titles
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     assert not re.search(r"https?:|@import|url\((?!#)", text)
@@ -79,40 +94,38 @@ def test_one_page_with_every_figure_and_nothing_fetched(tmp_path):
     assert "#0102" not in text  # every colour is the style sheet's
     assert '"positions": "rotary"' in "".join(page.texts)
     assert "0.6597" in page.texts
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["config.json", "metrics.jsonl", "report.html"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["metrics.jsonl", "report.html"]
 
 
 def test_everything_from_outside_is_escaped(tmp_path):
     evil = "<script>alert('&\"')</script> @BODY@ @TITLE@"
-    (tmp_path / "config.json").write_text(evil)
-    words = {"tokens": [evil], "original": ["<b>"], "replaced": [True], "scores": [0.7]}
-    text = report.write(tmp_path, title=evil, summary={evil: evil}, examples=[words]).read_text()
+    words = Examples(evil, evil, [[Span(evil, " ", 0.7, evil, over=evil)]])
+    text = write(tmp_path, evil, {evil: evil}, examples=words, config=evil).read_text()
     page = Page(text)
     assert "script" not in page.tags and "b" not in page.tags
-    # title, heading, two cells, the config, the token
-    assert page.texts.count(evil) == 6
-    assert [value for _, name, value in page.attributes if name == "title"] == ["replaced with probability 0.70; it was: <b>"]
+    # title, heading, two cells, the config; title and reading of the examples, the token and the small word above it
+    assert page.texts.count(evil) == 9
+    assert [value for _, name, value in page.attributes if name == "title"] == [evil]
 
 
-def test_the_replaced_tokens_of_a_sentence(tmp_path):
-    text = report.write(tmp_path, title="t", summary={}, examples=[EXAMPLE]).read_text()
-    ((ruby_a, original_a), (ruby_b, original_b)) = re.findall(r"<ruby class=replaced [^>]*>(.*?)<rt>(.*?)</rt>", text)
-    assert (ruby_a, original_a, ruby_b, original_b) == ("dog", "cat", "ed", "ing")
-    assert re.findall(r"--score:([\d.]+)", text) == "0.010 0.934 0.200 0.020 0.050 0.310 0.714 0.000".split()
-    assert "[CLS]" not in text and "[PAD]" not in text
+def test_what_is_said_of_a_span(tmp_path):
+    text = write(tmp_path, examples=EXAMPLES).read_text()
+    assert re.findall(r"<ruby class=marked [^>]*>(.*?)<rt>(.*?)</rt>", text) == [("dog", "cat")]
+    assert re.findall(r"--score:([\d.]+)", text) == "0.010 0.934 1.000 0.700".split()
+    assert "What it sees" in text and "How to read it." in text
 
 
 @pytest.mark.parametrize("lines", [None, b"", b'{"step": 3, "train/lo'])
 def test_a_run_without_metrics_has_a_report(tmp_path, lines):
     if lines is not None:
-        (tmp_path / telemetry.METRICS_FILE).write_bytes(lines)
-    page = Page(report.write(tmp_path, title="t", summary={"steps": 0}, examples=None).read_text())
+        (tmp_path / METRICS).write_bytes(lines)
+    page = Page(write(tmp_path, summary={"steps": 0}).read_text())
     assert "svg" not in page.tags and "No metrics yet." in page.texts
 
 
 def test_a_run_without_evaluations_shows_its_training_curves(tmp_path):
     write_metrics(tmp_path, 30, 10**9)
-    page = Page(report.write(tmp_path, title="t", summary={}).read_text())
+    page = Page(write(tmp_path).read_text())
     titles = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
     assert titles == ["Generator: loss", "Discriminator: loss", "Loss", "Learning rate", "Gradient norm", "Speed"]
 
@@ -122,20 +135,20 @@ def test_a_run_without_evaluations_shows_its_training_curves(tmp_path):
 def test_extreme_values_are_drawn(tmp_path, value):
     for steps in (1, 60, 1500):
         write_metrics(tmp_path, steps, 1, dict.fromkeys((f"train/{name}" for name in NAMES), value))
-        assert Page(report.write(tmp_path, title="t", summary={"x": value}).read_text()).tags.count("svg") == 8
+        assert Page(write(tmp_path, summary={"x": value}).read_text()).tags.count("svg") == 8
 
 
 def test_a_single_spike_does_not_flatten_the_curve():
     steps, values = list(range(1, 401)), [2 + 1 / step for step in range(1, 401)]
     values[200] = 1e6
-    svg = figures.draw(figures.PANELS[0], {"train/mlm_loss": (steps, values)})
+    svg = figures.draw(PANELS[0], {"train/mlm_loss": (steps, values)})
     ticks = [float(tick) for tick in re.findall(r'id="ytick_\d+">.*?>([\d.]+)</text>', svg, re.DOTALL)]
     assert len(ticks) > 2 and min(ticks) > 1 and max(ticks) < 4
 
 
 def test_a_falling_curve_falls_on_the_page():
     history = {"eval/mlm_loss": ([10, 20, 30], [8.0, 6.0, 4.0])}
-    svg = figures.draw(figures.PANELS[0], history)
+    svg = figures.draw(PANELS[0], history)
     path = re.search(r'<path d="([^"]*)"[^>]*stroke: var\(--orange\)', svg).group(1)
     points = np.array([[float(x), float(y)] for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)])
     assert len(points) == 3
@@ -146,7 +159,7 @@ def test_a_falling_curve_falls_on_the_page():
 
 def test_a_noisy_curve_is_drawn_twice_and_a_schedule_once():
     history = {name: (list(range(200)), [1.0 + step % 3 for step in range(200)]) for name in ("train/mlm_loss", "train/learning_rate")}
-    loss, schedule = (figures.draw(figures.PANELS[i], history).count("stroke: var(--blue)") for i in (0, 5))
+    loss, schedule = (figures.draw(panel, history).count("stroke: var(--blue)") for panel in (PANELS[0], figures.PANELS[1]))
     assert (loss, schedule) == (2, 1)
 
 
@@ -158,12 +171,12 @@ def test_smoothing_is_the_mean_of_finite_neighbours():
 
 def test_a_long_history_is_thinned_evenly_and_keeps_its_end_and_its_evaluations(tmp_path):
     steps = 12_348
-    with open(tmp_path / telemetry.METRICS_FILE, "wb") as file:
+    with open(tmp_path / METRICS, "wb") as file:
         for step in range(1, steps + 1):
             file.write(telemetry.format_line(step, {"train/loss": step / 7}))
             if step % 100 == 0:
                 file.write(telemetry.format_line(step, {"eval/loss": step / 3}))
-    history = report.read_history(tmp_path / telemetry.METRICS_FILE)
+    history = report.read_history(tmp_path / METRICS)
     got, values = history["train/loss"]
     stride = 8  # the smallest power of two that leaves at most 2,000 of 12,348
     assert got == [*range(1, steps + 1, stride), steps]
@@ -173,11 +186,11 @@ def test_a_long_history_is_thinned_evenly_and_keeps_its_end_and_its_evaluations(
 
 def test_a_huge_history_takes_little_time_and_space(tmp_path):
     line = telemetry.format_line(123_456, {f"train/{name}": 1 / 3 for name in NAMES})
-    with open(tmp_path / telemetry.METRICS_FILE, "wb") as file:
+    with open(tmp_path / METRICS, "wb") as file:
         for step in range(0, 400_000, 1000):
             file.write(b"".join(line.replace(b"123456", b"%d" % (step + i)) for i in range(1000)))
     begun = time.process_time()
-    path = report.write(tmp_path, title="t", summary={})
+    path = write(tmp_path)
     assert time.process_time() - begun < 6  # 1.5 s on a quiet machine, matplotlib's import included
     assert path.stat().st_size < 1e6
 
@@ -188,36 +201,13 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError):
-        report.write(tmp_path, title="t", summary={})
+        write(tmp_path)
     assert (tmp_path / "report.html").read_text() == "old"
 
 
-def test_marked_sentences_in_a_terminal():
-    plain = "the [cat -> dog 0.93] sat on play[ing -> ed 0.31] [mat? 0.71] ."
-    assert report.marked_sentences([EXAMPLE, EXAMPLE]) == [plain, plain]
-    (coloured,) = report.marked_sentences([EXAMPLE], colour=True)
-    marks = {"32": "[cat -> dog 0.93]", "33": "[ing -> ed 0.31]", "31": "[mat? 0.71]"}
-    assert dict(re.findall(r"\x1b\[(\d+)m(.*?)\x1b\[0m", coloured)) == marks
-    assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
-
-
-def test_sentencepiece_words_are_joined_again():
-    example = {
-        "tokens": ["[CLS]", "▁a", "▁cat", "s", "▁##", "!", "[SEP]"],
-        "original": ["[CLS]", "▁a", "▁dog", "s", "▁##", "!", "[SEP]"],
-        "replaced": [False, False, True, False, False, False, False],
-        "scores": [0.0] * 7,
-    }
-    assert report.marked_sentences([example]) == ["a [dog -> cat 0.00]s ##!"]
-
-
-def test_a_sampled_special_token_is_shown_and_control_characters_are_not():
-    example = {"tokens": ["[PAD]", "a\x1b[2J"], "original": ["end", "a\x1b[2J"], "replaced": [True, False], "scores": [0.9, 0.1]}
-    assert report.marked_sentences([example]) == ["[end -> [PAD] 0.90] a?[2J"]
-
-
-def test_columns_of_different_lengths_are_an_error():
-    with pytest.raises(ValueError):
-        report.marked_sentences([EXAMPLE | {"scores": [0.1]}])
+def test_sentences_in_a_terminal():
+    assert report.plain_lines(EXAMPLES) == ["the [cat -> dog 0.93]s [a?[2J? 0.70]"]
+    coloured = "the \x1b[32m[cat -> dog 0.93]\x1b[0ms \x1b[31m[a?[2J? 0.70]\x1b[0m"
+    assert report.plain_lines(EXAMPLES, colour=True) == [coloured]

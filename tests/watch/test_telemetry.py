@@ -251,7 +251,7 @@ def timed_clock(monkeypatch):
     """(clock, tick): `tick(secs)` lets time pass for the display and the clock alike, and finishes a step."""
     now = [100.0]
     monkeypatch.setattr(telemetry.time, "monotonic", lambda: now[0])
-    clock = Clock(flops_per_step=4.0, peak_flops_per_sec=10.0, now=lambda: now[0])
+    clock = Clock(peak_flops_per_sec=10.0, now=lambda: now[0])
 
     def tick(secs: float) -> None:
         with clock.section("step"):

@@ -34,9 +34,11 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
 
 from electra_jax.cli import UserError, one_line
-from electra_jax.data.prepare import stages
-from electra_jax.data.prepare.stages import Job
+from electra_jax.data.prepare import stages, totals
+from electra_jax.data.prepare.job import Job
+from electra_jax.data.readers import scheme_of
 from electra_jax.data.readers.corpus import Corpus, Report
+from electra_jax.files import write_whole
 
 # What DirectRunner comes to, after it has looked on the network for Prism, a program of its own.
 _DIRECT = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -70,7 +72,7 @@ def open_pipeline(runner: str, flags: Sequence[str]) -> beam.Pipeline:
 
 
 def run(pipeline: beam.Pipeline, job: Job, units: Sequence[Corpus], train_parts: int) -> tuple[dict, list[dict]]:
-    """Writes the shards; returns `stages.found`, and the rows and dropped tokens of each split.
+    """Writes the shards; returns what totals.found adds up, and the rows and dropped tokens of each split.
 
     No shard is written if a split has no document. UserError, OSError: what a worker met; UserError: what the runner refused.
     """
@@ -120,7 +122,7 @@ def _build(pipeline: beam.Pipeline, job: Job, units: list[tuple[int, Corpus]], t
 
 def _absolute(corpus: Corpus) -> Corpus:
     """Workers run in folders of their own."""
-    sources = [s if s.path.startswith("tfds:") else dataclasses.replace(s, path=os.path.abspath(s.path)) for s in corpus.sources]
+    sources = [s if scheme_of(s.path) else dataclasses.replace(s, path=os.path.abspath(s.path)) for s in corpus.sources]
     return dataclasses.replace(corpus, sources=sources)
 
 
@@ -146,8 +148,8 @@ def _tokenize(chunk: tuple[tuple[int, int], list[str]], job: Job) -> Iterator:
 
 def _add_found(path: Path, job: Job, train_parts: int, reports: list[tuple[int, dict]], counts: list[dict]) -> dict:
     in_order = sorted(reports, key=lambda report: report[0])
-    found = stages.found(job, train_parts, (Report(**report) for _, report in in_order), counts)
-    stages.write_json(path, found)
+    found = totals.found(job, train_parts, (Report(**report) for _, report in in_order), counts)
+    write_whole(path, json.dumps(found, indent=1))
     return found
 
 
@@ -167,7 +169,8 @@ def _pack(bucket: tuple[int, Iterable], job: Job, found: dict) -> Iterator:
 
 def _add_packed(path: Path, packed: list[tuple[int, dict]]) -> None:
     names = ("rows", "dropped_tokens")
-    stages.write_json(path, [{name: sum(counts[name] for s, counts in packed if s == split) for name in names} for split in range(2)])
+    added = [{name: sum(counts[name] for s, counts in packed if s == split) for name in names} for split in range(2)]
+    write_whole(path, json.dumps(added, indent=1))
 
 
 def _every_part(split: int, found: dict) -> Iterator:

@@ -1,8 +1,7 @@
-"""Whose folder is it: rows of this very command, unfinished or finished, or something that must not be touched."""
+"""Whose an output folder is: it holds rows of this very command, unfinished or finished, or something that must not be touched."""
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -10,20 +9,25 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from electra_jax.cli import UserError
-from electra_jax.data import tokenizers as tokenizer
-from electra_jax.data.prepare import stages
+from electra_jax.data import tokenizers
+from electra_jax.data.prepare.options import PrepareOptions
+from electra_jax.data.readers import scheme_of
 from electra_jax.data.readers.corpus import Corpus
 from electra_jax.data.rows import records
+from electra_jax.files import locked, write_whole
 
-MARK = ".prepared_from.json"  # what the folder is being, or was, made from; on this machine, so no part of the data
+# What the folder is being, or was, made from. It names paths of this machine, so it is no part of the data.
+MARK = ".prepared_from.json"
 
 
 @contextlib.contextmanager
-def claimed(output: Path, options: Any, corpus: Corpus, given) -> Iterator[bool]:
-    """Makes the folder ours, or finds it so; yields whether it is finished. UserError, nothing touched, if it is another's."""
+def claimed(output: Path, options: PrepareOptions, corpus: Corpus, given: tokenizers.Tokenizer | None) -> Iterator[bool]:
+    """Holds the folder for this process and marks it as this command's; yields whether its rows are finished already.
+
+    UserError, with nothing touched, if it is a file, holds anything else, or another process works there.
+    """
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: choose a folder as --output")
     mark = _mark(options, corpus, given)
@@ -32,10 +36,9 @@ def claimed(output: Path, options: Any, corpus: Corpus, given) -> Iterator[bool]
         what = "rows made elsewhere" if records.MANIFEST in names else "something else"
         raise UserError(f"{output} is not empty and holds {what}: choose another --output")
     output.mkdir(parents=True, exist_ok=True)
-    folder = os.open(output, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+            stack.enter_context(locked(output, wait=False))
         except BlockingIOError:
             raise UserError(f"{output}: another process is preparing rows there: wait for it, or choose another --output") from None
         finished = (output / records.MANIFEST).exists()
@@ -46,29 +49,27 @@ def claimed(output: Path, options: Any, corpus: Corpus, given) -> Iterator[bool]
             _clear(output)
             before = None
         if before is None:
-            stages.write_json(output / MARK, mark)
+            write_whole(output / MARK, json.dumps(mark, indent=1))
         try:
             yield finished
         except UserError:
             work = output / ".work"
-            trained = given is None and work.exists() and (output / "tokenizer" / tokenizer.CONFIG).exists()
+            trained = given is None and work.exists() and (output / "tokenizer" / tokenizers.CONFIG).exists()
             if not (finished or trained or any(path.is_file() for path in work.rglob("*"))):
-                _clear(output)  # nothing was made: the mended command may have other options
+                _clear(output)  # nothing was made yet, so the mended command may have other options
             raise
-    finally:
-        os.close(folder)
 
 
-def _mark(options: Any, corpus: Corpus, given) -> dict:
+def _mark(options: PrepareOptions, corpus: Corpus, given: tokenizers.Tokenizer | None) -> dict:
     """What decides the rows, as far as it can be told without reading the corpus: files by path, size and time of change."""
     digest = hashlib.sha256()
     for source in corpus.sources:
         path, changed = source.path, 0
-        if not path.startswith("tfds:"):
+        if not scheme_of(path):
             path, changed = os.path.abspath(path), os.stat(path).st_mtime_ns
         digest.update(json.dumps([source.name, path, source.num_bytes, changed]).encode())
     chosen = {name: value for name, value in dataclasses.asdict(options).items() if name != "output"}
-    chosen["inputs"] = [item if item.startswith("tfds:") else os.path.abspath(item) for item in options.inputs]
+    chosen["inputs"] = [item if scheme_of(item) else os.path.abspath(item) for item in options.inputs]
     chosen["tokenizer"] = given.sha256 if given else options.tokenizer
     chosen["format"] = records.FORMAT
     return {"options": chosen, "sources": len(corpus.sources), "sources_sha256": digest.hexdigest()}

@@ -1,8 +1,8 @@
 """One document after another -> rows of `length` tokens: the paper's two-segment examples, or dense packing.
 
-A row is its tokens: `[CLS]` opens a segment, `[SEP]` ends it, `[PAD]` fills the end. `lines` are the token arrays of one
-document, a line each, without special tokens. Rows are int32 `[length]`, and a row never mixes what stands in two documents
-within one segment.
+The rows have the layout cls_sep of rows/layouts.py: `[CLS]` opens a segment, `[SEP]` ends it, `[PAD]` fills the end. They are int32
+`[length]`, and no segment holds tokens of two documents. `lines` are the token arrays of one document, a line each, without special
+tokens.
 """
 
 import bisect
@@ -143,3 +143,6 @@ class DensePacker:
         else:
             bisect.insort(self._open, (free, number, row), key=lambda entry: entry[:2])
         return done
+
+
+PACKERS = {"pairs": PairPacker, "dense": DensePacker}

@@ -1,6 +1,6 @@
 """The files that preparation keeps between its stages: byte strings under integer keys, each with a checksum.
 
-A file appears whole or not at all, so what exists is done; several sections may have one key, and come back in order.
+A file appears whole or not at all, so a file that exists is finished work. Several sections may have one key; they come back in order.
 """
 
 import struct
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from electra_jax.cli import UserError
-from electra_jax.data.rows.records import whole_file
+from electra_jax.files import whole_file
 
 _FOOTER = struct.Struct("<8sQI")  # magic, number of sections, CRC-32 of the index
 _MAGIC = b"EJSPILL1"

@@ -1,16 +1,14 @@
 """What preparation does in its worker processes: tokenize a chunk of documents, pack a bucket, write a part.
 
-What each gives depends on the corpus and the options alone. `tokenize_chunk`, `pack_bucket` and `write_part` keep it in a file
-that appears whole or not at all; `tokenize`, `pack` and `write_rows`, which they call, know nothing of the files between
-the stages: the Beam pipeline hands their values on itself.
+The result of each stage depends on the corpus and the options alone. Local workers call `tokenize_chunk`, `pack_bucket` and
+`write_part`, which keep the result in a file that appears whole or not at all. These call `tokenize`, `pack` and `write_rows`, which
+know nothing of the files between the stages: the Beam pipeline (beam.py) calls them directly and passes their results on itself.
 """
 
-import hashlib
 import json
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,76 +16,18 @@ import numpy as np
 
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
-from electra_jax.data.prepare import packing, spill
+from electra_jax.data.prepare import spill
+from electra_jax.data.prepare.job import Job, text_hash
+from electra_jax.data.prepare.packing import PACKERS
 from electra_jax.data.readers.corpus import Corpus, Report
 from electra_jax.data.rows import order, records
+from electra_jax.files import write_whole
 
-SPLITS = ("train", "heldout")
-PACKERS = {"pairs": packing.PairPacker, "dense": packing.DensePacker}
 META = -1  # the key of a spill's own counts, in JSON
-BLOCK_BYTES = 32 << 20  # of rows, that a packer collects before it spills them
-PART_BYTES = 64 << 20
-LINE_CHARS = 1 << 16  # tokenizing takes 12 times a text's size: a longer line is tokenized in pieces
+BLOCK_BYTES = 32 << 20  # of rows, which are collected before they are written between the stages
+# Tokenizing a line needs some 12 times its size in memory, so a longer line is tokenized in pieces.
+LINE_CHARS = 1 << 16
 _PACK, _PART, _SHUFFLE = range(3)  # what a hash is for
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the stages need to know; picklable."""
-
-    output: str
-    tokenizer_sha256: str
-    vocab_size: int
-    cls_id: int
-    sep_id: int
-    pad_id: int
-    length: int
-    packing: str
-    heldout: float
-    seed: int
-    chunk_chars: int
-    buckets: tuple[int, int]  # of each split
-    parts: tuple[int, int] = (0, 0)
-
-    @property
-    def work(self) -> Path:
-        return Path(self.output) / ".work"
-
-    @property
-    def dtype(self) -> np.dtype:
-        return records.row_dtype(self.vocab_size)
-
-    def chunk_path(self, unit: int, chunk: int) -> Path:
-        return self.work / "chunks" / f"{unit:06d}-{chunk:06d}.spill"
-
-    def unit_path(self, unit: int) -> Path:
-        return self.work / "chunks" / f"{unit:06d}.json"
-
-    def rows_path(self, split: int, bucket: int) -> Path:
-        return self.work / "rows" / f"{SPLITS[split]}-{bucket:05d}.spill"
-
-    def shard_path(self, split: int, part: int) -> Path:
-        return Path(self.output) / f"{SPLITS[split]}-{part:05d}-of-{self.parts[split]:05d}.array_record"
-
-    def shard_info_path(self, split: int, part: int) -> Path:
-        return self.work / "parts" / f"{SPLITS[split]}-{part:05d}.spill"
-
-    def group(self, digest: bytes) -> int:
-        """Split and bucket as one number, from the text's hash: equal texts stay together, the held-out share is exact."""
-        split = int(is_heldout(digest, self.heldout))
-        return split * self.buckets[0] + int.from_bytes(digest[8:], "big") % self.buckets[split]
-
-    def split_and_bucket(self, group: int) -> tuple[int, int]:
-        split = int(group >= self.buckets[0])
-        return split, group - split * self.buckets[0]
-
-
-def text_hash(text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=16).digest()
-
-
-def is_heldout(digest: bytes, fraction: float) -> bool:
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 @lru_cache(maxsize=1)
@@ -96,11 +36,6 @@ def _tokenizer(folder: Path, sha256: str) -> tokenizers.Tokenizer:
     if tokenizer.sha256 != sha256:
         raise UserError(f"{folder} changed while rows were made: choose another --output, or delete this one")
     return tokenizer
-
-
-def write_json(path: Path, value) -> None:
-    with records.whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def meta(path: Path) -> dict:
@@ -135,7 +70,7 @@ def tokenize_unit(job: Job, unit: int, corpus: Corpus) -> int:
 
 
 def finish_unit(job: Job, unit: int, chunks: int, report: Report) -> None:
-    write_json(job.unit_path(unit), {"chunks": chunks, "report": vars(report)})
+    write_whole(job.unit_path(unit), json.dumps({"chunks": chunks, "report": vars(report)}, indent=1))
 
 
 def tokenize_chunk(job: Job, path: Path, texts: Sequence[str]) -> int:
@@ -176,25 +111,8 @@ def tokenize(job: Job, texts: Sequence[str]) -> tuple[list[tuple[int, list[np.nd
     return sections, counts
 
 
-def found(job: Job, train_parts: int, reports: Iterable[Report], counts: Iterable[dict]) -> dict:
-    """What all sources and chunks come to, and so how many parts each split has (`train_parts`, unless 0, for training).
-
-    As many parts as keep one's rows within 64 MiB: a row a document, with pairs, and one for each `length - 2` tokens.
-    """
-    report, documents, tokens = Report(), [0, 0], [0, 0]
-    for item in reports:
-        report.merge(item)
-    for count in counts:
-        documents = [a + b for a, b in zip(documents, count["documents"], strict=True)]
-        tokens = [a + b for a, b in zip(tokens, count["tokens"], strict=True)]
-    rows = [t // (job.length - 2) + (d if job.packing == "pairs" else 0) for d, t in zip(documents, tokens, strict=True)]
-    parts = [min(99_999, max(1, -(-n * job.length * job.dtype.itemsize // PART_BYTES))) for n in rows]
-    parts[0] = train_parts or parts[0]
-    return {"documents": documents, "tokens": tokens, "parts": parts, "report": vars(report)}
-
-
 def _encode(tokenizer: tokenizers.Tokenizer, lines: Sequence[str]) -> list[np.ndarray]:
-    """The ids of each line; white space ends a token, so a long line's are those of its pieces."""
+    """The ids of each line. White space ends a token, so the ids of a long line are those of its pieces, one after the other."""
     if all(len(line) <= LINE_CHARS for line in lines):
         return tokenizer.encode_batch(lines)
     return [

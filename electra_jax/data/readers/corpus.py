@@ -3,13 +3,11 @@
     corpus = open_corpus(["books/", "reviews-*.jsonl.xz", "tfds:wikipedia/20230601.en:train"])
     for document in corpus.documents(): ...
 
-The order is fixed: the inputs as given, folders by relative path, archives and rows as they lie. Everything streams: the
-largest thing in memory is one document. Bytes that are not UTF-8 become U+FFFD and are counted in the report.
+Documents come in a fixed order: the inputs as given, the files of a folder by relative path, the members of an archive and the rows of
+a data set as they lie. Everything streams, so that the largest thing in memory is one document. Bytes that are not UTF-8 become
+U+FFFD and are counted in the report. How one format is read, its own module says: readers/__init__.py lists them.
 """
 
-import json
-import os
-import re
 import shutil
 import tempfile
 from collections import Counter
@@ -18,9 +16,14 @@ from dataclasses import dataclass, field, fields
 from typing import BinaryIO
 
 from electra_jax.cli import UserError
-from electra_jax.data.readers.files import ARCHIVES, FORMATS, archive_members, decompress, find, is_special, kind_of, reading, size_of
+from electra_jax.data import readers
+from electra_jax.data.readers import archives, kind_of, known_formats, scheme_of
+from electra_jax.data.readers.archives import ARCHIVES
+from electra_jax.data.readers.decoding import ReadOptions, text_stream
+from electra_jax.data.readers.files import find, is_special, reading, size_of
+from electra_jax.options import load
 
-# A document in one single line takes about 12 times its size in memory to tokenize, one of many lines 2 times.
+# Tokenizing needs memory for a whole line at a time, about 12 times the line's size.
 MAX_DOCUMENT_BYTES = 256 << 20
 
 
@@ -35,10 +38,10 @@ class Document:
 
 @dataclass(frozen=True)
 class Source:
-    """What is read from its beginning to its end: a file, a whole archive, a TFDS split. Picklable."""
+    """What one process reads from its beginning to its end: a file, a whole archive, a TFDS split. Picklable."""
 
     name: str  # no two sources of a corpus share one
-    path: str  # where it lies on this machine, or tfds:...
+    path: str  # where it lies on this machine, or an item of a scheme, tfds:...
     num_bytes: int  # as it is stored
 
 
@@ -92,9 +95,7 @@ class Corpus:
 
     sources: list[Source]
     ignored: list[str]  # files of unknown kinds, and what is no file, in folders
-    whole_files: bool
-    text_field: str
-    max_document_bytes: int
+    options: ReadOptions
     report: Report = field(default_factory=Report)
 
     def __post_init__(self):
@@ -140,121 +141,31 @@ class Corpus:
 
     def _files(self, source: Source, report: Report) -> Iterator[tuple[str, Iterator[tuple[str, int]]]]:
         """(name, texts) of the source, or of each member of an archive."""
-        if source.path.startswith("tfds:"):
-            yield source.name, _tfds_texts(source.path, self.text_field)
+        if scheme := scheme_of(source.path):
+            yield source.name, load(readers.SCHEMES, scheme).texts(source.path, self.options)
             return
         kind, compression = kind_of(source.path)
         with reading(source.path), open(source.path, "rb") as file:
             if kind not in ARCHIVES:
                 yield source.name, self._texts(file, kind, compression, source.path)
                 return
-            for member, stream in archive_members(kind, file, compression, source.path):
+            for member, stream in archives.members(kind, file, compression, source.path):
                 name, path, member_kind = f"{source.name}/{member}", f"{source.path}/{member}", kind_of(member)
                 if member_kind is None or member_kind[0] in ARCHIVES:
                     report.note("ignored_files", name)
-                elif member_kind[0] == ".parquet":  # its index stands at its end: a stream will not do
+                elif load(readers.FORMATS, member_kind[0]).TEXT:
+                    yield name, self._texts(stream, *member_kind, path)
+                else:  # a stream cannot seek, which such a format needs
                     with tempfile.TemporaryFile() as whole:
                         shutil.copyfileobj(stream, whole)
                         yield name, self._texts(whole, *member_kind, path)
-                else:
-                    yield name, self._texts(stream, *member_kind, path)
 
     def _texts(self, file: BinaryIO, kind: str, compression: str, path: str) -> Iterator[tuple[str, int]]:
         """(text, number of bytes that were not UTF-8) of each document, in the order of the file."""
+        module = load(readers.FORMATS, kind)
         with reading(path):
-            if kind == ".parquet":
-                yield from self._parquet(file, path)
-                return
-            stream = decompress(file, compression)
-            if b"\0" in stream.peek(8192)[:8192]:
-                raise UserError(f"{path} is binary, not text: remove it, or convert it to UTF-8")
-            if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # a byte-order mark
-                stream.read(3)
-            if kind == ".jsonl":
-                yield from self._jsonl(stream, path)
-            elif self.whole_files:
-                data = stream.read(self.max_document_bytes + 1)
-                self._check_size(len(data), path)
-                if data:
-                    yield _decode(data.replace(b"\r\n", b"\n"))
-            else:
-                yield from self._paragraphs(stream, path)
-
-    def _paragraphs(self, stream: BinaryIO, path: str) -> Iterator[tuple[str, int]]:
-        """What stands between lines of white space."""
-        lines, size = [], 0
-        while line := stream.readline(self.max_document_bytes - size + 1):
-            if line.isspace() or (not line.isascii() and not line.decode(errors="replace").strip()):
-                if lines:
-                    yield _decode(b"".join(lines).replace(b"\r\n", b"\n"))
-                lines, size = [], 0
-            else:
-                lines.append(line)
-                size += len(line)
-                self._check_size(size, path)
-        if lines:
-            yield _decode(b"".join(lines).replace(b"\r\n", b"\n"))
-
-    def _jsonl(self, stream: BinaryIO, path: str) -> Iterator[tuple[str, int]]:
-        number = 0
-        while line := stream.readline(self.max_document_bytes + 1):
-            number += 1
-            where = f"{path}:{number}"
-            self._check_size(len(line), where)
-            text, invalid_bytes = _decode(line)
-            if text.isspace():
-                continue
-            try:
-                record = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{where} is not JSON ({error}): a .jsonl file has one object a line") from None
-            if not isinstance(record, dict):
-                raise UserError(f"{where} is not a JSON object: a .jsonl file has one object a line")
-            if self.text_field not in record:
-                raise UserError(
-                    f"{where} has no field {self.text_field!r}, but {', '.join(map(repr, record)) or 'none at all'}: "
-                    "name the one that holds the text (text_field)"
-                )
-            value = record[self.text_field]
-            if not isinstance(value, str | None):
-                raise UserError(f"{where}: the field {self.text_field!r} is of type {type(value).__name__}, not text")
-            # JSON can name half of a surrogate pair, which is no character: its bytes are not UTF-8.
-            text, more = _decode((value or "").encode("utf-8", "surrogatepass"))
-            yield text, invalid_bytes + more
-
-    def _parquet(self, file: BinaryIO, path: str) -> Iterator[tuple[str, int]]:
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            # Pages are read as they are needed: a row group may be larger than memory.
-            table = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
-            names = table.schema_arrow.names
-            if self.text_field not in names:
-                raise UserError(
-                    f"{path} has no column {self.text_field!r}, but {', '.join(map(repr, names))}: "
-                    "name the one that holds the text (text_field)"
-                )
-            for batch in table.iter_batches(batch_size=64, columns=[self.text_field]):
-                column = batch.column(0)
-                if pyarrow.types.is_dictionary(column.type):
-                    column = column.dictionary_decode()
-                # As bytes: a Parquet string should be UTF-8, and nobody checks.
-                for value in column.cast(pyarrow.large_binary()):
-                    data = value.as_py() or b""
-                    self._check_size(len(data), path)
-                    yield _decode(data)
-        except pyarrow.ArrowNotImplementedError:
-            raise UserError(f"{path}: the column {self.text_field!r} holds no text: name the one that does (text_field)") from None
-        except pyarrow.ArrowInvalid as error:
-            raise UserError(f"{path} is damaged or cut short ({error}): make or download it again") from None
-
-    def _check_size(self, size: int, where: str) -> None:
-        if size > self.max_document_bytes:
-            raise UserError(
-                f"{where}: a document is longer than {self.max_document_bytes:,} bytes: put blank lines between documents, "
-                "cut it, or raise --max_document_mib if memory allows"
-            )
+            stream = text_stream(file, compression, path) if module.TEXT else file
+            yield from module.texts(stream, path, self.options)
 
 
 def open_corpus(
@@ -281,78 +192,21 @@ def open_corpus(
         raise UserError(f"documents={documents!r}: choose auto, blank_lines or file")
     if not inputs:
         raise UserError("no input: name files, folders, globs or tfds:NAME")
+    options = ReadOptions(documents == "file", text_field, max_document_bytes)
     sources, ignored, seen = [], [], Counter()
     for item in map(str, inputs):
         found = []
         for name, path in find(item, leave_out):
-            if not path.startswith("tfds:") and (kind_of(path) is None or is_special(path)):
+            scheme = scheme_of(path)
+            if not scheme and (kind_of(path) is None or is_special(path)):
                 if path == item:
-                    raise UserError(f"{path} is of no kind that can be read: give {FORMATS}")
+                    raise UserError(f"{path} is of no kind that can be read: give {known_formats()}")
                 ignored.append(name)
                 continue
-            size = _tfds(path, text_field)[2] if path.startswith("tfds:") else size_of(path)
+            size = load(readers.SCHEMES, scheme).num_bytes(path, options) if scheme else size_of(path)
             seen[name] += 1
             found.append(Source(name if seen[name] == 1 else f"{name}#{seen[name]}", path, size))
         if not found:
-            raise UserError(f"{item} holds no file that can be read: give {FORMATS}")
+            raise UserError(f"{item} holds no file that can be read: give {known_formats()}")
         sources += found
-    return Corpus(sources, ignored, documents == "file", text_field, max_document_bytes)
-
-
-def _decode(data: bytes) -> tuple[str, int]:
-    """(text with U+FFFD for what is not UTF-8, how many bytes were not)."""
-    try:
-        return data.decode(), 0
-    except UnicodeDecodeError:
-        invalid = re.findall("[\udc80-\udcff]", data.decode(errors="surrogateescape"))  # one for each such byte
-        return data.decode(errors="replace"), len(invalid)
-
-
-_TFDS = re.compile(r"tfds:(?P<name>[\w/.\-]+(:\d+\.\d+\.\d+)?)(:(?P<split>([^:\[\]]|\[[^\]]*\])+))?(:(?P<feature>\w+))?")
-
-
-def _tfds(item: str, text_field: str):
-    """(data source, feature, bytes) of `tfds:NAME[:SPLIT[:FEATURE]]`, built before in TFDS's data folder; no TensorFlow."""
-    parts = _TFDS.fullmatch(item)
-    if not parts:
-        raise UserError(f"{item}: write tfds:NAME[:SPLIT[:FEATURE]], such as tfds:wikipedia/20230601.en:train:text")
-    name, split, feature = parts["name"], parts["split"] or "train", parts["feature"] or text_field
-    import tensorflow_datasets as tfds
-
-    built = False
-    try:
-        try:
-            builder = tfds.builder(name)
-        except tfds.core.DatasetNotFoundError:
-            import tensorflow_datasets.text  # noqa: F401  (without TensorFlow, importing it is what makes glue or c4 known)
-
-            builder = tfds.builder(name)
-        built = os.path.isdir(builder.data_dir)
-        features = builder.info.features
-        if feature not in features:
-            raise UserError(f"{item}: no feature {feature!r}, but {', '.join(features)}: name the one that holds the text")
-        rows = tfds.data_source(name, split=split, download=False)
-        splits = builder.info.splits
-        total = sum(part.num_examples for part in splits.values())
-        return rows, feature, int(builder.info.dataset_size) * len(rows) // max(1, total)
-    except UserError:
-        raise
-    except Exception as error:  # TFDS raises KeyError, AssertionError, ValueError, NotImplementedError ... for a wrong name
-        how = f'tfds.builder({name!r}, file_format="array_record").download_and_prepare()'
-        raise UserError(f"{item}: {_reason(error)}" + ("" if built else f" (a dataset must have been built before: {how})")) from None
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().strip("\"'").split("\n")[0] or type(error).__name__
-
-
-def _tfds_texts(item: str, text_field: str) -> Iterator[tuple[str, int]]:
-    rows, feature, _ = _tfds(item, text_field)
-    for number in range(len(rows)):
-        try:
-            value = rows[number][feature]
-        except Exception as error:  # ArrayRecord's RuntimeError, or what decoders say
-            raise UserError(f"{item}: row {number} cannot be read ({_reason(error)}): build the dataset again") from None
-        if not isinstance(value, bytes | str):
-            raise UserError(f"{item}: the feature {feature!r} is of type {type(value).__name__}, not text")
-        yield _decode(value) if isinstance(value, bytes) else (value, 0)
+    return Corpus(sources, ignored, options)

@@ -1,10 +1,8 @@
-"""Finding, opening and decompressing the files of a corpus. Everything streams."""
+"""The files that an input names, in a fixed order, and what the system says of a file that cannot be read."""
 
 import contextlib
 import errno
 import glob
-import gzip
-import io
 import lzma
 import os
 import re
@@ -13,12 +11,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from electra_jax.cli import UserError
-
-FORMATS = ".txt or .jsonl (also .gz, .xz, .zst), .parquet, and .zip, .tar, .tar.gz, .tar.xz or .tar.zst of these"
-ARCHIVES = (".tar", ".zip")
+from electra_jax.data.readers import scheme_of
 
 
 def find(item: str, leave_out: str | None = None) -> Iterator[tuple[str, str]]:
@@ -26,7 +21,7 @@ def find(item: str, leave_out: str | None = None) -> Iterator[tuple[str, str]]:
 
     Hidden files and folders are passed over, and so is the folder `leave_out`. Folders that are links are followed, each once.
     """
-    if item.startswith("tfds:"):
+    if scheme_of(item):
         yield item, item
     elif os.path.isfile(item):
         yield os.path.basename(item), item
@@ -52,7 +47,7 @@ def _within(path: str, folder: str | None) -> bool:
 
 
 def _outside(root: str, leave_out: str | None) -> str | None:
-    """`leave_out`, unless the input lies in it: that is read, and preparation then refuses an output that is not empty."""
+    """`leave_out`; None where the input itself lies in it: such an input is read, and preparation then refuses its output as not empty."""
     return None if _within(root, leave_out) else leave_out
 
 
@@ -65,7 +60,7 @@ def _walk(folder: str, relative_to: str, leave_out: str | None) -> list[tuple[st
     paths, visited = [], {os.path.realpath(leave_out)} if leave_out else set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        if real in visited:  # a link upwards, or to be left out
+        if real in visited:  # through a link to a folder above, or the folder that is left out
             folders.clear()
             continue
         visited.add(real)
@@ -79,22 +74,9 @@ def size_of(path: str) -> int:
         return os.path.getsize(path)
 
 
-def kind_of(path: str) -> tuple[str, str] | None:
-    """(.txt | .jsonl | .parquet | .tar | .zip, compression) by the name's end; None if it is none of these."""
-    stem, kind = os.path.splitext(path.lower())
-    compression = ""
-    if kind in (".tgz", ".txz"):
-        return ".tar", {".tgz": ".gz", ".txz": ".xz"}[kind]
-    if kind in (".gz", ".xz", ".zst"):
-        compression, kind = kind, os.path.splitext(stem)[1]
-    if kind in (".txt", ".jsonl", ".tar") or (kind in (".parquet", ".zip") and not compression):
-        return kind, compression
-    return None
-
-
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
-    """What decompressors and the system say about a file, as one line that names it."""
+    """Turns what decompressors and the system raise about a file into one line that names it."""
     try:
         yield
     except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile) as error:
@@ -104,62 +86,3 @@ def reading(path: str) -> Iterator[None]:
         if code is not None:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
         raise UserError(f"{path} is damaged or cut short ({error}): make or download it again") from None
-
-
-def decompress(file: BinaryIO, compression: str) -> io.BufferedReader:
-    if compression == ".gz":
-        file = gzip.GzipFile(fileobj=file)
-    elif compression == ".xz":
-        file = lzma.LZMAFile(file)
-    elif compression == ".zst":
-        import pyarrow  # zstandard's reader takes a file that is cut short for a whole one
-
-        file = pyarrow.CompressedInputStream(file, "zstd")
-    return io.BufferedReader(file, 1 << 18)
-
-
-class _Tail(io.RawIOBase):
-    """A stream that remembers its last bytes."""
-
-    def __init__(self, stream: BinaryIO):
-        self._stream, self.last = stream, b""
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self.last = (self.last + data)[-512:]
-        return data
-
-
-def archive_members(kind: str, file: BinaryIO, compression: str, path: str) -> Iterator[tuple[str, BinaryIO]]:
-    """(name, stream) of each file in the archive, hidden ones left out; a stream is good until the next is asked for."""
-    members = _tar_members(file, compression) if kind == ".tar" else _zip_members(file, path)
-    for name, stream in members:
-        name = os.path.normpath(name)
-        if not any(part.startswith(".") for part in name.split("/")):
-            yield name, stream
-
-
-def _tar_members(file: BinaryIO, compression: str) -> Iterator[tuple[str, BinaryIO]]:
-    stream = _Tail(decompress(file, compression))
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # else it keeps every header
-            if member.isfile():
-                yield member.name, archive.extractfile(member)
-        if stream.last.strip(b"\0"):  # tarfile takes any end of the file for the end of the archive
-            raise tarfile.ReadError("its end mark is missing")
-        while stream.read(1 << 20):  # the compressed stream's own checksum stands at its end
-            pass
-
-
-def _zip_members(file: BinaryIO, path: str) -> Iterator[tuple[str, BinaryIO]]:
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            if member.is_dir():
-                continue
-            try:
-                stream = archive.open(member)
-            except (NotImplementedError, RuntimeError) as error:  # RuntimeError: it is encrypted
-                raise UserError(f"{path}: {error}: unpack it and name the folder") from None
-            with stream:
-                yield member.filename, stream

@@ -4,8 +4,8 @@
     for batch in batches(stream, start_step=1200, global_batch=256): ...
 
 The row at an index is a pure function of (seed, index), so the loader's whole state is the step, for any number of hosts: each
-asks for its rows of the step's global batch. An epoch holds every row once: a permutation of the chunks (the records of 256
-rows), and one of the rows within each. An element that grain handles is the batches of some steps, so that feeding costs nearly nothing.
+asks for its rows of the step's global batch. An epoch holds every row once, in the order of a permutation of the chunks (the records
+of 256 rows) and of a permutation of the rows within each chunk.
 """
 
 import threading
@@ -13,13 +13,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 import grain
+import jax
 import numpy as np
 
 from electra_jax.cli import UserError
-from electra_jax.data.rows import order, records
+from electra_jax.data.rows import layouts, order, records
 from electra_jax.types import Batch
 
-PERIOD = 10_000  # rows of a mixture after which its pattern repeats: any so many in a row keep the weights
+PERIOD = 10_000  # rows after which the pattern of a mixture repeats; any so many rows in a row keep the weights
 _CHUNKS, _ROWS, _MIX = range(3)  # what a hash is for
 
 
@@ -59,7 +60,7 @@ class Stream:
 class _Shuffled:
     """One folder's rows at its own indices 0, 1, ...: an epoch after the other."""
 
-    CACHED_CHUNKS = 32  # of at most 256 rows: 8 MiB at rows of 512
+    CACHED_CHUNKS = 32  # of at most 256 rows each
 
     def __init__(self, split: records.Split, seed: int, number: int):
         self._split, self._key = split, (seed, number)
@@ -122,11 +123,11 @@ def batches(
     row = np.arange(global_batch, dtype=np.int32) if rows is None else np.asarray(rows, np.int32)
     if len(row) and not (0 <= row.min() and row.max() < global_batch):
         raise ValueError(f"rows must lie in 0 to {global_batch - 1}")
-    # Two thirds of what 32 rows of 128 cost are a batch's, whatever its size: as many rows at once as a chunk has, 112 M tokens a
-    # CPU-second instead of 39 (an epoch of 52,320 rows).
+    # Most of the cost of a small batch does not depend on its size. So the batches of several steps are made at once, until they have as
+    # many rows as a chunk, which makes several times as many tokens per CPU-second (docs/speed.md).
     steps = max(1, min(read_ahead, records.ROWS_PER_RECORD // max(len(row), 1)))
     ahead = -(-read_ahead // steps)
-    threads = min(2, ahead)  # numpy holds the interpreter's lock for half of the time: more do not help
+    threads = min(2, ahead)  # numpy holds the interpreter's lock for half of the time, so that more threads do not help
     groups = grain.MapDataset.source(_Groups(stream, start_step, global_batch, row, steps))
     return _each(iter(groups.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))))
 
@@ -144,9 +145,9 @@ class _Groups:
         step_S = self._start_step + element * self._steps + np.arange(self._steps, dtype=np.int64)
         tokens = self._stream.rows((step_S[:, None] * self._global_batch + self._row).ravel())
         whole = _batch(tokens, np.tile(self._row, self._steps), self._stream.manifests[0])
-        shape = self._steps, len(self._row)
-        leaves = (leaf.reshape(*shape, *leaf.shape[1:]) for leaf in (whole.tokens, whole.segments, whole.positions, whole.types, whole.row))
-        return [Batch(*batch) for batch in zip(*leaves, strict=True)]
+        leaves, tree = jax.tree.flatten(whole)  # the Batch of a task may have more leaves than ours
+        by_step = (leaf.reshape(self._steps, len(self._row), *leaf.shape[1:]) for leaf in leaves)
+        return [tree.unflatten(batch) for batch in zip(*by_step, strict=True)]
 
 
 def _each(groups: Iterator[list[Batch]]) -> Iterator[Batch]:
@@ -190,8 +191,7 @@ def _first_rows(splits: Sequence[records.Split], taken: Sequence[int]) -> Iterat
 
 
 def _batch(tokens_BxL: np.ndarray, row_B: np.ndarray, manifest: dict) -> Batch:
-    ids = manifest["tokenizer"]
-    return Batch(**records.expand(tokens_BxL, ids["cls_id"], ids["sep_id"], ids["pad_id"]), row=row_B)
+    return Batch(**layouts.columns(tokens_BxL, manifest), row=row_B)
 
 
 def _open(directories: Sequence[str], split: str) -> list[records.Split]:
@@ -204,6 +204,9 @@ def _open(directories: Sequence[str], split: str) -> list[records.Split]:
             raise UserError(
                 f"rows of {first.length} tokens in {directories[0]}, of {other.length} in {directory}: prepare one of them again"
             )
+        layout, others = layouts.layout_of(first.manifest), layouts.layout_of(other.manifest)
+        if layout != others:
+            raise UserError(f"rows of the layout {layout} in {directories[0]}, {others} in {directory}: prepare one of them again")
         if other.manifest["tokenizer"]["sha256"] != first.manifest["tokenizer"]["sha256"]:
             raise UserError(
                 f"{directories[0]} and {directory} were made with different tokenizers: prepare one with --tokenizer={directories[0]}"

@@ -1,21 +1,19 @@
 """Prepared folders in a bucket, staged to local disk: ArrayRecord reads at random, which a bucket answers too slowly.
 
-A staged folder is named by its manifest's SHA-256: whatever is in it belongs to that preparation, and one that is prepared again is
-staged beside it. Nothing here deletes old ones.
+A staged folder is named by its manifest's SHA-256, so that whatever is in it belongs to that preparation. Data that is prepared again is
+staged beside it. Nothing here deletes old folders.
 """
 
-import contextlib
 import errno
-import fcntl
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from electra_jax import gcs
 from electra_jax.cli import UserError
 from electra_jax.data.rows import records
+from electra_jax.files import locked, write_whole
 
 _TOGETHER = 8  # files copied at a time
 
@@ -45,13 +43,15 @@ def local_folder(folder: str, scratch: pathlib.Path) -> str:
     wanted = [name for name in listed if name in shards or name == records.TOKEN_COUNTS or name.startswith("tokenizer/")]
     staged = scratch / "data" / f"{url.rsplit('/', 1)[-1]}-{manifest['sha256'][:16]}"
     try:
-        with _alone(staged):
+        staged.mkdir(parents=True, exist_ok=True)
+        with locked(staged / ".lock", wait=True):
+            for litter in staged.rglob(".*.tmp"):  # of a process that died
+                litter.unlink()
             missing = {name: listed[name] for name in wanted if not _is_there(staged / name, listed[name]["size"])}
             if missing:
                 _copy(url, staged, missing)
             if not _is_there(staged / records.MANIFEST, len(content)):
-                with records.whole_file(staged / records.MANIFEST) as temporary:  # last: the mark that the folder is finished
-                    temporary.write_bytes(content)
+                write_whole(staged / records.MANIFEST, content)  # last: the mark that the folder is finished
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -79,14 +79,3 @@ def _copy(url: str, staged: pathlib.Path, files: dict[str, dict]) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-@contextlib.contextmanager
-def _alone(staged: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process works on this folder; the lock ends with its process."""
-    staged.mkdir(parents=True, exist_ok=True)
-    with open(staged / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for litter in staged.rglob(".*.tmp"):  # of a process that died
-            litter.unlink()
-        yield

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from electra_jax.objectives.electra_health import DISCRIMINATOR_AT_CHANCE, GENERATOR_TOO_STRONG, WORD_FREQUENCIES, warnings
+from electra_jax.objectives.electra_warnings import DISCRIMINATOR_AT_CHANCE, GENERATOR_TOO_STRONG, WORD_FREQUENCIES, warnings
 
 ENTROPY = 6.1471
 NAMES = ("mlm_loss", "sampled_accuracy", "rtd_auc")

@@ -7,10 +7,12 @@ Users of every code base report them, and one printed loss shows none (google-re
 import math
 from collections.abc import Mapping
 
+from electra_jax.types import Warnings
+
 WORD_FREQUENCIES = "word_frequencies"
 GENERATOR_TOO_STRONG = "generator_too_strong"
 DISCRIMINATOR_AT_CHANCE = "discriminator_at_chance"
-Findings = list[tuple[str, str]]  # (name, one line with the cures)
+
 
 # A generator that knows word frequencies and nothing else stays within 2% of the unigram entropy on tokens
 # that it cannot see, however long it trains (measured over 1,000 steps: 6.12 to 6.06 beside 6.15); one that
@@ -38,7 +40,7 @@ _MAJORITY_RECALL = 0.01
 _MAJORITY_MARGIN = 0.001
 
 
-def warnings(metrics: Mapping[str, float], *, step: int, warmup_steps: int, total_steps: int) -> Findings:
+def warnings(metrics: Mapping[str, float], step: int, warmup_steps: int, total_steps: int) -> Warnings:
     """The failures that the held-out `eval/*` metrics of `step` show. A pure function.
 
     The generator is judged after its warm-up and as long again (100 to 5,000 steps). The discriminator, which

@@ -1,48 +1,20 @@
-"""BERT's rules for words, and the training of vocabularies: text -> WordPiece pieces, or a SentencePiece model.
+"""The training of a WordPiece vocabulary. The same texts give the same vocabulary, in every run and process."""
 
-The same texts give the same vocabulary, in every run and process.
-"""
-
-import io
-import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-import sentencepiece
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, trainers
 
 from electra_jax.cli import UserError
-
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # a trained vocabulary begins with them, in this order
-MAX_WORD_CHARS = 200  # google-research/electra, model/tokenization.py: a longer word is [UNK]
-
-# Control characters that BERT deletes, joining what stands beside them, and at which str.split would cut.
-_DELETED = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
-
-
-def split_words(text: str) -> list[str]:
-    """The text's words between white space: BERT's tokens of a text are those of its words, one after the other."""
-    return _DELETED.sub("", text).split()
-
-
-def bert_rules(ids: dict[str, int], lower_case: bool, strip_accents: bool, chinese_chars: bool = True) -> tokenizers.Tokenizer:
-    """No special tokens are added: text can then not name one."""
-    rust = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARS))
-    rust.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=chinese_chars, strip_accents=strip_accents, lowercase=lower_case
-    )
-    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    rust.decoder = decoders.WordPiece()
-    return rust
-
+from electra_jax.data.tokenizers.base import SPECIALS
+from electra_jax.data.tokenizers.words import MAX_WORD_CHARS, bert_rules, split_words
 
 MAX_DISTINCT_WORDS = 2_000_000  # counted in training, about 0.4 GB; beyond it the rarest are forgotten
 MIN_ALPHABET_COVERAGE = 0.995
 
 
-def train_wordpiece(texts: Iterable[str], vocab_size: int, lower_case: bool, strip_accents: bool) -> list[str]:
+def train_vocabulary(texts: Iterable[str], vocab_size: int, lower_case: bool, strip_accents: bool) -> list[str]:
     """Trains a vocabulary of at most `vocab_size` pieces: fewer where no pair of pieces occurs twice any more.
 
     Returns the pieces in the order of their ids. The alphabet takes at most half of them: the most frequent characters, of
@@ -122,60 +94,3 @@ def _repeated(words: Counter, characters: set[str]) -> Iterator[str]:
             while left > 0:
                 yield (word + " ") * min(left, at_once)
                 left -= at_once
-
-
-MAX_TRAINING_BYTES = 256 << 20  # SentencePiece holds its training text in memory, some twenty times over
-
-
-def train_sentencepiece(texts: Iterable[str], vocab_size: int, model_type: str, lower_case: bool) -> bytes:
-    """Trains a model of at most `vocab_size` pieces, `model_type` "unigram" or "bpe".
-
-    Of more than 256 MiB of text a sample is taken, line by line, by a hash of the line. UserError if `vocab_size` is too
-    small for the alphabet.
-    """
-    lines = _sample_lines(texts, MAX_TRAINING_BYTES)
-    if not lines:
-        raise UserError("there is no word in the text to train a vocabulary on: is the input empty?")
-    pad, unk, *control = SPECIALS
-    written = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=written,
-            model_type=model_type,
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            pad_id=0,
-            pad_piece=pad,
-            unk_id=1,
-            unk_piece=unk,
-            bos_id=-1,
-            eos_id=-1,
-            control_symbols=control,
-            normalization_rule_name="nmt_nfkc_cf" if lower_case else "nmt_nfkc",
-            num_threads=16,  # a constant: sums over threads are rounded by their number
-            max_sentence_length=1 << 20,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        condition, _, reason = str(error).rpartition("]")  # source.cc(line) [condition] reason
-        reason = reason.strip() or condition[condition.find("[") + 1 :]
-        raise UserError(f"SentencePiece cannot train {vocab_size} pieces on this text: {reason} (another vocabulary size may do)") from None
-    return written.getvalue()
-
-
-def _sample_lines(texts: Iterable[str], max_bytes: int) -> list[str]:
-    """Lines, the long ones cut at white space; when there are too many, those whose hash is in the lower half, and so on."""
-    lines, size, limit = [], 0, 1 << 32
-    for text in texts:
-        # SentencePiece passes over each line that holds U+2585, which stands for the unknown in it.
-        for match in re.finditer(r"\S.{0,999}(?=\s|$)|\S{1,1000}", text.replace("\u2585", " ")):
-            data = match[0].encode()
-            if zlib.crc32(data) < limit:
-                lines.append(match[0])
-                size += len(data)
-        while size > max_bytes:
-            limit //= 2
-            lines = [line for line in lines if zlib.crc32(line.encode()) < limit]
-            size = sum(len(line.encode()) for line in lines)
-    return lines

@@ -1,0 +1,34 @@
+"""Plain text (.txt): blank lines stand between documents, or each file is one document."""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from electra_jax.data.readers.decoding import ReadOptions, decode
+
+TEXT = True
+
+
+def texts(stream: BinaryIO, path: str, options: ReadOptions) -> Iterator[tuple[str, int]]:
+    if not options.whole_files:
+        yield from _paragraphs(stream, path, options)
+        return
+    data = stream.read(options.max_document_bytes + 1)
+    options.check_size(len(data), path)
+    if data:
+        yield decode(data.replace(b"\r\n", b"\n"))
+
+
+def _paragraphs(stream: BinaryIO, path: str, options: ReadOptions) -> Iterator[tuple[str, int]]:
+    """What stands between lines of white space."""
+    lines, size = [], 0
+    while line := stream.readline(options.max_document_bytes - size + 1):
+        if line.isspace() or (not line.isascii() and not line.decode(errors="replace").strip()):
+            if lines:
+                yield decode(b"".join(lines).replace(b"\r\n", b"\n"))
+            lines, size = [], 0
+        else:
+            lines.append(line)
+            size += len(line)
+            options.check_size(size, path)
+    if lines:
+        yield decode(b"".join(lines).replace(b"\r\n", b"\n"))

@@ -1,0 +1,96 @@
+"""Prepared folders opened for a run: its training rows, its held-out set and their tokenizer, compared with what the config says."""
+
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from electra_jax.cli import UserError
+from electra_jax.data import tokenizers
+from electra_jax.data.config import DataConfig
+from electra_jax.data.rows import loader, records, staging
+from electra_jax.data.rows.counts import unigram_entropy
+from electra_jax.types import Batch, Vocabulary
+
+
+@dataclass(frozen=True)
+class Data:
+    stream: loader.Stream
+    tokenizer: tokenizers.Tokenizer
+    vocabulary: Vocabulary
+    heldout: list[tuple[Batch, np.ndarray]]  # with `valid`: see loader.heldout_batches
+    unigram_entropy: float  # of the held-out set: see counts.py
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells these rows from any other: a run goes on only with the same."""
+        return {"data": [manifest["sha256"] for manifest in self.stream.manifests], "tokenizer": self.tokenizer.sha256}
+
+    @property
+    def summaries(self) -> list[dict]:
+        """What tells a person which text, rows and tokenizer they are, a folder each."""
+        return [records.summary(manifest) for manifest in self.stream.manifests]
+
+
+def open_rows(
+    config: DataConfig,
+    *,
+    vocab_size: int,
+    max_length: int | None,
+    eval_batch_rows: int,
+    eval_max_rows: int,
+    num_devices: int,
+    seed: int,
+    scratch: pathlib.Path,
+) -> Data:
+    """Opens the folders of `config.path`.
+
+    Args:
+      vocab_size: of the model.
+      max_length: positions that the model has; None: it needs none for any length.
+      eval_batch_rows: rows of a held-out batch; rounded up until `num_devices` divide it.
+      eval_max_rows: of the held-out set; 0: all.
+      seed: decides the order of the training rows.
+      scratch: where folders in a bucket are staged.
+
+    UserError: no folder; one that is absent, unfinished or damaged; folders that do not fit one another or the config.
+    """
+    if not config.folders:
+        raise UserError("no data: --config.data.path=FOLDER, a folder that launch/prepare.py wrote (several: A,B)")
+    folders = [staging.local_folder(folder, scratch) for folder in config.folders]
+    stream = loader.Stream(folders, config.weights, seed)
+    ids = stream.manifests[0]["tokenizer"]
+    if stream.length != config.length:
+        raise UserError(
+            f"the rows in {folders[0]} are {stream.length} tokens long and the config says {config.length}: "
+            f"--config.data.length={stream.length}, or prepare the data again with --length={config.length}"
+        )
+    if ids["vocab_size"] != vocab_size:
+        raise UserError(
+            f"the rows in {folders[0]} were made with a vocabulary of {ids['vocab_size']} and the config says {vocab_size}: "
+            f"--config.model.vocab_size={ids['vocab_size']}, or prepare the data again with the other tokenizer"
+        )
+    if max_length is not None and stream.length > max_length:
+        raise UserError(
+            f"rows of {stream.length} tokens need as many positions and model.max_length is {max_length}: "
+            f"--config.model.max_length={stream.length}"
+        )
+    tokenizer = tokenizers.load(pathlib.Path(folders[0]) / "tokenizer")
+    if tokenizer.sha256 != ids["sha256"]:
+        raise UserError(f"{folders[0]}/tokenizer is not the tokenizer that made the rows there: prepare the data again")
+    vocabulary = Vocabulary(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.word_starts)
+    batch_rows = -(-eval_batch_rows // num_devices) * num_devices
+    heldout = list(loader.heldout_batches(folders, batch=batch_rows, max_rows=eval_max_rows or None))
+    return Data(stream, tokenizer, vocabulary, heldout, _entropy(folders, heldout, tokenizer))
+
+
+def _entropy(folders: list[str], heldout: list[tuple[Batch, np.ndarray]], tokenizer: tokenizers.Tokenizer) -> float:
+    """The unigram entropy of the held-out set, over the tokens that can be masked."""
+    counts_V = sum(records.load_token_counts(folder) for folder in folders)
+    heldout_counts_V = np.zeros_like(counts_V)
+    for batch, valid_B in heldout:
+        heldout_counts_V += np.bincount(batch.tokens[valid_B].ravel(), minlength=len(counts_V))
+    special = [tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
+    counts_V[special], heldout_counts_V[special] = 0, 0
+    return unigram_entropy(counts_V, heldout_counts_V)

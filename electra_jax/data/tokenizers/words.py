@@ -1,0 +1,27 @@
+"""BERT's rules for words: how WordPiece cuts text before it looks for pieces (google-research/electra, model/tokenization.py)."""
+
+import re
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+MAX_WORD_CHARS = 200  # a longer word is [UNK]
+
+# Control characters that BERT deletes, which joins what stands on both sides of them; str.split would cut there.
+_DELETED = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
+
+
+def split_words(text: str) -> list[str]:
+    """The text's words between white space: BERT's tokens of a text are those of its words, one after the other."""
+    return _DELETED.sub("", text).split()
+
+
+def bert_rules(ids: dict[str, int], lower_case: bool, strip_accents: bool, chinese_chars: bool = True) -> tokenizers.Tokenizer:
+    """BERT's tokenizer with these pieces. The special ones are not declared to it, so that no text gives their ids."""
+    rust = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARS))
+    rust.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=chinese_chars, strip_accents=strip_accents, lowercase=lower_case
+    )
+    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    rust.decoder = decoders.WordPiece()
+    return rust

@@ -1,0 +1,171 @@
+"""The recipe of a run: every value of its config, typed and checked once. Nothing below this file reads a config's dictionary.
+
+A section of the config is a record of the folder that it speaks of (`models/config.py`, `train/config.py` ...), where each value has
+its type, its default and its meaning. `parse` reads a config, `resolve` fills in what the devices decide, `stored` is what config.json
+and the checkpoints keep, and `refuse_changes` compares it on a resume.
+"""
+
+import dataclasses
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from electra_jax import options
+from electra_jax.cli import UserError
+from electra_jax.data.config import DataConfig
+from electra_jax.models import attention
+from electra_jax.models.config import ElectraConfig
+from electra_jax.objectives.config import MaskingConfig, ObjectiveConfig
+from electra_jax.options import option
+from electra_jax.parallel.config import ParallelConfig
+from electra_jax.store.config import CheckpointConfig
+from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from electra_jax.watch.config import LogConfig
+
+FORMAT = 2  # of what `stored` gives; what was stored before had no number
+
+# What a resume may change, by regex over "section.field". Anything else would be another run under the old one's name.
+MAY_CHANGE = (
+    r"^(log|eval|checkpoint|parallel)\.|^model\.(remat|scan_layers|attention)$|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
+)
+_LISTED = 6  # changes in one message
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A run. Fine-tuning adds a section of its own by a subclass. Raises UserError where sections contradict each other."""
+
+    preset: str = option("small", "the name of what the other values began as")
+    seed: int = option(0, "of the first parameters, the order of rows, masks, samples and dropout")
+    init_from: str = option("", "begin with this model: a workdir, a folder of transformers, a TF1 checkpoint, or DISCRIMINATOR,GENERATOR")
+    init_network: str = option("", "take `discriminator` or `generator` of it alone; the other begins anew")
+    init_slots: bool = option(False, "and the optimizer's memory; the schedule begins anew")
+    model: ElectraConfig = ElectraConfig()
+    masking: MaskingConfig = MaskingConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    log: LogConfig = LogConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed is {self.seed}: it must be from 0 to 2**32 - 1")
+        for name in ("init_network", "init_slots"):
+            if getattr(self, name) and not self.init_from:
+                raise UserError(f"{name} is {getattr(self, name)} and there is no init_from: name the model to begin with, or leave it out")
+        if self.init_network:
+            options.one_of("init_network", self.init_network, ("discriminator", "generator"))
+        if not self.schedule.warmup_steps < self.decay_steps:
+            total = "schedule.decay_steps" if self.schedule.decay_steps else "train.steps"
+            raise UserError(f"schedule.warmup_steps is {self.schedule.warmup_steps}: it must be from 0 to below {total}={self.decay_steps}")
+
+    @property
+    def decay_steps(self) -> int:
+        """The step at which the learning rate reaches 0."""
+        return self.schedule.decay_steps or self.train.steps
+
+    @classmethod
+    def sections(cls) -> dict[str, type]:
+        """{section: its record}."""
+        hints = typing.get_type_hints(cls)
+        return {field.name: hints[field.name] for field in dataclasses.fields(cls) if dataclasses.is_dataclass(hints[field.name])}
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> Self:
+        """The recipe of a config: a ConfigDict of configs/, or what `stored` gave. Raises UserError that names the flag of what is wrong."""
+        values = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else dict(config)))  # a config may hold tuples
+        sections = cls.sections()
+        top = options.parse(cls, {name: value for name, value in values.items() if name not in (*sections, "format")}, "")
+        for name, record in sections.items():
+            if not isinstance(values.get(name, {}), dict):
+                raise UserError(f"{name} is {values[name]!r}: it is a section of the config, such as {name}.{options.names(record)[0]}")
+        parsed = {name: options.parse(record, values.get(name, {}), name) for name, record in sections.items()}
+        return dataclasses.replace(top, **parsed)
+
+    def config(self) -> Any:
+        """As an ml_collections ConfigDict, for a file in configs/: its fields can then be overridden by flags, typed."""
+        from ml_collections import ConfigDict, config_dict
+
+        def part(record: Any) -> ConfigDict:
+            found = ConfigDict()
+            for name, value in options.values(record).items():
+                found[name] = config_dict.placeholder(tuple) if value is None else value
+            return found
+
+        whole = part(self)
+        for name in self.sections():
+            whole[name] = part(getattr(self, name))
+        return whole
+
+    def resolve(self, platform: Any) -> Self:
+        """With what was left to the platform (a parallel.mesh.Platform) decided: the type of products, and the path of attention."""
+        dtype = platform.dtype if self.model.dtype == "auto" else self.model.dtype
+        model = dataclasses.replace(self.model, dtype=dtype)
+        path = attention.choose(model.attention, platform.name, self.data.length, (model.discriminator, model.generator))
+        return dataclasses.replace(self, model=dataclasses.replace(model, attention=path))
+
+    def stored(self) -> dict[str, Any]:
+        """JSON values."""
+        tree = {**options.values(self), **{name: options.values(getattr(self, name)) for name in self.sections()}}
+        return {"format": FORMAT, **json.loads(json.dumps(tree))}
+
+
+def help_lines() -> list[str]:
+    """Every field with its flag, type, default and meaning, for --help."""
+    lines = ["Fields of the config (defaults before the preset; override any with --config.NAME=VALUE):", *options.help_lines(Recipe, "")]
+    for name, record in Recipe.sections().items():
+        lines += ["", *options.help_lines(record, name)]
+    return lines
+
+
+def check_flags(argv: Sequence[str]) -> None:
+    """Raises UserError where a flag --config.NAME names no field; it lists those of the section."""
+    for flag in argv:
+        if match := re.match(r"--?config\.(?:(\w+)\.)?(\w+)(=|$)", flag):
+            section, name = match[1] or "", match[2]
+            record = Recipe.sections().get(section) if section else Recipe
+            if record is None:
+                raise UserError(f"{flag}: no section {section!r}{options.hint(section, Recipe.sections())}: {', '.join(Recipe.sections())}")
+            if not (section == "" and name in Recipe.sections()):
+                options.check_name(record, name, section)
+
+
+def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Raises UserError where a workdir's stored config differs from this run's in what a resume may not change.
+
+    What it may: MAY_CHANGE, and train.steps where the schedule names its own decay_steps.
+    """
+    if "train" not in before:  # launch/convert.py wrote it
+        raise UserError(f"{where} holds a model and no run: begin with it, --config.init_from={where}, in another --workdir")
+    if before.get("format") != FORMAT:
+        raise UserError(
+            f"{where} holds a run of an earlier version: finish it with that version, or begin with its model, "
+            f"--config.init_from={where}, in another --workdir"
+        )
+    old, new = _flat(before), _flat(now)
+    may_change = MAY_CHANGE + (r"|^train\.steps$" if old.get("schedule.decay_steps") and new["schedule.decay_steps"] else "")
+    changed = [
+        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not re.search(may_change, name)
+    ]
+    if changed:
+        more = "; ..." if len(changed) > _LISTED else ""
+        raise UserError(
+            f"{where} holds a run with another config ({'; '.join(changed[:_LISTED])}{more}): "
+            "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, "
+            "accumulation, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {name: value for key, sub in tree.items() for name, value in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}

@@ -1,0 +1,305 @@
+"""One session of a run, whatever its task: open it (begin, or go on), train with all that watches and stores, finish with a report.
+
+A task brings its `Work`: its objective's parts, its rows, its held-out set. Pretraining is one (pretrain.py).
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from electra_jax import gcs
+from electra_jax.build import Parts
+from electra_jax.cli import Preempted, UserError
+from electra_jax.data.tokenizers import Tokenizer
+from electra_jax.interop import formats, start
+from electra_jax.models.costs import num_params
+from electra_jax.parallel import chips, executors, mesh, multihost
+from electra_jax.parallel.executors import Program
+from electra_jax.recipe import Recipe, refuse_changes
+from electra_jax.store import names, workdirs
+from electra_jax.store.checkpoints import Checkpoints
+from electra_jax.train import evaluation, loop
+from electra_jax.types import Batch, Examples, TrainState
+from electra_jax.watch import clock, report
+from electra_jax.watch.profiler import ProfilerWindow
+from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal
+from electra_jax.watch.telemetry import Silent, Telemetry, format_count, format_secs
+from electra_jax.watch.watchdog import Watchdog
+
+EXPECTED_UTILISATION = 0.5  # of the peak, for the hours that the plan expects; the progress bar shows the measured one
+
+
+class Work(NamedTuple):
+    """What a task brings to a session, from a recipe that is resolved.
+
+    first_batch: shapes of a global batch; of the longest rows where there are several lengths, so that memory is known to suffice.
+    batches(start_step, rows) -> endless: this host's `rows` (places in the global batch) of each step.
+    heldout: (batch, valid [B] bool), the same on every host; B is a multiple of the devices.
+    reference: metrics that no step changes, shown beside an evaluation's: what a naive guess would reach.
+    identity: which data and tokenizer, by their hashes: a resume with others is refused.
+    about: JSON values that tell a person of the data; kept in checkpoints.
+    rows_in_words: of how many rows in how many epochs the run is.
+    """
+
+    recipe: Recipe
+    parts: Parts
+    tokenizer: Tokenizer
+    first_batch: Batch
+    batches: Callable[[int, np.ndarray], Iterator[Batch]]
+    heldout: Sequence[tuple[Batch, np.ndarray]]
+    reference: Mapping[str, float]
+    identity: Mapping[str, Any]
+    about: Any
+    rows_in_words: str
+
+
+class Result(NamedTuple):
+    """What a finished run found. `metrics` are the last `eval/*`."""
+
+    steps: int
+    metrics: dict[str, float]
+    examples: Examples
+    report: str  # where it lies: a path, or a gs:// URL
+
+
+class Opened(NamedTuple):
+    """A session before its first step."""
+
+    program: Program  # of the first batch
+    programs: executors.Programs
+    state: TrainState
+    checkpoints: Checkpoints
+    telemetry: Telemetry | Silent
+    clock: clock.Clock
+
+
+def run(
+    recipe: Recipe,
+    open_work: Callable[[Recipe, pathlib.Path], Work],
+    workdir: str | os.PathLike,
+    scratch: str | os.PathLike | None = None,
+) -> Result:
+    """Trains in `workdir`, or goes on training there, until `recipe.train.steps`.
+
+    open_work(recipe, scratch folder) -> the task's Work; raises UserError where something does not fit, before anything is written.
+    `workdir` may be a gs:// URL. Local copies of what lies in a bucket are put under `scratch`, by default among the temporary files,
+    and may be deleted between runs: the bucket has all that a resume needs.
+    Where several processes run (parallel.multihost.connected), each calls it with the same arguments.
+
+    Raises UserError for what a person must mend, and Preempted after a stop signal, once everything is saved.
+    """
+    multihost.agree("config", _sha256(recipe.stored()), "give every process the same command")
+    multihost.agree("number of devices", str(jax.local_device_count()), "give every process as many")
+    run_clock = clock.Clock()
+    with PreemptionSignal() as preemption, contextlib.ExitStack() as stack:
+        lead = multihost.is_lead()
+        place = multihost.together(lambda: stack.enter_context(workdirs.opened(workdir, scratch)) if lead else workdirs.visited(workdir))
+        workdirs.check_shared(place)
+        with run_clock.section("init"):
+            work = multihost.together(lambda: open_work(recipe, gcs.scratch_folder(scratch)))
+        opened = _open(work, place, preemption, run_clock)
+        return _train(work, place, preemption, opened)
+
+
+def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run_clock: clock.Clock) -> Opened:
+    """Everything is checked before the workdir is claimed: a mistake leaves it as it was."""
+    recipe, parts, devices = work.recipe, work.parts, work.parts.devices
+    with run_clock.section("init"):
+        multihost.agree("data set", _sha256(work.identity), "give every host the same prepared folders")
+        stored = {**recipe.stored(), "identity": dict(work.identity)}
+        before = multihost.together(lambda: workdirs.read_config(place))
+        if before is not None:
+            multihost.together(lambda: refuse_changes(before, stored, place.name))
+        checkpoints = Checkpoints(
+            place.checkpoints,
+            keep=recipe.checkpoint.keep,
+            keep_every_steps=recipe.checkpoint.keep_every_steps,
+            description={
+                "config": recipe.stored(),
+                "identity": work.identity,
+                "parameters": dict(num_params(recipe.model)),
+                "data": work.about,
+            },
+        )
+        values, notes = {}, []
+        if recipe.init_from and checkpoints.latest_step is None:
+            values, notes = multihost.together(lambda: _first_values(work))
+    multihost.say_once("compiling the step (the first start takes a minute or so)")
+    with run_clock.section("compile"):
+        programs = parts.programs()
+        program = multihost.together(lambda: programs.of(work.first_batch))
+    with run_clock.section("init"):
+        peak = chips.peak_flops(devices.platform.device_kind, recipe.model.dtype)
+        measured = None if peak else multihost.count() * clock.measure_matmul_peak(recipe.model.dtype)
+        run_clock.peak_flops_per_sec = peak * devices.mesh.size if peak else measured
+        restored = checkpoints.restore(parts.abstract_state)
+        start_step = restored.step if restored else 0
+        if preemption.requested and multihost.count() == 1:  # several agree on a step to stop after, the first at the earliest
+            raise Preempted(f"stopped before step {start_step + 1}: the same command starts it")
+        if start_step > recipe.train.steps:
+            raise UserError(f"{place.name} is at step {start_step} already, past train.steps={recipe.train.steps}: raise it")
+        if multihost.is_lead():
+            workdirs.write_config(place, stored)  # last of the checks: a mistake must not claim the folder
+            work.tokenizer.save(place.path / names.TOKENIZER)  # it travels with the weights
+            telemetry = Telemetry(
+                place.path / names.METRICS,
+                place.path / names.TENSORBOARD if recipe.log.tensorboard else None,
+                total_steps=recipe.train.steps,
+                start_step=start_step,
+            )
+        else:
+            telemetry = Silent()
+        if restored:
+            run_clock.from_dict(restored.clock)
+        run_clock.resumed(start_step, telemetry.reached)
+        if restored or telemetry.reached.step > start_step:
+            # A run may die several times before its next checkpoint; writing the summary at once makes the time lost in each attempt count.
+            telemetry.write(start_step, run_clock.summary())
+        state = restored.state if restored else start.placed(parts.init(parts.root), values)
+        for line in (*plan_lines(work, program, run_clock, start_step), *notes):
+            telemetry.note(line)
+        place.publish()  # now, not at the first save: what may not be written there should be known before hours of training
+    return Opened(program, programs, state, checkpoints, telemetry, run_clock)
+
+
+def _first_values(work: Work) -> tuple[dict[str, np.ndarray], list[str]]:
+    """What recipe.init_from gives the first state, and lines for a person: see interop.start."""
+    recipe = work.recipe
+    source = formats.read(recipe.init_from, network=recipe.init_network, with_slots=recipe.init_slots)
+    found, notes = start.values(
+        work.parts.abstract_state, recipe.model, source, work.tokenizer, with_slots=recipe.init_slots, seed=recipe.seed
+    )
+    return found, [*notes, *source.notes]
+
+
+def plan_lines(work: Work, program: Program, run_clock: clock.Clock, start_step: int) -> list[str]:
+    """What the run will cost, before its first step."""
+    recipe, devices, counts = work.recipe, work.parts.devices, num_params(work.recipe.model)
+    steps, rows, length = recipe.train.steps, recipe.train.batch_rows, work.first_batch.tokens.shape[1]
+    flops, peak = steps * work.parts.objective.flops(rows, length), run_clock.peak_flops_per_sec
+    sizes = " x ".join(f"{name}={size}" for name, size in devices.mesh.shape.items() if size > 1)
+    kind, left = devices.platform.device_kind, (steps - start_step) / steps
+    where = f"{devices.mesh.size} x {kind} ({sizes}; {multihost.count()} process(es); {devices.executor})" if sizes else kind
+    return [
+        f"plan: {recipe.preset}, {format_count(sum(counts.values()))} parameters (discriminator "
+        f"{format_count(counts['embeddings'] + counts['discriminator'])} with embeddings, generator "
+        f"{format_count(counts['generator'])} more)",
+        f"      {steps:,} steps x {rows} rows x {length} tokens = {format_count(steps * rows * length)} tokens, "
+        f"{work.rows_in_words}; {flops:.2e} FLOPs",
+        f"      {where}, {recipe.model.dtype}, peak {peak / 1e12:.2f} TFLOP/s: about "
+        f"{format_secs(left * flops / peak / EXPECTED_UTILISATION)} at {EXPECTED_UTILISATION:.0%} of it; "
+        f"{program.peak_bytes / 2**30:.2f} GiB a step; compiled in {program.compile_secs:.0f}s",
+        *([f"      going on from step {start_step}"] if start_step else []),
+    ]
+
+
+class _Evaluator:
+    """Evaluates the held-out set, says what it found, and remembers the last of it."""
+
+    def __init__(self, work: Work, state: TrainState, telemetry: Telemetry | Silent):
+        self._work, self._telemetry = work, telemetry
+        self._warned: set[str] = set()
+        self.metrics: dict[str, float] = {}
+        devices = work.parts.devices
+        self._heldout = [mesh.to_devices(batch, devices.mesh) for batch in work.heldout]
+        step = jax.jit(evaluation.make_eval_step(work.parts.objective), out_shardings=mesh.replicated(devices.mesh))
+        lower, options = mesh.on_mesh(step.lower, devices.mesh), executors.COMPILER_OPTIONS.get(devices.platform.name)
+        # Compiled now, a program for each row length: a peer that compiles for half a minute later on would be taken for dead.
+        self._programs = {}
+        for batch in self._heldout:
+            if _length(batch) not in self._programs:
+                self._programs[_length(batch)] = lower(state.params, state.root, *batch).compile(compiler_options=options)
+
+    def _step(self, params, root, batch, valid_B):
+        return self._programs[_length((batch, valid_B))](params, root, batch, valid_B)
+
+    def __call__(self, state: TrainState, at_step: int) -> dict[str, float]:
+        view, recipe = self._work.parts.objective.view, self._work.recipe
+        metrics = evaluation.evaluate(self._work.parts.objective, self._step, state.params, state.root, self._heldout)
+        self.metrics = metrics = {**metrics, **self._work.reference}
+        self._telemetry.note(f"step {at_step}: {view.headline(metrics)}")
+        found = dict(view.warnings(metrics, at_step, recipe.schedule.warmup_steps, recipe.train.steps))
+        for name in found.keys() - self._warned:
+            self._telemetry.note(f"warning: {found[name]}")
+        self._warned = set(found)
+        return metrics
+
+    def examples(self, state: TrainState) -> Examples:
+        """Some held-out rows as the model sees them."""
+        batch, valid_B = self._work.heldout[0]
+        outputs = jax.device_get(self._step(state.params, state.root, *self._heldout[0])[1].outputs)
+        rows, outputs = (jax.tree.map(lambda x: x[valid_B], tree) for tree in (batch, outputs))
+        return self._work.parts.objective.view.examples(rows, outputs, self._work.tokenizer.pieces)
+
+
+def _length(batch: tuple[Batch, Any]) -> tuple[int, ...]:
+    """What of a held-out batch decides its program."""
+    return batch[0].tokens.shape
+
+
+def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, opened: Opened) -> Result:
+    recipe, objective, devices = work.recipe, work.parts.objective, work.parts.devices
+    state, checkpoints, run_clock, train = opened.state, opened.checkpoints, opened.clock, recipe.train
+    with run_clock.section("compile"):
+        evaluate = _Evaluator(work, state, opened.telemetry)
+        multihost.meet("ready")
+
+    def write_report(examples: Examples | None) -> str:
+        shown = {name: evaluate.metrics[name] for name in objective.view.shown if name in evaluate.metrics}
+        report.write(
+            place.path / names.REPORT,
+            metrics=place.path / names.METRICS,
+            title=f"{recipe.preset} in {place.name.rsplit('/', 1)[-1]}",
+            summary={"preset": recipe.preset, "steps": train.steps, **shown},
+            panels=objective.view.panels,
+            examples=examples,
+            config=(place.path / names.CONFIG).read_text(errors="replace"),
+        )
+        return f"{place.name}/{names.REPORT}"
+
+    services = loop.Services(
+        checkpoints=checkpoints,
+        telemetry=opened.telemetry,
+        clock=run_clock,
+        watchdog=Watchdog(train.hang_secs),
+        preemption=preemption,
+        non_finite=NonFinitePolicy(train.max_non_finite_steps, batch_rows=train.batch_rows, latest_step=lambda: checkpoints.latest_step),
+        profiler=ProfilerWindow(place.path / names.PROFILE, *recipe.log.profile_steps),
+        publish=place.publish,
+    )
+    try:
+        state = loop.train(
+            state,
+            opened.programs,
+            work.batches(int(state.step), mesh.host_rows(devices.mesh, train.batch_rows)),
+            total_steps=train.steps,
+            flops=lambda length: objective.flops(train.batch_rows, length),
+            intervals=loop.Intervals(
+                log_steps=recipe.log.every_steps, eval_steps=recipe.eval.every_steps, checkpoint_steps=recipe.checkpoint.every_steps
+            ),
+            evaluate=evaluate,
+            services=services,
+        )
+        checkpoints.close()
+    except Preempted:
+        if multihost.is_lead():
+            write_report(None)
+        raise
+    except BaseException:
+        checkpoints.leave()
+        raise
+    if not evaluate.metrics:  # the run was complete before this command
+        evaluate(state, train.steps)
+    examples = evaluate.examples(state)
+    return Result(train.steps, evaluate.metrics, examples, write_report(examples) if multihost.is_lead() else place.name)
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

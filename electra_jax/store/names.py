@@ -1,0 +1,10 @@
+"""The names of what lies in a run's workdir."""
+
+CONFIG = "config.json"  # whose run it is; written last of all that a start checks
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"  # a folder a step
+TOKENIZER = "tokenizer"
+TENSORBOARD = "tensorboard"
+PROFILE = "profile"
+REPORT = "report.html"
+LOCK = ".lock"

@@ -2,27 +2,27 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from benchmarks.processes import Side, measure
 from benchmarks.tables import Table, number, times
+from electra_jax.recipe import Recipe
 
 OURS, THEIRS = "electra_jax", "torch.save, torch.load"
 
 
-def checkpoint(config: Mapping[str, Any]) -> Callable[[], dict[str, float]]:
+def checkpoint(stored: dict) -> Callable[[], dict[str, float]]:
     """A turn saves the state and restores it, verified: how long the step would wait, until it is on disk, and back again."""
     import jax
 
     from benchmarks import ours
     from electra_jax.store.checkpoints import Checkpoints
 
-    parts = ours.build(config)
+    parts = ours.build(Recipe.parse(stored)).parts
     state = jax.block_until_ready(parts.init(parts.root))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     folder = tempfile.TemporaryDirectory()
-    kept, number = Checkpoints(folder.name, keep=1, description={"config": parts.config}), 0
+    kept, number = Checkpoints(folder.name, keep=1, description={"config": stored}), 0
 
     def run() -> dict[str, float]:
         nonlocal number
@@ -38,9 +38,10 @@ def checkpoint(config: Mapping[str, Any]) -> Callable[[], dict[str, float]]:
     return run
 
 
-def table(config: Mapping[str, Any], preset: str, rounds: int) -> Table:
-    ours = Side(OURS, "benchmarks.checkpoints:checkpoint", {"config": config})
-    theirs = Side(THEIRS, "benchmarks.peers:checkpoint", {"config": config}, needs=("torch", "transformers"))
+def table(recipe: Recipe, preset: str, rounds: int) -> Table:
+    given = {"stored": recipe.stored()}
+    ours = Side(OURS, "benchmarks.checkpoints:checkpoint", given)
+    theirs = Side(THEIRS, "benchmarks.peers:checkpoint", given, needs=("torch", "transformers"))
     turns = measure([ours, theirs], rounds, optional=[THEIRS])
     columns = ("blocked", "saved", "restored")
     lines = [

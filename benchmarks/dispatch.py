@@ -1,25 +1,26 @@
 """What each executor costs a call, without the step's own work."""
 
+import dataclasses
 import statistics
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks import ours
-from electra_jax.parallel import executors, mesh
+from electra_jax.parallel import config, executors, mesh
+from electra_jax.recipe import Recipe
 
 
-def measure(config: Mapping[str, Any], rounds: int) -> dict[str, float]:
-    """Milliseconds a call, median, of a step that only counts, with all arrays of the config's state.
+def measure(recipe: Recipe, rounds: int) -> dict[str, float]:
+    """Milliseconds a call, median, of a step that only counts, with all arrays of the recipe's state.
 
     "bare" is jax.jit without shardings or a mesh, on one device; the executors run on all devices that there are.
     """
     devices = mesh.make_mesh()
-    parts = ours.build({**config, "train": {**config["train"], "batch_rows": devices.size}}, list(devices.devices.flat))
-    batch = parts.abstract_batch
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, batch_rows=devices.size))
+    built = ours.build(recipe, list(devices.devices.flat))
+    parts, batch = built.parts, built.abstract_batch
     rows = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
 
     def body(state, batch):
@@ -31,7 +32,7 @@ def measure(config: Mapping[str, Any], rounds: int) -> dict[str, float]:
 
     one = jax.devices()[0]
     bare = jax.jit(body, donate_argnums=0), jax.device_put(rows, one), jax.device_put(jax.device_get(parts.init(parts.root)), one)
-    sides = {"bare": bare, **{name: executed(name) for name in executors.EXECUTORS if name != "auto"}}
+    sides = {"bare": bare, **{name: executed(name) for name in config.EXECUTORS if name != "auto"}}
     secs: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, (run, placed, state) in sides.items():

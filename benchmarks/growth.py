@@ -1,13 +1,14 @@
 """How time and memory of a step grow with length, rows and layers, and the exponents: least squares on a log-log scale."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from benchmarks import step
 from benchmarks.processes import Side, Spread, Turns, measure, spread
 from benchmarks.tables import Table, number, times
+from electra_jax.recipe import Recipe
 
 # A narrow model on a CPU, so that all of it takes minutes: what grows with what does not depend on the width.
 MODELS: Mapping[str, dict[str, int]] = {"cpu": dict(hidden_size=128, num_layers=2, vocab_size=8192)}
@@ -31,11 +32,10 @@ def points(platform: str, tokens: int = 4096) -> dict[str, list[tuple[int, int, 
     }
 
 
-def config(get_config: step.GetConfig, platform: str, rows: int, length: int, layers: int) -> dict[str, Any]:
-    found = step.config(get_config, "small" if platform == "cpu" else "small,flash", rows, length)
-    found["model"] |= MODELS.get(platform, {})
-    found["model"] |= {"num_layers": layers, "max_length": max(512, length)}
-    return found
+def recipe(get_config: step.GetConfig, platform: str, rows: int, length: int, layers: int) -> Recipe:
+    found = step.recipe(get_config, "small" if platform == "cpu" else "small,flash", rows, length)
+    changes = {**MODELS.get(platform, {}), "num_layers": layers, "max_length": max(512, length)}
+    return dataclasses.replace(found, model=dataclasses.replace(found.model, **changes))
 
 
 def table(get_config: step.GetConfig, platform: str, rounds: int, memory_bytes: float | None) -> Table:
@@ -44,7 +44,8 @@ def table(get_config: step.GetConfig, platform: str, rounds: int, memory_bytes: 
     for axis, values in points(platform).items():
         given = {"kind": "packed", "steps": step.STEPS[platform]}
         sides = [
-            Side(str(value), "benchmarks.ours:step", {"config": config(get_config, platform, *shape), **given}) for value, *shape in values
+            Side(str(value), "benchmarks.ours:step", {"stored": recipe(get_config, platform, *shape).stored(), **given})
+            for value, *shape in values
         ]
         turns = measure(sides, rounds, optional=[side.name for side in sides])  # the largest may not fit
         figures[axis] = turns.samples

@@ -1,78 +1,57 @@
-"""Our sides: the step as pretrain.py builds it, on one device, and what this machine reaches in a matrix product and a copy."""
+"""Our sides: the step as pretraining builds it, on one device, and what this machine reaches in a matrix product and a copy."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from benchmarks import rows
-from electra_jax import pretrain, rng
-from electra_jax.models.config import ElectraConfig
-from electra_jax.objectives import masking
-from electra_jax.parallel import executors, mesh
-from electra_jax.train import optimizer
-from electra_jax.types import Objective, TrainState
-from electra_jax.watch import clock
+from electra_jax import build as building
+from electra_jax.parallel import chips, executors, mesh
+from electra_jax.recipe import Recipe
+from electra_jax.types import Batch, Objective, Vocabulary
 
 Run = Callable[[], dict[str, float]]
+Stored = Mapping[str, Any]  # a recipe as JSON values (Recipe.stored), which is how a side's process gets it
 
 
-class Parts(NamedTuple):
-    """What a step is made of, before it is compiled."""
+class Built(NamedTuple):
+    """What a step is made of, before it is compiled. The recipe is resolved."""
 
-    config: dict[str, Any]
-    mesh: jax.sharding.Mesh
-    platform: mesh.Platform
-    model: ElectraConfig
-    objective: Objective
-    rule: optax.GradientTransformation
-    root: jax.Array
-    init: Callable[[jax.Array], TrainState]
-    abstract_state: Any
-    executor: str
+    recipe: Recipe
+    parts: building.Parts
 
     @property
-    def abstract_batch(self):
-        return pretrain.abstract_batch(self.config["train"]["batch_rows"], self.config["data"]["length"])
+    def abstract_batch(self) -> Batch:
+        return building.abstract_batch(self.recipe.train.batch_rows, self.recipe.data.length)
 
     def compile(self, objective: Objective | None = None) -> executors.Program:
-        """pretrain's step; `objective` in the place of the config's."""
-        schedule = pretrain.schedule_config(self.config)
-        body = pretrain.make_step(self.config, objective or self.objective, self.rule, schedule, self.root, self.executor)
-        return executors.compile_step(body, self.abstract_state, self.abstract_batch, self.mesh, self.executor)
+        """Pretraining's step; `objective` in the place of the recipe's."""
+        parts = building.build(self.recipe, self.parts.devices, objective) if objective else self.parts
+        return parts.programs().of(self.abstract_batch)
 
 
-def build(config: Mapping[str, Any], devices: Sequence | None = None) -> Parts:
-    """`config` is configs/pretrain.py's, which needs no data here; `devices`: the first one that there is."""
+def build(recipe: Recipe, devices: Sequence | None = None) -> Built:
+    """`recipe` needs no data here. devices: unless given, the first one that there is."""
     executors.run_in_the_call()
-    config = json.loads(json.dumps(config))
-    devices = mesh.make_mesh(devices=devices or jax.devices()[:1])
-    platform = mesh.Platform.of(devices)
-    model = pretrain.model_config(config, platform)
-    vocabulary = masking.Vocabulary(rows.CLS, rows.SEP, rows.MASK, np.ones(model.vocab_size, bool))
-    objective = pretrain.make_objective(config, model, vocabulary, platform)
-    rule = optimizer.make_optimizer(pretrain.optimizer_config(config), pretrain.schedule_config(config), config["train"]["steps"])
-    root = rng.root_key(config["seed"])
-    init, abstract_state = pretrain.make_init(objective, rule, devices, root)
-    executor = executors.choose(config["parallel"]["executor"], devices)
-    return Parts(config, devices, platform, model, objective, rule, root, init, abstract_state, executor)
+    where = building.Devices.of(recipe, devices or jax.devices()[:1])
+    recipe = recipe.resolve(where.platform)
+    vocabulary = Vocabulary(rows.CLS, rows.SEP, rows.MASK, np.ones(recipe.model.vocab_size, bool))
+    return Built(recipe, building.build(recipe, where, building.pretraining_objective(recipe, vocabulary, where)))
 
 
-def batch(parts: Parts, kind: str):
-    train, length = parts.config["train"], parts.config["data"]["length"]
-    return rows.make(kind, parts.model.vocab_size, train["batch_rows"], length)
+def batch(recipe: Recipe, kind: str) -> Batch:
+    return rows.make(kind, recipe.model.vocab_size, recipe.train.batch_rows, recipe.data.length)
 
 
-def step(config: Mapping[str, Any], kind: str = "full", steps: int = 1) -> Run:
+def step(stored: Stored, kind: str = "full", steps: int = 1) -> Run:
     """A turn is so many pretraining steps on the same rows, waited for once, as the loop does not wait for its device."""
-    parts = build(config)
-    program = parts.compile()
-    given, state = batch(parts, kind), parts.init(parts.root)
-    placed, flops = program.place(given), parts.objective.flops(len(given.row))
+    built = build(Recipe.parse(stored))
+    program, parts = built.compile(), built.parts
+    given, state = batch(built.recipe, kind), parts.init(parts.root)
+    placed, flops = program.place(given), parts.objective.flops(*given.tokens.shape)
     work = {"steps": steps, "flops": steps * flops, "tokens": steps * rows.useful_tokens(given), "rows": steps * len(given.row)}
     of_program = {"program_mib": program.peak_bytes / 2**20, "compile_secs": program.compile_secs}
 
@@ -117,8 +96,8 @@ def device_memory() -> dict[str, float]:
 
 
 def hardware() -> Run:
-    """What there is. Asked in a child: a parent that holds a GPU would take memory from both sides."""
+    """The device and its memory. Asked in a child: a parent that holds a GPU would take memory from both sides."""
     device = jax.devices()[0]
-    peak = clock.peak_flops(device.device_kind, "bfloat16")
+    peak = chips.peak_flops(device.device_kind, "bfloat16")
     memory_bytes = mesh.device_memory_bytes(mesh.make_mesh(devices=[device]))
     return lambda: {"platform": device.platform, "kind": device.device_kind, "peak_bfloat16": peak, "memory_bytes": memory_bytes}

@@ -20,11 +20,11 @@ from benchmarks.tables import Table, number, share
 from electra_jax import rng
 from electra_jax.models import costs
 from electra_jax.models import electra as models
-from electra_jax.models.config import ElectraConfig
 from electra_jax.objectives import masking
-from electra_jax.offline import simulator
-from electra_jax.parallel import executors
-from electra_jax.types import Terms
+from electra_jax.offline import estimate, simulator
+from electra_jax.parallel import chips, executors
+from electra_jax.recipe import Recipe
+from electra_jax.types import Terms, Vocabulary
 
 Run = Callable[[], dict[str, float]]
 PARTS = ("generator", "vocabulary", "discriminator", "optimizer", "feed")
@@ -36,24 +36,25 @@ _SCOPES = (("discriminator", "discriminator|rtd_loss"), ("vocabulary", "vocabula
 # --- Sides: a turn runs one part on the rows of a step
 
 
-def part(config: Mapping[str, Any], name: str, steps: int, folder: str | None = None) -> Run:
+def part(stored: ours.Stored, name: str, steps: int, folder: str | None = None) -> Run:
     """A turn is `steps` of: "generator", "mlm" (it and the vocabulary), "discriminator", "optimizer", "feed" (`folder`'s rows), "step"."""
     if name == "step":
-        return ours.step(config, steps=steps)
-    parts = ours.build(config)
+        return ours.step(stored, steps=steps)
+    built = ours.build(Recipe.parse(stored))
+    parts = built.parts
     if name == "optimizer":
-        return _optimizer(parts, steps)
+        return _optimizer(built, steps)
     if name == "feed":
-        return _feed(parts, steps, folder)
+        return _feed(built, steps, folder)
     params = parts.init(parts.root).params
-    batch = jax.device_put(ours.batch(parts, "full"), jax.devices()[0])
+    batch = jax.device_put(ours.batch(built.recipe, "full"), jax.devices()[0])
     plan, _ = jax.jit(lambda b: parts.objective.plan(b, rng.StepRng(parts.root, jnp.int32(0)), True))(batch)
-    model = parts.model
+    model = built.recipe.model
     shape = batch.tokens.shape if name == "discriminator" else (batch.tokens.size, model.generator.hidden_size)
     weights = jax.random.normal(jax.random.key(0), shape, jnp.float32)
 
     def generator(params, batch, plan, weights):
-        vocabulary = masking.Vocabulary(rows.CLS, rows.SEP, rows.MASK, jnp.ones(model.vocab_size, bool))
+        vocabulary = Vocabulary(rows.CLS, rows.SEP, rows.MASK, jnp.ones(model.vocab_size, bool))
         hidden = models.hidden_states(params, model, "generator", masking.mask(batch, plan.slots, vocabulary), plan.generator_seeds)
         return jnp.vdot(hidden.astype(jnp.float32), weights), None
 
@@ -68,7 +69,7 @@ def part(config: Mapping[str, Any], name: str, steps: int, folder: str | None = 
     unused = params["discriminator"]
     own = "discriminator" if name == "discriminator" else "generator"
     forward = {"generator": generator, "mlm": mlm, "discriminator": discriminator}[name]
-    options = executors.COMPILER_OPTIONS.get(parts.platform.name)
+    options = executors.COMPILER_OPTIONS.get(parts.devices.platform.name)
     run_part = jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=options)
     given = {"embeddings": params["embeddings"], own: params[own]}
 
@@ -81,16 +82,17 @@ def part(config: Mapping[str, Any], name: str, steps: int, folder: str | None = 
     return run
 
 
-def _optimizer(parts: ours.Parts, steps: int) -> Run:
+def _optimizer(built: ours.Built, steps: int) -> Run:
     """pretrain's step of an objective whose gradient is a thousandth of the parameters."""
 
     def terms(params, batch, plan) -> Terms:
         pairs = [(p, jax.lax.stop_gradient(p)) for p in jax.tree.leaves(params)]
-        return Terms({"all": 1e-3 * sum(jnp.vdot(p, q) for p, q in pairs)}, {}, {}, {})
+        return Terms({"all": 1e-3 * sum(jnp.vdot(p, q) for p, q in pairs)}, {}, {})
 
+    parts = built.parts
     idle = parts.objective._replace(plan=lambda batch, rng, train: (batch.row, {"all": jnp.float32(1.0)}), terms=terms, scales={"all": 1.0})
-    program, state = parts.compile(idle), parts.init(parts.root)
-    batch = program.place(ours.batch(parts, "full"))
+    program, state = built.compile(idle), parts.init(parts.root)
+    batch = program.place(ours.batch(built.recipe, "full"))
 
     def run() -> dict[str, float]:
         nonlocal state
@@ -102,29 +104,29 @@ def _optimizer(parts: ours.Parts, steps: int) -> Run:
     return run
 
 
-def _feed(parts: ours.Parts, steps: int, folder: str) -> Run:
+def _feed(built: ours.Built, steps: int, folder: str) -> Run:
     """The next batch, and its way onto the device."""
     from electra_jax.data.rows import loader
     from electra_jax.parallel import mesh
 
-    train = parts.config["train"]
-    batches = loader.batches(loader.Stream([folder], None, seed=0), start_step=0, global_batch=train["batch_rows"])
+    num_rows, devices = built.recipe.train.batch_rows, built.parts.devices.mesh
+    batches = loader.batches(loader.Stream([folder], None, seed=0), start_step=0, global_batch=num_rows)
 
     def run() -> dict[str, float]:
-        jax.block_until_ready([mesh.to_devices(next(batches), parts.mesh, train["batch_rows"]) for _ in range(steps)])
+        jax.block_until_ready([mesh.to_devices(next(batches), devices, num_rows) for _ in range(steps)])
         return {"steps": steps}
 
     return run
 
 
-def floors(config: Mapping[str, Any]) -> dict[str, float]:
+def floors(recipe: Recipe) -> dict[str, float]:
     """{part: what one step must do of it}: floating-point operations; of the optimizer and the feed, bytes."""
-    model = ElectraConfig(**{**config["model"], "dtype": "float32"})
-    length, num_rows = config["data"]["length"], config["train"]["batch_rows"]
-    num_slots = masking.MaskingConfig(**config["masking"]).max_predictions(length)
+    length, num_rows = recipe.data.length, recipe.train.batch_rows
+    flops = costs.train_flops_by_part(recipe.model, length, recipe.masking.max_predictions(length))
     return {
-        **{name: num_rows * flops for name, flops in costs.train_flops_by_part(model, length, num_slots).items()},
-        "optimizer": 28.0 * sum(costs.num_params(model).values()),  # parameters, gradients, two moments read; all but gradients written
+        **{name: num_rows * of_row for name, of_row in flops.items()},
+        "optimizer": 28.0
+        * sum(costs.num_params(recipe.model).values()),  # parameters, gradients, two moments read; all but gradients written
         "feed": 16.0 * num_rows * length,  # tokens, segments, positions, types
     }
 
@@ -132,35 +134,30 @@ def floors(config: Mapping[str, Any]) -> dict[str, float]:
 # --- The TPU's compiler
 
 
-def compiled_for_tpu(config: Mapping[str, Any], topology: str) -> Run:
-    """Seconds of each part on one chip, as aot prices them: {"c.PART", "composite.PART", "floor.PART"}; nothing runs.
+def compiled_for_tpu(stored: ours.Stored, topology: str) -> Run:
+    """Seconds of each part on one chip, by the estimates of electra_jax/offline: {"c.PART", "composite.PART", "floor.PART"}; nothing runs.
 
-    No estimate is below its floor: what the compiler fetches beside other operations, it prices with none of them.
+    No estimate is below its floor: the compiler prices an operation without what it fetches from memory beside other operations.
     """
-    from electra_jax.offline import compile as aot
     from electra_jax.offline import hlo
     from electra_jax.offline import topology as topologies
-    from electra_jax.watch import clock
 
-    parts = ours.build(config, topologies.devices(topology)[1][:1])
-    module = hlo.Module(parts.compile().compiled.as_text())
-    chip, peak = aot.CHIPS[parts.platform.device_kind], clock.peak_flops(parts.platform.device_kind, "bfloat16")
+    built = ours.build(Recipe.parse(stored), topologies.devices(topology)[1][:1])
+    recipe, chip = built.recipe, chips.find(built.parts.devices.platform.device_kind)
     figures = dict.fromkeys([f"{kind}.{name}" for kind in ("c", "composite") for name in PARTS[:-1]], 0.0)
-    for op in hlo.priced(module):
-        name = part_of(op.instruction.rest)
-        secs = op.cycles * op.times / chip.clock_hz
-        moved = op.bytes_hbm * op.times / (aot.SHARE_OF_HBM_BANDWIDTH * chip.hbm_bytes_per_sec) if op.cycles else 0.0
-        figures[f"c.{name}"] += secs
-        figures[f"composite.{name}"] += secs if op.multiplies else moved
-    train, length = config["train"], config["data"]["length"]
-    if kernels := simulator.kernel_cycles(topology, parts.model, train["batch_rows"], length):
-        networks = {"generator": parts.model.generator, "discriminator": parts.model.discriminator}
+    for operation in hlo.priced(hlo.Module(built.compile().compiled.as_text())):
+        name, secs = part_of(operation.instruction.rest), estimate.secs_of(operation, chip)
+        figures[f"c.{name}"] += secs[0]
+        figures[f"composite.{name}"] += secs[1]
+    networks = {name: recipe.model.encoder(name) for name in ("generator", "discriminator")}
+    if kernels := simulator.kernel_cycles(topology, list(networks.values()), recipe.train.batch_rows, recipe.data.length):
         sizes = {name: network.num_heads * network.num_layers for name, network in networks.items()}
         for name, size in sizes.items():  # a kernel's cycles go with heads and layers
             for kind in ("c", "composite"):
                 figures[f"{kind}.{name}"] += kernels / chip.clock_hz * size / sum(sizes.values())
-    for name, amount in floors(config).items():
-        figures[f"floor.{name}"] = floor = amount / (chip.hbm_bytes_per_sec if name in ("optimizer", "feed") else peak)
+    for name, amount in floors(recipe).items():
+        rate = chip.memory_bytes_per_sec if name in ("optimizer", "feed") else chip.bfloat16_flops
+        figures[f"floor.{name}"] = floor = amount / rate
         figures |= {f"{kind}.{name}": max(figures[f"{kind}.{name}"], floor) for kind in ("c", "composite") if name != "feed"}
     return lambda: figures
 
@@ -175,11 +172,9 @@ def part_of(attributes: str) -> str:
 # --- Tables
 
 
-def table(
-    config: dict[str, Any], platform: str, folder: pathlib.Path, rounds: int, tpu: Mapping[str, Any] | None, figure: pathlib.Path
-) -> Table:
-    """`folder`: prepared rows; `tpu`: the config to compile for one TPU, where libtpu is there. Draws the figure too."""
-    given = {"config": config, "folder": str(folder), "steps": step.STEPS[platform]}
+def table(recipe: Recipe, platform: str, folder: pathlib.Path, rounds: int, tpu: Recipe | None, figure: pathlib.Path) -> Table:
+    """`folder`: prepared rows; `tpu`: the recipe to compile for one TPU, where libtpu is there. Draws the figure too."""
+    given = {"stored": recipe.stored(), "folder": str(folder), "steps": step.STEPS[platform]}
     peak, dtype = step.peak_side(platform)
     yardsticks = {"flops": peak, "bytes": Side("stream", "benchmarks.ours:stream", {})}
     groups = (("flops", "step"), ("flops", "generator", "mlm"), ("flops", "discriminator"), ("bytes", "optimizer", "feed"))
@@ -193,7 +188,7 @@ def table(
     secs["vocabulary"] = [a - b for a, b in zip(secs["mlm"], secs["generator"], strict=True)]
     rates["vocabulary"] = rates["mlm"]
     lines, bars, took = [], {"measured here": {}}, {name: spread(values).median for name, values in secs.items()}
-    for name, amount in floors(config).items():
+    for name, amount in floors(recipe).items():
         least = [amount / rate for rate in rates[name]]
         reached = spread([a / b for a, b in zip(least, secs[name], strict=True)])
         bars["measured here"][name] = took[name], spread(least).median
@@ -201,11 +196,11 @@ def table(
     rest = took["step"] - sum(took[name] for name in PARTS[:-1])
     lines.append(["the rest: plan, masking, metrics", "measured", number(1e3 * rest)])
     lines.append(["the whole step", "measured", number(1e3 * took["step"])])
-    figures: dict[str, Any] = {"config": config, "runs": runs}
+    figures: dict[str, Any] = {"config": recipe.stored(), "runs": runs}
     products = sorted(spread(rates[name]).median / 1e12 for name in ("step", "generator", "discriminator"))  # of the groups above
     giga = spread(rates["optimizer"]).median / 1e9
     caption = (
-        f"`{config['preset']}`, {config['train']['batch_rows']} rows of {config['data']['length']}, {dtype}; {rounds} rounds, in which "
+        f"`{recipe.preset}`, {recipe.train.batch_rows} rows of {recipe.data.length}, {dtype}; {rounds} rounds, in which "
         f"a matrix product reached {number(products[0])} to {number(products[-1])} TFLOP/s and memory {number(giga)} GB/s. A floor is of "
         "its own part's rounds. The feed runs beside the step."
     )
@@ -228,15 +223,15 @@ def table(
             )
             bars[label][name] = ((c + composite) / 2, least)
         caption += (
-            f" TPU: `{tpu['preset']}`, {tpu['train']['batch_rows']} rows of {tpu['data']['length']} on one chip of {TPU}, between the two "
+            f" TPU: `{tpu.preset}`, {tpu.train.batch_rows} rows of {tpu.data.length} on one chip of {TPU}, between the two "
             "estimates of docs/scale.md; nothing ran there."
         )
     draw(bars, figure)
     return Table("parts", caption, ("part", "how", "ms a step", "floor, ms", "share of the floor's rate"), lines, figures)
 
 
-def _on_tpu(config: Mapping[str, Any]) -> tuple[dict[str, float], str]:
-    turns = measure([Side("tpu", "benchmarks.parts:compiled_for_tpu", {"config": dict(config), "topology": TPU})], 1)
+def _on_tpu(recipe: Recipe) -> tuple[dict[str, float], str]:
+    turns = measure([Side("tpu", "benchmarks.parts:compiled_for_tpu", {"stored": recipe.stored(), "topology": TPU})], 1)
     return turns.samples["tpu"][0], "computed by the TPU compiler"
 
 

@@ -5,7 +5,7 @@ Projected "slots": the masked slots are gathered before the vocabulary projectio
 """
 
 import contextlib
-import json
+import dataclasses
 import os
 import tempfile
 import time
@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import rows
 from electra_jax.models.config import ElectraConfig, EncoderConfig
-from electra_jax.objectives import masking
+from electra_jax.recipe import Recipe
 
 Run = Callable[[], dict[str, float]]
 
@@ -108,13 +108,13 @@ class Given(NamedTuple):
     figures: dict[str, float]
 
 
-def given(config: Mapping[str, Any], kind: str) -> Given:
+def given(recipe: Recipe, kind: str) -> Given:
     """The rows that ours gets, on the GPU where PyTorch has one."""
     import torch
 
     device = _device()
-    batch = rows.make(kind, config["model"]["vocab_size"], config["train"]["batch_rows"], config["data"]["length"])
-    masks = masking.MaskingConfig(**config["masking"])
+    batch = rows.make(kind, recipe.model.vocab_size, recipe.train.batch_rows, recipe.data.length)
+    masks = recipe.masking
     num_slots = masks.max_predictions(batch.tokens.shape[1])
     wanted = np.clip(np.round((batch.segments > 0).sum(1) * masks.rate), 1, num_slots)
     used = torch.from_numpy(np.arange(num_slots)[None] < wanted[:, None]).to(device)
@@ -129,7 +129,7 @@ def given(config: Mapping[str, Any], kind: str) -> Given:
 
 
 def step(
-    config: Mapping[str, Any],
+    stored: Mapping[str, Any],
     kind: str = "full",
     steps: int = 1,
     attention: str = "sdpa",
@@ -140,7 +140,8 @@ def step(
     """A turn is so many steps. bfloat16 (autocast) on a GPU, as ours, and float32 on a CPU."""
     import torch
 
-    batch, both = given(config, kind), models(_model(config), attention)
+    recipe = Recipe.parse(stored)
+    batch, both = given(recipe, kind), models(_model(recipe), attention)
     real = None if kind == "full" else batch.real  # no mask where nothing is padding
     sample = {"inverse_cdf": inverse_cdf, "gumbel": gumbel}[sampling]
 
@@ -152,12 +153,13 @@ def step(
     return _training(both, lambda: loss_of(*batch.draw()), batch, steps)
 
 
-def txtai_step(config: Mapping[str, Any], kind: str = "full", steps: int = 1) -> Run:
+def txtai_step(stored: Mapping[str, Any], kind: str = "full", steps: int = 1) -> Run:
     """txtai's own forward pass. With transformers 5 it runs on eager attention alone."""
     import torch
     from txtai.models import TokenDetection
 
-    batch, both = given(config, kind), models(_model(config), "eager")
+    recipe = Recipe.parse(stored)
+    batch, both = given(recipe, kind), models(_model(recipe), "eager")
     network = TokenDetection(*both, None, 50.0).train()
 
     def loss():
@@ -170,11 +172,11 @@ def txtai_step(config: Mapping[str, Any], kind: str = "full", steps: int = 1) ->
     return _training(both, loss, batch, steps)
 
 
-def checkpoint(config: Mapping[str, Any]) -> Run:
+def checkpoint(stored: Mapping[str, Any]) -> Run:
     """A turn is torch.save of weights and optimizer, and reading them back into the models."""
     import torch
 
-    both = models(_model(config), "sdpa")
+    both = models(_model(Recipe.parse(stored)), "sdpa")
     rule = _optimizer(both)
     for parameter in rule.param_groups[0]["params"]:
         parameter.grad = torch.zeros_like(parameter)
@@ -228,11 +230,10 @@ def _optimizer(both: Models):
     return torch.optim.AdamW(parameters, lr=5e-4, eps=1e-6, weight_decay=0.01, fused=True)
 
 
-def _model(config: Mapping[str, Any]) -> ElectraConfig:
-    fields = json.loads(json.dumps(config["model"]))
-    if fields["positions"] == "rotary":
+def _model(recipe: Recipe) -> ElectraConfig:
+    if recipe.model.positions == "rotary":
         raise ValueError("transformers' ELECTRA has no rotary positions")
-    return ElectraConfig(**{**fields, "dtype": "float32"})
+    return dataclasses.replace(recipe.model, dtype="float32")
 
 
 def _device():

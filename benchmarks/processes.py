@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from electra_jax.cli import UserError, one_line
 
 WARMUP_TURNS = 2  # first touch of the memory, one to settle; the call that compiles comes before
-_SERVE = "from electra_jax.bench import processes; processes.serve()"
+_SERVE = "from benchmarks import processes; processes.serve()"
 
 
 class Side(NamedTuple):
@@ -136,7 +136,7 @@ def first_turn_secs(side: Side) -> float:
 
 class _Child:
     def __init__(self, side: Side, warmup: int = WARMUP_TURNS):
-        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._errors = tempfile.TemporaryFile()  # shown where the child dies without a word
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # for its own temporary files: it will be killed
@@ -183,7 +183,7 @@ def serve() -> None:
     """The child: a line in, a turn and a line out."""
     function, arguments, warmup = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries that print do not speak for us
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not be read as an answer
 
     def say(answer: dict) -> None:
         print(json.dumps(answer), file=out, flush=True)

@@ -9,17 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
 
 from benchmarks.processes import Side, Spread, first_turn_secs, spread
 from benchmarks.tables import Table, number, times
 from electra_jax.cli import UserError
+from electra_jax.recipe import Recipe
 
 LIMIT_SECS = 900
 _COLD, _AGAIN = "electra_jax, nothing compiled before", "electra_jax, again, with its compilation cache"
 
 
-def table(root: pathlib.Path, config: dict[str, Any], preset: str, rows: pathlib.Path, rounds: int) -> Table:
+def table(root: pathlib.Path, recipe: Recipe, preset: str, rows: pathlib.Path, rounds: int) -> Table:
     """`rows`: a prepared folder of the preset's length and vocabulary; `root`: where launch/ and configs/ lie."""
     secs: dict[str, list[float]] = {_COLD: [], _AGAIN: []}
     cold: list[dict[str, float]] = []
@@ -32,7 +32,7 @@ def table(root: pathlib.Path, config: dict[str, Any], preset: str, rows: pathlib
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             for name in (_COLD, _AGAIN):
-                taken = first_step_secs(root, preset, config, rows, pathlib.Path(folder), "cold" if name == _COLD else "again")
+                taken = first_step_secs(root, preset, recipe, rows, pathlib.Path(folder), "cold" if name == _COLD else "again")
                 secs[name].append(taken["first_step"])
                 cold += [taken] if name == _COLD else []
             for name, arguments in theirs.items():
@@ -41,7 +41,7 @@ def table(root: pathlib.Path, config: dict[str, Any], preset: str, rows: pathlib
                 side = Side(
                     name,
                     "benchmarks.peers:step",
-                    {"config": config, **arguments},
+                    {"stored": recipe.stored(), **arguments},
                     {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"},
                     ("torch", "transformers"),
                 )
@@ -56,7 +56,7 @@ def table(root: pathlib.Path, config: dict[str, Any], preset: str, rows: pathlib
     ]
     return Table(
         "startup",
-        f"`{preset}`, {config['train']['batch_rows']} rows of {config['data']['length']}, from the start of the process to the end of its "
+        f"`{preset}`, {recipe.train.batch_rows} rows of {recipe.data.length}, from the start of the process to the end of its "
         f"first step; {rounds} rounds. Of ours without a cache {compiling} s are compiling: {its_step} s the step, the rest its "
         "evaluation.",
         ("start", "s to the first finished step", "in x of ours with its cache"),
@@ -70,15 +70,15 @@ def _ratio(values: list[float], base: list[float]) -> Spread:
 
 
 def first_step_secs(
-    root: pathlib.Path, preset: str, config: dict[str, Any], rows: pathlib.Path, folder: pathlib.Path, run: str
+    root: pathlib.Path, preset: str, recipe: Recipe, rows: pathlib.Path, folder: pathlib.Path, run: str
 ) -> dict[str, float]:
     """A real launch/pretrain.py of one step, its compiled programs in FOLDER/cache. UserError where it fails."""
     workdir = folder / run
     overrides = {
         "data.path": rows,
-        "data.length": config["data"]["length"],
-        "model.vocab_size": config["model"]["vocab_size"],
-        "train.batch_rows": config["train"]["batch_rows"],
+        "data.length": recipe.data.length,
+        "model.vocab_size": recipe.model.vocab_size,
+        "train.batch_rows": recipe.train.batch_rows,
         "train.steps": 1,
         "schedule.warmup_steps": 0,
         "log.every_steps": 1,

@@ -1,11 +1,12 @@
 """The pretraining step beside the peers', and rows of real lengths: ours packed, theirs padded."""
 
-import json
+import dataclasses
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.processes import Side, Turns, measure, spread
 from benchmarks.tables import Table, number, share, times
+from electra_jax.recipe import Recipe
 
 OURS, PEAK = "electra_jax", "matmul"
 GetConfig = Callable[[str], Mapping[str, Any]]  # configs/pretrain.py's get_config
@@ -13,7 +14,7 @@ GetConfig = Callable[[str], Mapping[str, Any]]  # configs/pretrain.py's get_conf
 
 _TORCH = ("torch", "transformers")
 _SDPA, _COMPILED = "transformers, SDPA", "transformers, SDPA, torch.compile"
-# name -> (function of bench.peers, its arguments, packages)
+# name -> (function of benchmarks/peers.py, its arguments, packages)
 PEERS: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "transformers, eager attention": ("step", {"attention": "eager"}, _TORCH),
     _SDPA: ("step", {}, _TORCH),
@@ -54,11 +55,11 @@ STEPS = {"cpu": 1, "gpu": 20, "tpu": 20}  # a turn: an accelerator is waited for
 CASES = {**CASES, "tpu": tuple(case._replace(peers=()) for case in CASES["gpu"])}
 
 
-def config(get_config: GetConfig, preset: str, rows: int, length: int) -> dict[str, Any]:
+def recipe(get_config: GetConfig, preset: str, rows: int, length: int) -> Recipe:
     """The preset's, with so many rows of that length a step."""
-    found = json.loads(json.dumps(get_config(preset).to_dict()))
-    found["train"]["batch_rows"], found["data"]["length"] = rows, length
-    return found
+    found = Recipe.parse(get_config(preset))
+    train, data = dataclasses.replace(found.train, batch_rows=rows), dataclasses.replace(found.data, length=length)
+    return dataclasses.replace(found, train=train, data=data)
 
 
 def tables(
@@ -66,7 +67,7 @@ def tables(
 ) -> Iterator[Table]:
     """`what`: "step" or "packed". `cache`: a folder for compiled programs, so that ours compiles once and not once a peer."""
     for case in cases(environment["platform"], presets, what):
-        yield table(case, config(get_config, case.preset, case.rows, case.length), environment, rounds, cache)
+        yield table(case, recipe(get_config, case.preset, case.rows, case.length), environment, rounds, cache)
 
 
 def cases(platform: str, presets: Container[str], what: str) -> list[Case]:
@@ -74,10 +75,10 @@ def cases(platform: str, presets: Container[str], what: str) -> list[Case]:
     return [case for case in CASES[platform] if case.name.startswith(what) and case.preset.split(",")[0] in presets]
 
 
-def table(case: Case, config: Mapping[str, Any], environment: Mapping[str, Any], rounds: int, cache: str) -> Table:
+def table(case: Case, recipe: Recipe, environment: Mapping[str, Any], rounds: int, cache: str) -> Table:
     """A row a side. Ours meets each peer in a run of its own: two sides and the matrix product are all that memory must hold."""
     platform = environment["platform"]
-    (peak, dtype), same = peak_side(platform), {"config": config, "steps": STEPS[platform]}
+    (peak, dtype), same = peak_side(platform), {"stored": recipe.stored(), "steps": STEPS[platform]}
     ours = Side(OURS, "benchmarks.ours:step", {**same, "kind": case.kind}, {"JAX_COMPILATION_CACHE_DIR": cache})
     kind = "padded" if case.kind == "packed" else case.kind
     theirs = [

@@ -87,7 +87,7 @@ def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, preset
     if "step base gpu" in expected(what, presets, platform):
         yield tables.Table("step base gpu", "`base` on a GPU (rows of 512, bfloat16): not measured, there is no GPU here.", (), (), {})
     preset, num_rows = ("small", 32) if platform == "cpu" else ("small,flash", 128)
-    small = step.config(get_config, preset, num_rows, 128)
+    small = step.recipe(get_config, preset, num_rows, 128)
     if "preparation" in what:
         yield data.preparation_table(folder, source, rounds)
     if "feeding" in what:
@@ -99,7 +99,7 @@ def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, preset
     if "growth" in what:
         yield growth.table(get_config, platform, rounds, environment["memory_bytes"])
     if "parts" in what:
-        tpu = step.config(get_config, "small,flash", 32, 128) if importlib.util.find_spec("libtpu") else None
+        tpu = step.recipe(get_config, "small,flash", 32, 128) if importlib.util.find_spec("libtpu") else None
         page = pathlib.Path(docs) if docs else folder / "speed.md"
         yield parts.table(small, platform, data.prepared(folder, source, 128), rounds, tpu, page.with_name(f"{page.stem}_parts.svg"))
 
@@ -116,5 +116,5 @@ def print_dispatch(root: pathlib.Path) -> None:
     """For docs/scale.md, "Cost of an executor": on all devices of this process."""
     from benchmarks import dispatch  # jax, in this process
 
-    for name, millisecs in dispatch.measure(step.config(load_config(root), "small", 32, 128), rounds=100).items():
+    for name, millisecs in dispatch.measure(step.recipe(load_config(root), "small", 32, 128), rounds=100).items():
         print(f"{name}: {millisecs:.2f} ms a call")

@@ -30,9 +30,9 @@ What is not said here has the default of its record (electra_jax/*/config.py), w
 
 import dataclasses
 
-from electra_jax.data.config import DataConfig
 from ml_collections import ConfigDict
 
+from electra_jax.data.config import DataConfig
 from electra_jax.models.config import PRESETS
 from electra_jax.objectives.config import MaskingConfig
 from electra_jax.options import parse_arg

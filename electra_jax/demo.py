@@ -1,12 +1,13 @@
 """The demo: text -> vocabulary -> rows -> a tiny pretrained ELECTRA -> what it learned, in words."""
 
-import os
+import dataclasses
 import pathlib
-from typing import Any
 
 from electra_jax import cli
 from electra_jax.data.prepare import PrepareOptions, prepare
+from electra_jax.files import write_whole
 from electra_jax.parallel import process
+from electra_jax.recipe import Recipe
 
 
 def write_corpus(path: pathlib.Path) -> None:
@@ -23,15 +24,13 @@ def write_corpus(path: pathlib.Path) -> None:
         chapters.setdefault(verse // 1000, []).append(verse)
     texts = (bible.scripture_content[bible.verse_start_indices[c[0]] : bible.verse_end_indices[c[-1]]] for c in chapters.values())
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n\n".join(text.replace("[", "").replace("]", "").strip() for text in texts), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "\n\n".join(text.replace("[", "").replace("]", "").strip() for text in texts))
 
 
-def demo(folder: pathlib.Path, config: Any, *, steps: int, seed: int, colour: bool) -> list[str]:
+def demo(folder: pathlib.Path, recipe: Recipe, *, steps: int, seed: int, colour: bool) -> list[str]:
     """Runs it all in `folder`, or goes on there; returns the lines that tell a newcomer what was learned.
 
-    `config` is the tiny preset's; its path, steps and seed are set here.
+    `recipe` is the tiny preset's; its data, steps and seed are set here.
     """
     text = folder / "text" / "kjv.txt"
     if not text.exists():
@@ -41,8 +40,8 @@ def demo(folder: pathlib.Path, config: Any, *, steps: int, seed: int, colour: bo
             inputs=(str(text),),
             output=str(folder / "rows"),
             tokenizer="wordpiece",
-            vocab_size=config.model.vocab_size,
-            length=config.data.length,
+            vocab_size=recipe.model.vocab_size,
+            length=recipe.data.length,
             packing="dense",
             heldout=0.1,
         )
@@ -51,9 +50,14 @@ def demo(folder: pathlib.Path, config: Any, *, steps: int, seed: int, colour: bo
     from electra_jax.pretrain import pretrain
     from electra_jax.watch import report
 
-    config.data.path, config.seed, config.train.steps = str(folder / "rows"), seed, steps
-    config.schedule.warmup_steps = min(config.schedule.warmup_steps, steps // 10)
-    result = pretrain(config, folder / "run")
+    recipe = dataclasses.replace(
+        recipe,
+        seed=seed,
+        data=dataclasses.replace(recipe.data, path=str(folder / "rows")),
+        train=dataclasses.replace(recipe.train, steps=steps),
+        schedule=dataclasses.replace(recipe.schedule, warmup_steps=min(recipe.schedule.warmup_steps, steps // 10)),
+    )
+    result = pretrain(recipe, folder / "run")
     m = result.metrics
     return [
         f"What a tiny ELECTRA learned in {result.steps:,} steps, on chapters that it never saw:",
@@ -61,7 +65,7 @@ def demo(folder: pathlib.Path, config: Any, *, steps: int, seed: int, colour: bo
         f"  discriminator  tells replaced tokens from original ones with AUC {m['eval/rtd_auc']:.3f} (chance: 0.5);",
         f"                 accuracy {m['eval/rtd_accuracy']:.3f}, calling everything original: {m['eval/majority_accuracy']:.3f}",
         "  its reading    [original -> replacement, and how sure it is that the word was replaced]:",
-        *(f"    {line}" for line in report.marked_sentences(result.examples[:3], colour=colour)),
+        *(f"    {line}" for line in report.plain_lines(result.examples._replace(sentences=result.examples.sentences[:3]), colour)),
         "",
         f"Curves: {result.report}",
         "Next, your own text: python launch/prepare.py --input=FOLDER --output=data/mine --tokenizer=wordpiece",

@@ -56,10 +56,8 @@ def parse(record: type[R], values: Mapping[str, Any], section: str) -> R:
 def check_name(record: type, name: str, section: str) -> None:
     """Raises UserError, which lists the record's options, unless it has one of this name."""
     if name not in (known := names(record)):
-        dot = f"{section}." if section else ""
-        raise UserError(
-            f"--config.{dot}{name}: no such field{hint(name, known)}; {section or 'the config itself'} has {', '.join(listed(record))}"
-        )
+        flag, owner = (f"{section}.{name}", section) if section else (name, "the config itself")
+        raise UserError(f"--config.{flag}: no such field{hint(name, known) or ':'} {owner} has {', '.join(listed(record))}")
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 
 from electra_jax import session
 from electra_jax.build import Devices, abstract_batch, build, pretraining_objective
-from electra_jax.data.rows import loader, records
-from electra_jax.data.rows.opened import open_rows
+from electra_jax.data.rows import loader
+from electra_jax.data.rows.opening import open_rows
 from electra_jax.recipe import Recipe
 from electra_jax.session import Result, Work
 
@@ -27,10 +27,18 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
     """Folders in a bucket are staged under `scratch`. Raises UserError where the parts do not fit one another."""
     devices = Devices.of(recipe)
     recipe = recipe.resolve(devices.platform)
-    data = open_rows(...)
+    data = open_rows(
+        recipe.data,
+        vocab_size=recipe.model.vocab_size,
+        max_length=None if recipe.model.positions == "rotary" else recipe.model.max_length,
+        eval_batch_rows=recipe.eval.batch_rows,
+        eval_max_rows=recipe.eval.max_rows,
+        num_devices=devices.mesh.size,
+        seed=recipe.seed,
+        scratch=scratch,
+    )
     parts = build(recipe, devices, pretraining_objective(recipe, data.vocabulary, devices))
     stream, train = data.stream, recipe.train
-    manifests = stream.manifests
     return Work(
         recipe=recipe,
         parts=parts,
@@ -39,7 +47,7 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
         batches=lambda start_step, rows: loader.batches(stream, start_step=start_step, global_batch=train.batch_rows, rows=rows),
         heldout=data.heldout,
         reference={"eval/unigram_entropy": data.unigram_entropy},
-        identity={"data": [manifest["sha256"] for manifest in manifests], "tokenizer": data.tokenizer.sha256},
-        about=[records.summary(manifest) for manifest in manifests],
+        identity=data.identity,
+        about=data.summaries,
         rows_in_words=f"{train.steps * train.batch_rows / stream.num_rows:.2f} epochs over {stream.num_rows:,} rows",
     )

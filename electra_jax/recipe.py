@@ -60,11 +60,11 @@ class Recipe:
         for name in ("init_network", "init_slots"):
             if getattr(self, name) and not self.init_from:
                 raise UserError(f"{name} is {getattr(self, name)} and there is no init_from: name the model to begin with, or leave it out")
-        if self.init_network:
-            options.one_of("init_network", self.init_network, ("discriminator", "generator"))
-        if not self.schedule.warmup_steps < self.decay_steps:
+        if self.schedule.warmup_steps < 0 or not self.schedule.warmup_steps < self.decay_steps:
             total = "schedule.decay_steps" if self.schedule.decay_steps else "train.steps"
             raise UserError(f"schedule.warmup_steps is {self.schedule.warmup_steps}: it must be from 0 to below {total}={self.decay_steps}")
+        if self.init_network:
+            options.one_of("init_network", self.init_network, ("discriminator", "generator"))
 
     @property
     def decay_steps(self) -> int:
@@ -79,7 +79,7 @@ class Recipe:
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Self:
-        """The recipe of a config: a ConfigDict of configs/, or what `stored` gave. Raises UserError that names the flag of what is wrong."""
+        """The recipe of a config: a ConfigDict of configs/, or what `stored` gave. UserError names the flag of what is wrong."""
         values = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else dict(config)))  # a config may hold tuples
         sections = cls.sections()
         top = options.parse(cls, {name: value for name, value in values.items() if name not in (*sections, "format")}, "")

@@ -6,6 +6,7 @@ A task brings its `Work`: its objective's parts, its rows, its held-out set. Pre
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,14 +20,14 @@ from electra_jax.build import Parts
 from electra_jax.cli import Preempted, UserError
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import formats, start
-from electra_jax.models.costs import num_params
 from electra_jax.parallel import chips, executors, mesh, multihost
 from electra_jax.parallel.executors import Program
 from electra_jax.recipe import Recipe, refuse_changes
 from electra_jax.store import names, workdirs
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.train import evaluation, loop
-from electra_jax.types import Batch, Examples, TrainState
+from electra_jax.types import Batch, TrainState
+from electra_jax.views import Examples
 from electra_jax.watch import clock, report
 from electra_jax.watch.profiler import ProfilerWindow
 from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal
@@ -124,7 +125,7 @@ def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run
             description={
                 "config": recipe.stored(),
                 "identity": work.identity,
-                "parameters": dict(num_params(recipe.model)),
+                "parameters": _sizes(parts),
                 "data": work.about,
             },
         )
@@ -181,16 +182,16 @@ def _first_values(work: Work) -> tuple[dict[str, np.ndarray], list[str]]:
 
 def plan_lines(work: Work, program: Program, run_clock: clock.Clock, start_step: int) -> list[str]:
     """What the run will cost, before its first step."""
-    recipe, devices, counts = work.recipe, work.parts.devices, num_params(work.recipe.model)
+    recipe, devices, objective, sizes = work.recipe, work.parts.devices, work.parts.objective, _sizes(work.parts)
+    others = "".join(f", {name} {format_count(sizes[name])} more" for name in objective.networks if name != objective.encoder)
     steps, rows, length = recipe.train.steps, recipe.train.batch_rows, work.first_batch.tokens.shape[1]
-    flops, peak = steps * work.parts.objective.flops(rows, length), run_clock.peak_flops_per_sec
-    sizes = " x ".join(f"{name}={size}" for name, size in devices.mesh.shape.items() if size > 1)
+    flops, peak = steps * objective.flops(rows, length), run_clock.peak_flops_per_sec
+    axes = " x ".join(f"{name}={size}" for name, size in devices.mesh.shape.items() if size > 1)
     kind, left = devices.platform.device_kind, (steps - start_step) / steps
-    where = f"{devices.mesh.size} x {kind} ({sizes}; {multihost.count()} process(es); {devices.executor})" if sizes else kind
+    where = f"{devices.mesh.size} x {kind} ({axes}; {multihost.count()} process(es); {devices.executor})" if axes else kind
     return [
-        f"plan: {recipe.preset}, {format_count(sum(counts.values()))} parameters (discriminator "
-        f"{format_count(counts['embeddings'] + counts['discriminator'])} with embeddings, generator "
-        f"{format_count(counts['generator'])} more)",
+        f"plan: {recipe.preset}, {format_count(sum(sizes.values()))} parameters ({objective.encoder} "
+        f"{format_count(sizes['embeddings'] + sizes[objective.encoder])} with embeddings{others})",
         f"      {steps:,} steps x {rows} rows x {length} tokens = {format_count(steps * rows * length)} tokens, "
         f"{work.rows_in_words}; {flops:.2e} FLOPs",
         f"      {where}, {recipe.model.dtype}, peak {peak / 1e12:.2f} TFLOP/s: about "
@@ -198,6 +199,16 @@ def plan_lines(work: Work, program: Program, run_clock: clock.Clock, start_step:
         f"{program.peak_bytes / 2**30:.2f} GiB a step; compiled in {program.compile_secs:.0f}s",
         *([f"      going on from step {start_step}"] if start_step else []),
     ]
+
+
+def _sizes(parts: Parts) -> dict[str, int]:
+    """Parameters of each part of the model: "embeddings", each network without its head, and NETWORK_head."""
+    found = {}
+    for name, tree in parts.abstract_state.params.items():
+        size = {part: sum(math.prod(x.shape) for x in jax.tree.leaves(tree[part])) for part in tree}
+        head = size.pop("head", None) if name in parts.objective.networks else None
+        found |= {name: sum(size.values())} | ({f"{name}_head": head} if head is not None else {})
+    return found
 
 
 class _Evaluator:

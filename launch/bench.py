@@ -28,6 +28,8 @@ DISPATCH = flags.DEFINE_bool("dispatch", False, "Only what each executor costs a
 
 
 def main(_):
+    if not (ROOT / "benchmarks").is_dir():
+        raise cli.UserError("benchmarks/ is a folder of the repository and no part of the package: run launch/bench.py in a checkout")
     from benchmarks import suite
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: sides and folders go too

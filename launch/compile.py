@@ -5,7 +5,7 @@
     python launch/compile.py --config=configs/pretrain.py:large,flash --topology=v5e:4x4,v5p:2x2x4 --suggest
     python launch/compile.py --scale        # make scale: every preset, docs/scale.jsonl and the table of docs/scale.md
 
-Minutes a compile on a few cores; --effort=low gives about the same memory, and the collectives, in a fifth of the time.
+A compile takes minutes on a few cores; --effort=low gives about the same memory, and the collectives, in a fifth of the time.
 Exit codes: 0 done and it fits, 2 something does not fit (and what to change) or is wrong.
 """
 
@@ -31,25 +31,25 @@ SCALE = flags.DEFINE_bool("scale", False, "Compile every preset for many topolog
 
 
 def main(_):
-    from electra_jax.offline import compile as aot
+    from electra_jax.offline import compile as offline
+    from electra_jax.offline import scale, suggest
+    from electra_jax.recipe import Recipe
 
     if SCALE.value:
-        aot.write_scale(pathlib.Path(ROOT, "configs", "pretrain.py"), pathlib.Path(ROOT, "docs"))
+        scale.write_scale(pathlib.Path(ROOT, "configs", "pretrain.py"), pathlib.Path(ROOT, "docs"))
         return
-    config, unfit = CONFIG.value.to_dict(), []
+    recipe, unfit = Recipe.parse(CONFIG.value), []
     if not TOPOLOGY.value:
         raise cli.UserError("--topology is empty: name one or more, such as --topology=v5e:4x4")
-    if JSON.value:
-        open(JSON.value, "a").close()  # what cannot be written should be known before minutes of compiling
-    for topology in TOPOLOGY.value:
-        result = aot.compile_for(config, topology, EFFORT.value)
-        print("\n".join(aot.lines(result)), flush=True)
-        if JSON.value:
-            with open(JSON.value, "a") as file:
-                file.write(json.dumps(result) + "\n")
-        if not result["fits"]:
-            found = aot.suggest(config, topology, aot.tell) if SUGGEST.value else None
-            unfit.append(f"{topology}: {aot.advice(config, result, found, SUGGEST.value)}")
+    with open(JSON.value or os.devnull, "a") as file:  # what cannot be written should be known before minutes of compiling
+        for topology in TOPOLOGY.value:
+            case = offline.Case(recipe, topology, EFFORT.value)
+            result = offline.compile_for(case)
+            print("\n".join(offline.lines(result)), flush=True)
+            print(json.dumps(result), file=file, flush=True)
+            if not result["fits"]:
+                found = suggest.suggest(case, suggest.tell) if SUGGEST.value else None
+                unfit.append(f"{topology}: {suggest.advice(case, result, found, SUGGEST.value)}")
     if unfit:
         raise cli.UserError("; ".join(unfit))
 

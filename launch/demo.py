@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from electra_jax import cli
+from electra_jax.recipe import Recipe
 
 DIR = flags.DEFINE_string("dir", "runs/demo", "Where text, rows and the run go. The same command again goes on from there.")
 STEPS = flags.DEFINE_integer("steps", 1_000, "Training steps.", lower_bound=1)
@@ -25,7 +26,7 @@ CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:tiny", "
 def main(_):
     from electra_jax.demo import demo
 
-    lines = demo(pathlib.Path(DIR.value), CONFIG.value, steps=STEPS.value, seed=SEED.value, colour=sys.stdout.isatty())
+    lines = demo(pathlib.Path(DIR.value), Recipe.parse(CONFIG.value), steps=STEPS.value, seed=SEED.value, colour=sys.stdout.isatty())
     print("\n" + "\n".join(lines))
 
 

@@ -21,12 +21,12 @@ from electra_jax import cli
 
 INPUT = flags.DEFINE_multi_string("input", None, "Files, folders, globs or tfds:NAME[:SPLIT[:FEATURE]]; repeat or separate by commas.")
 OUTPUT = flags.DEFINE_string("output", None, "The folder to make.", required=True)
-TOKENIZER = flags.DEFINE_string("tokenizer", "wordpiece", "A vocab.txt, .model or tokenizer folder; or wordpiece, unigram or bpe, trained.")
+TOKENIZER = flags.DEFINE_string("tokenizer", "wordpiece", "A tokenizer's folder or file, or one to train: wordpiece, unigram, bpe ...")
 VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "Pieces of a vocabulary to train (30,522 unless given).")
 LOWER_CASE = flags.DEFINE_bool("lower_case", None, "Lower the text; unless given, as the tokenizer says (trained wordpiece: yes).")
 STRIP_ACCENTS = flags.DEFINE_bool("strip_accents", None, "Drop accents (WordPiece); unless given, as --lower_case.")
 LENGTH = flags.DEFINE_integer("length", 128, "Tokens a row.")
-PACKING = flags.DEFINE_enum("packing", "pairs", ["pairs", "dense"], "The paper's two-segment examples, or rows filled with documents.")
+PACKING = flags.DEFINE_string("packing", "pairs", "pairs: the paper's two-segment examples; dense: rows filled with documents.")
 HELDOUT = flags.DEFINE_float("heldout", 0.01, "The fraction of documents to hold out for evaluation.")
 DOCUMENTS = flags.DEFINE_enum("documents", "auto", ["auto", "blank_lines", "file"], "What ends a document of .txt; auto: blank lines.")
 TEXT_FIELD = flags.DEFINE_string("text_field", "text", "The field of .jsonl, column of .parquet or TFDS feature with the text.")
@@ -34,9 +34,11 @@ MAX_DOCUMENT_MIB = flags.DEFINE_integer("max_document_mib", 256, "A longer docum
 SEED = flags.DEFINE_integer("seed", 0, "Decides packing and order.")
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes; 0: all cores. Changes no byte of the rows.")
 BUCKETS = flags.DEFINE_integer("buckets", 0, "Groups of documents packed apart; 0: one for each 8 MiB of input, 4 to 256.")
+PARTS = flags.DEFINE_integer("parts", 0, "Shards of training rows; 0: as many as keep each within 64 MiB.")
 RUNNER = flags.DEFINE_string("runner", "local", "local, or a Beam runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner ...")
 BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "An option of Beam or its runner, such as --project=x; may be repeated.")
-PARTS = flags.DEFINE_integer("parts", 0, "Shards of training rows; 0: as many as keep each within 64 MiB.")
+# Flags that are options of the same name.
+SAME = (OUTPUT, TOKENIZER, VOCAB_SIZE, LOWER_CASE, STRIP_ACCENTS, LENGTH, PACKING, HELDOUT, DOCUMENTS, TEXT_FIELD, SEED, BUCKETS, PARTS)
 
 
 def main(_):
@@ -44,20 +46,8 @@ def main(_):
 
     options = PrepareOptions(
         inputs=tuple(item for value in INPUT.value or [] for item in value.split(",") if item),
-        output=OUTPUT.value,
-        tokenizer=TOKENIZER.value,
-        vocab_size=VOCAB_SIZE.value,
-        lower_case=LOWER_CASE.value,
-        strip_accents=STRIP_ACCENTS.value,
-        length=LENGTH.value,
-        packing=PACKING.value,
-        heldout=HELDOUT.value,
-        documents=DOCUMENTS.value,
-        text_field=TEXT_FIELD.value,
         max_document_bytes=MAX_DOCUMENT_MIB.value << 20,
-        seed=SEED.value,
-        buckets=BUCKETS.value,
-        parts=PARTS.value,
+        **{flag.name: flag.value for flag in SAME},
     )
     manifest = prepare(options, workers=WORKERS.value, runner=RUNNER.value, beam_options=BEAM_OPTIONS.value)
     print("\n".join(summary(manifest, options.output)))

@@ -7,10 +7,8 @@ import pathlib
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.models.config import PRESETS, ElectraConfig
-from electra_jax.objectives.masking import MaskingConfig
-from electra_jax.train import optimizer
-from electra_jax.train.config import OptimizerConfig, ScheduleConfig
+from electra_jax.models.config import PRESETS
+from electra_jax.recipe import Recipe
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("pretrain_config", ROOT / "configs" / "pretrain.py")
@@ -39,12 +37,9 @@ def test_golden_snapshot(arg):
 
 @pytest.mark.parametrize("arg", ARGS)
 def test_presets_are_complete_and_valid(arg):
-    c = pretrain_config.get_config(arg).to_dict()
-    ElectraConfig(**c["model"] | {"dtype": "float32"})
-    MaskingConfig(**c["masking"])
-    OptimizerConfig(**c["optimizer"])
-    optimizer.schedule(ScheduleConfig(**c["schedule"]), c["train"]["steps"])
-    assert c["data"]["length"] <= c["model"]["max_length"]
+    recipe = Recipe.parse(pretrain_config.get_config(arg))
+    assert recipe.preset == arg.split(",")[0] and recipe.data.length <= recipe.model.max_length
+    assert Recipe.parse(recipe.stored()) == recipe
 
 
 def test_the_published_recipe():

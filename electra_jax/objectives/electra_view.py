@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from electra_jax.objectives.electra_warnings import warnings
-from electra_jax.types import Batch, Curve, Examples, Panel, Span, View
+from electra_jax.types import Batch
+from electra_jax.views import Curve, Examples, Panel, Span, View
 
 SUSPECTED = 0.5  # from this probability on the discriminator calls a token replaced
 STRUCTURE = ("[CLS]", "[SEP]", "[PAD]")

@@ -7,7 +7,7 @@ Users of every code base report them, and one printed loss shows none (google-re
 import math
 from collections.abc import Mapping
 
-from electra_jax.types import Warnings
+from electra_jax.views import Warnings
 
 WORD_FREQUENCIES = "word_frequencies"
 GENERATOR_TOO_STRONG = "generator_too_strong"

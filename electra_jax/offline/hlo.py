@@ -1,7 +1,7 @@
-"""Reads a compiled program's text (HLO): its collectives, and the compiler's own estimate of its time.
+"""Reads a compiled program's text (HLO): its collectives, and the cycles that the compiler expects of each operation.
 
-The text is what `jax.stages.Compiled.as_text()` gives: computations, each a list of instructions; loops name their body and
-condition, fusions and asynchronous operations the computation that they call.
+The text is what `jax.stages.Compiled.as_text()` gives: computations, each a list of instructions. A loop names its body and its
+condition; a fusion and an asynchronous operation name the computation that they call. What the figures mean: estimate.py.
 """
 
 import math
@@ -14,7 +14,8 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, 
 _UNKNOWN_CYCLES = 2**60
 
 _NAME = r"%?([\w.\-]+)"
-_KERNEL_METADATA = re.compile(r"kernel_metadata=\{\n.*?\n\}", re.DOTALL)  # of Pallas: the one text that goes over lines
+# The metadata of a Pallas kernel: the one part of an instruction that goes over several lines.
+_KERNEL_METADATA = re.compile(r"kernel_metadata=\{\n.*?\n\}", re.DOTALL)
 _COMPUTATION = re.compile(rf"^(ENTRY )?{_NAME} \(.*\{{$")
 _INSTRUCTION = re.compile(rf"^\s+(?:ROOT )?{_NAME} = (.*)$")
 _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
@@ -123,8 +124,8 @@ def _elements(shape: str) -> int:
 def collectives(module: Module) -> list[Collective]:
     """Every collective that a step runs, with the bytes of its operands on one device.
 
-    A TPU spreads one over several fusions, which name the same chain, and writes most reduce-scatters as a fusion of that name
-    around an all-reduce.
+    The TPU's compiler spreads one collective over several fusions, which carry the same chain_id and count once here. It writes most
+    reduce-scatters as an all-reduce within a fusion whose name says what they are.
     """
     found, chains = [], set()
     for computation, instruction, times, depth in module.walk():
@@ -141,24 +142,24 @@ def collectives(module: Module) -> list[Collective]:
         given = " ".join(shapes[name] for name in operands if name in shapes)
         dtypes = tuple(sorted({dtype for dtype, _ in _ARRAY.findall(given)}))
         made = array_bytes(instruction.shape)
-        if instruction.opcode == "all-gather-start":  # its shape names the operands too
+        if instruction.opcode == "all-gather-start":  # the shape of a start names its operands beside its result
             made -= array_bytes(given)
         found.append(Collective(kind, dtypes, array_bytes(given), made, times, depth, _elements(instruction.shape)))
     return found
 
 
 class Priced(NamedTuple):
-    """One scheduled operation of a step. `cycles`: the compiler's estimate, 0 where it has none; `bytes_hbm`: operands and results."""
+    """One scheduled operation of a step."""
 
     instruction: Instruction
-    times: int
-    cycles: int
-    bytes_hbm: int
-    multiplies: bool
+    times: int  # a step
+    cycles: int  # each time, by the compiler's estimate; 0 where it has none
+    bytes_hbm: int  # of operands and results in the chip's main memory
+    multiplies: bool  # it is a matrix product, or a fusion around one
 
 
 def priced(module: Module, computation: str | None = None, times: int = 1) -> Iterator[Priced]:
-    """The operations of the entry and of its loops, as the compiler schedules and prices them; never those within a fusion."""
+    """The operations of the entry and of its loops. A fusion is one operation: the compiler prices it as a whole."""
     computation = computation or module.entry
     shapes = module.shapes(computation)
     for instruction in module.computations.get(computation, ()):

@@ -1,10 +1,14 @@
-"""libtpu's simulator counts the cycles of a Pallas kernel ("STATIC-LLO"): one kernel a process, because libtpu reads its options once."""
+"""Cycles of the attention kernels in a step, as libtpu's simulator counts them ("STATIC-LLO"): the compiler itself prices no kernel.
+
+libtpu reads its options once in a process, so that each kernel is compiled in a process of its own.
+"""
 
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +16,11 @@ import jax
 import numpy as np
 
 from electra_jax.models.attention import row_kernel, rows, splash
-from electra_jax.models.config import ElectraConfig
+from electra_jax.models.config import EncoderConfig
 from electra_jax.offline import topology
 from electra_jax.parallel import mesh
 
-# (forward, backward) of a path of attention
+# The kernels of a path of attention by their names in the compiled program: forward and backward.
 _KERNELS = {
     "rows": (row_kernel.FORWARD + ".1", row_kernel.BACKWARD + ".1"),
     "splash": ("splash_mha_fwd_segmented_residuals.1", "splash_mha_dkv_segmented_no_residuals.1"),
@@ -28,22 +32,21 @@ simulator.compile_attention(*sys.argv[1:3], *map(int, sys.argv[3:]))
 """
 
 
-def kernel_cycles(name: str, model: ElectraConfig, rows: int, length: int) -> float | None:
-    """Cycles, on one chip of the topology `name`, of all attention kernels of a step on `rows` rows.
+def kernel_cycles(name: str, networks: Sequence[EncoderConfig], num_rows: int, length: int) -> float | None:
+    """Cycles, on one chip of the topology `name`, of all attention kernels that a step of `num_rows` rows runs in these networks.
 
-    0 where there is none, None where the simulator cannot say. Of more than 12 heads a part is simulated and scaled, because 16 heads of
-    8 rows want more than 14 GB (three times 4 heads of 16 rows were 6% below 12 heads).
+    0 where there are none, None where the simulator cannot say. At most 12 heads are simulated, and more are counted in proportion,
+    because 16 heads of 8 rows take more than 14 GB of memory: three times 4 heads came out 6% below 12 heads.
     """
-    if model.attention not in _KERNELS:
-        return 0.0
     total = 0.0
-    for network in (model.generator, model.discriminator):
-        for kernel in _KERNELS[model.attention]:
+    for network in networks:
+        kernels = _KERNELS.get(network.attention, ())
+        for kernel in kernels:
             heads = max(n for n in range(1, 13) if network.num_heads % n == 0)
-            cycles = _simulated(name, model.attention, kernel, rows, length, heads, network.head_size)
+            cycles = _simulated(name, network.attention, kernel, num_rows, length, heads, network.head_size)
             if cycles is None:
                 return None
-            again = 1 + (kernel == _KERNELS[model.attention][0] and network.remat != "none")  # computed again in the backward pass
+            again = 1 + (kernel == kernels[0] and network.remat != "none")  # the backward pass runs the forward kernel again
             total += cycles * network.num_heads / heads * network.num_layers * again
     return total
 
@@ -59,7 +62,7 @@ def _simulated(name: str, path: str, kernel: str, *shape: int) -> int | None:
 
 
 def compile_attention(name: str, path: str, num_rows: int, length: int, heads: int, head_size: int) -> None:
-    """Compiles one layer's attention, forward and backward, for one chip: what `_simulated` looks into."""
+    """Compiles one layer's attention, forward and backward, for one chip: what `_simulated` runs in a process of its own."""
     devices = mesh.make_mesh(devices=topology.devices(name)[1][:1])
     q = jax.ShapeDtypeStruct((num_rows, length, heads * head_size), np.dtype("bfloat16"))
     bias = jax.ShapeDtypeStruct((heads * head_size,), np.dtype("float32"))
@@ -71,7 +74,7 @@ def compile_attention(name: str, path: str, num_rows: int, length: int, heads: i
 
     @partial(jax.grad, argnums=(0, 1))
     def loss(qkv, biases, segments):
-        with jax.named_scope("attention"):  # or the kernels' names would tell of jvp and transpose
+        with jax.named_scope("attention"):  # without a scope the kernels' names would tell of jvp and transpose
             return attend(qkv, biases, segments).astype("float32").sum()
 
     whole, segments = mesh.replicated(devices), jax.ShapeDtypeStruct((num_rows, length), np.int32)

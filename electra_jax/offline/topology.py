@@ -10,7 +10,7 @@ import jax
 
 from electra_jax.cli import UserError, one_line
 
-# Everything that libtpu knows by name; chips of one machine are one host's.
+# Some of the names that libtpu knows.
 EXAMPLES = (
     "v4:2x2x1",
     "v4:2x2x4",
@@ -33,16 +33,16 @@ EXAMPLES = (
 
 
 def offline() -> None:
-    """Tells libtpu that there is no TPU and nobody to ask. Before jax uses a device."""
+    """Tells libtpu that this machine has no TPU and no metadata server to ask. To be called before jax uses a device."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # of no consequence; without one it complains
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # any will do: without one libtpu warns
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     jax.config.update("jax_platforms", "cpu")
 
 
 def devices(name: str) -> tuple[int, list[Any]]:
-    """(number of slices, the devices) of "v5e:4x4", or of several slices, "2*v5e:4x4". UserError for a name that is none."""
+    """(number of slices, the devices) of "v5e:4x4", or of several slices, "2*v5e:4x4". Raises UserError for an unknown name."""
     offline()
     match = re.fullmatch(r"(?:([1-9]\d*)\*)?((\w+):(\d+(?:x\d+)*))", name)
     if not match:
@@ -68,7 +68,7 @@ def devices(name: str) -> tuple[int, list[Any]]:
 
 @contextlib.contextmanager
 def quiet():
-    """What libtpu writes to file descriptor 2 while it wakes up concerns machines that have a TPU."""
+    """Drops what libtpu writes to file descriptor 2 while it starts: warnings that concern machines with a TPU."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:

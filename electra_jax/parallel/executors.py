@@ -16,6 +16,7 @@ from electra_jax.parallel import mesh as meshes
 from electra_jax.parallel.config import EXECUTORS
 
 _PMAP_AXIS = "devices"
+Options = Mapping[str, str | bool | int | float] | None
 
 
 class Program(NamedTuple):
@@ -102,14 +103,18 @@ def check_batch(mesh: Mesh, batch_rows: int, accumulation_steps: int) -> None:
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 
-def compile_step(
-    body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, options: Mapping[str, str | bool | int | float] | None = None
-) -> Program:
-    """Compiles body(state, batch) -> (state, metrics) ahead of the first call, for one of `choose`'s executors.
+class Lowered(NamedTuple):
+    """A step before the compiler has seen it."""
 
-    abstract_batch: of the global batch. `options`: XLA's, for the compiler, beside COMPILER_OPTIONS.
-    Raises UserError where the step needs more memory than a device has, before anything runs.
-    """
+    step: jax.stages.Lowered
+    place: Callable  # as Program.place
+    mesh: Mesh
+    secs: float  # that lowering took
+
+
+def lower_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str) -> Lowered:
+    """Traces body(state, batch) -> (state, metrics) for one of `choose`'s executors. abstract_batch: of the global batch."""
+    start = time.monotonic()
     num_rows = jax.tree.leaves(abstract_batch)[0].shape[0]
     place = partial(meshes.to_devices, mesh=mesh, num_rows=num_rows)
     rows, whole = meshes.by_rows(mesh), meshes.replicated(mesh)
@@ -127,10 +132,20 @@ def compile_step(
         of_state = sharding.shardings(abstract_state, mesh)
         step = jax.jit(body, in_shardings=(of_state, rows), out_shardings=(of_state, whole), donate_argnums=0)
         lower = meshes.on_mesh(step.lower, mesh)
+    return Lowered(lower(abstract_state, abstract_batch), place, mesh, time.monotonic() - start)
+
+
+def compiler_options(mesh: Mesh, options: Options = None) -> dict[str, str | bool | int | float]:
+    """XLA's, for a step on this mesh: COMPILER_OPTIONS and these."""
+    return {**COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {}), **(options or {})}
+
+
+def compile_lowered(lowered: Lowered, options: Options = None) -> Program:
+    """Raises UserError where the step needs more memory than a device has, before anything runs."""
+    mesh = lowered.mesh
     start, limit = time.monotonic(), meshes.device_memory_bytes(mesh)
-    options = {**COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {}), **(options or {})}
     try:
-        compiled = lower(abstract_state, abstract_batch).compile(compiler_options=options or None)
+        compiled = lowered.step.compile(compiler_options=compiler_options(mesh, options) or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -140,7 +155,16 @@ def compile_step(
     peak_bytes = peak_memory(compiled, mesh)
     if limit and peak_bytes > limit:
         raise TooLarge(peak_bytes, limit)
-    return Program(compiled, place, peak_bytes, time.monotonic() - start, compiled)
+    return Program(compiled, lowered.place, peak_bytes, lowered.secs + time.monotonic() - start, compiled)
+
+
+def compile_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, options: Options = None) -> Program:
+    """Compiles body(state, batch) -> (state, metrics) ahead of the first call, for one of `choose`'s executors.
+
+    abstract_batch: of the global batch. `options`: XLA's, for the compiler, beside COMPILER_OPTIONS.
+    Raises UserError where the step needs more memory than a device has, before anything runs.
+    """
+    return compile_lowered(lower_step(body, abstract_state, abstract_batch, mesh, executor), options)
 
 
 class Programs:

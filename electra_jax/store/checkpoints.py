@@ -209,7 +209,7 @@ class Checkpoints:
         def load(step: int, metadata: dict[str, Any]) -> Any:
             if metadata["format"] != FORMAT:
                 raise UserError(
-                    f"{self._directory / str(step)} was saved by an earlier version (format {metadata['format']}, now {FORMAT}): finish the "
+                    f"{self._directory / str(step)} was saved by an earlier version (format {metadata['format']}): finish the "
                     "run with that version, or begin another --workdir with its model (--config.init_from)"
                 )
             self._refuse_misfit(step, metadata["shapes"], abstract_state)

@@ -37,7 +37,7 @@ class OptimizerConfig:
     clip_norm: float = option(1.0, "largest norm of all gradients together; 0 = no clip")
     rates: tuple = option(
         (),
-        "(path regex, factor on the rate), the first match counts: (('discriminator/layers/', 0.5),); a tuple of factors is one a layer",
+        "(path regex, factor on the rate), the first match counts: (('layers/', 0.5),); a tuple of factors is one a layer",
     )
 
     def __post_init__(self):
@@ -56,8 +56,7 @@ class OptimizerConfig:
                     float(each)
             except (TypeError, ValueError, re.error) as error:
                 raise UserError(
-                    f"optimizer.rates: {rate!r} is no pair of a regular expression and a factor ({error}): "
-                    "write (('discriminator/layers/', 0.5),)"
+                    f"optimizer.rates: {rate!r} is no pair of a regular expression and a factor ({error}): write (('layers/', 0.5),)"
                 ) from error
 
 

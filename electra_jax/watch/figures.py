@@ -4,7 +4,7 @@ import html
 import io
 import re
 
-from electra_jax.types import Curve, Panel
+from electra_jax.views import Curve, Panel
 
 Curves = dict[str, tuple[list[int], list[float]]]  # metric -> (steps, values)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from electra_jax.files import write_whole
-from electra_jax.types import Examples, Panel
+from electra_jax.views import Examples, Panel
 from electra_jax.watch import telemetry
 from electra_jax.watch.figures import PANELS, Curves, draw, short
 

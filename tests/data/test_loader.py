@@ -9,25 +9,7 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.data.rows import loader, order, records
-
-LENGTH, CLS, SEP, PAD = 8, 2, 3, 0
-
-
-def make_folder(folder, train, heldout=(40,), *, first=0, length=LENGTH, tokenizer="a"):
-    """A prepared folder; the row number `first + i` holds its number as two tokens. `train`, `heldout`: rows of each shard."""
-    folder.mkdir()
-    splits = {}
-    for split, shards in (("train", train), ("heldout", heldout)):
-        numbers, entries = np.arange(first, first + sum(shards)), []
-        tokens = np.full((len(numbers), length), PAD, np.uint16)
-        tokens[:, 0], tokens[:, 1], tokens[:, 2], tokens[:, 3] = CLS, 10 + numbers // 1000, 10 + numbers % 1000, SEP
-        for number, part in enumerate(np.split(tokens, np.cumsum(shards)[:-1])):
-            path = folder / f"{split}-{number:05d}-of-{len(shards):05d}.array_record"
-            entries.append(records.write_shard(path, part))
-        splits[split] = {"rows": len(numbers), "shards": entries}
-    ids = {"sha256": tokenizer, "cls_id": CLS, "sep_id": SEP, "pad_id": PAD}
-    records.save_manifest(folder, {"format": 1, "length": length, "dtype": "uint16", "tokenizer": ids, "splits": splits})
-    return str(folder)
+from tests.data.folders import CLS, LENGTH, SEP, make_folder
 
 
 def numbers(tokens):

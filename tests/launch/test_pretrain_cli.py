@@ -134,7 +134,7 @@ def test_a_mended_mistake_may_use_the_same_workdir_and_two_runs_may_not(rows, ca
     workdir = tmp_path / "run"
     assert runs.run(workdir, rows, cache, **{"schedule.warmup_steps": 60}).returncode == 2
     assert runs.run(workdir, rows, cache, **{"optimizer.name": "muom"}).returncode == 2
-    (workdir / "config.tmp").write_text("")  # what a death while it is written leaves
+    (workdir / ".config.json.1234.tmp").write_text("")  # what a death while it is written leaves
     first = subprocess.Popen(runs.command(workdir, rows), env=runs.environment(cache), stderr=subprocess.PIPE, text=True)
     while "compiling" not in first.stderr.readline():
         assert first.poll() is None
@@ -154,7 +154,7 @@ BAD = {
     "profile": (dict(fields={"log.profile_steps": "(1,2,3)"}), "log.profile_steps"),
     "float64": (dict(fields={"model.dtype": "float64"}), "JAX_ENABLE_X64"),
     "seed": (dict(fields={"seed": 2**70}), "seed"),
-    "typo": (dict(more=["--config.train.step=5"]), 'Did you mean "steps"'),
+    "typo": (dict(more=["--config.train.step=5"]), "did you mean 'steps'"),
     "type": (dict(more=["--config.train.batch_rows=1.5"]), "batch_rows"),
     "preset": (dict(more=["--config=configs/pretrain.py:smal"]), "did you mean 'small'"),
     "flag": (dict(more=["--workdirr=x"]), "workdirr"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from electra_jax.objectives import electra_view as view
-from electra_jax.types import Batch, Examples
+from electra_jax.types import Batch
+from electra_jax.views import Examples
 from electra_jax.watch import report
 
 EXAMPLE = {

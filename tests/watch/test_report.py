@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from electra_jax.objectives.electra_view import PANELS
-from electra_jax.types import Examples, Span
+from electra_jax.views import Examples, Span
 from electra_jax.watch import figures, report, telemetry
 
 EXAMPLES = Examples(

@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def open_quietly(workdir, start_step=0, total_steps=100, **options) -> Telemetry:
-    options = dict(progress=False, tensorboard=False) | options
-    return Telemetry(workdir, total_steps=total_steps, start_step=start_step, **options)
+    tensorboard = workdir / "tensorboard" if options.pop("tensorboard", False) else None
+    options = dict(progress=False) | options
+    return Telemetry(workdir / "metrics.jsonl", tensorboard, total_steps=total_steps, start_step=start_step, **options)
 
 
 def strict(line: str) -> dict:
@@ -66,7 +67,7 @@ def test_nan_and_infinities_are_strict_json_and_stay_apart(tmp_path):
 
 
 def test_cut_back_at_every_byte_that_a_death_may_leave(tmp_path, monkeypatch):
-    monkeypatch.setattr(telemetry.os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     lines = [telemetry.format_line(step, {"train/loss": step / 3, "clock/secs_wall": step}) for step in (1, 2, 2, 3)]
     whole = b"".join(lines)
     path = tmp_path / "metrics.jsonl"
@@ -74,19 +75,19 @@ def test_cut_back_at_every_byte_that_a_death_may_leave(tmp_path, monkeypatch):
         path.write_bytes(whole[:size])
         # A line that lacks nothing but its newline says all that it had to say.
         complete = [line for i, line in enumerate(lines) if len(b"".join(lines[: i + 1])) - 1 <= size]
-        reached = cut_back(tmp_path, 2)
+        reached = cut_back(tmp_path / "metrics.jsonl", 2)
         assert path.read_bytes() == b"".join(complete[:3])
         assert reached.step == (3 if len(complete) == 4 else 2)
         assert reached.clock == ({"clock/secs_wall": strict(complete[-1])["step"]} if complete else {})
 
 
 def test_cut_back_leaves_a_good_file_and_an_absent_one_alone(tmp_path):
-    assert cut_back(tmp_path, 5) == (5, {})
+    assert cut_back(tmp_path / "metrics.jsonl", 5) == (5, {})
     assert list(tmp_path.iterdir()) == []
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(telemetry.format_line(3, {"train/loss": 1.0}))
     before = path.stat()
-    assert cut_back(tmp_path, 3) == (3, {})
+    assert cut_back(tmp_path / "metrics.jsonl", 3) == (3, {})
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
@@ -95,7 +96,7 @@ def test_a_cut_back_replaces_the_file_whole(tmp_path):
     whole = b"".join(telemetry.format_line(step, {}) for step in range(9))
     path.write_bytes(whole)
     with open(path, "rb") as old:
-        cut_back(tmp_path, 4)
+        cut_back(tmp_path / "metrics.jsonl", 4)
         assert old.read() == whole  # never written to: a death at any moment leaves it or the new one
     assert path.read_bytes() == b"".join(telemetry.format_line(step, {}) for step in range(5))
 
@@ -108,9 +109,9 @@ def test_a_failed_cut_back_harms_nothing(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(telemetry.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        cut_back(tmp_path, 4)
+        cut_back(tmp_path / "metrics.jsonl", 4)
     assert path.read_bytes() == whole
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
 
@@ -119,7 +120,7 @@ def test_foreign_lines_are_dropped_and_never_crash(tmp_path):
     path = tmp_path / "metrics.jsonl"
     good = telemetry.format_line(1, {"train/loss": 1.0})
     path.write_bytes(b"\0\0\0\n[1]\n5\n{}\n" + good + b'{"step": "x"}\n\xff\xfe\n{"step": 2, "a": "what"}\n')
-    cut_back(tmp_path, 10)
+    cut_back(tmp_path / "metrics.jsonl", 10)
     assert path.read_bytes() == good
 
 
@@ -132,7 +133,7 @@ def test_flush_syncs_what_was_written(tmp_path, monkeypatch):
         synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
         real(descriptor)
 
-    monkeypatch.setattr(telemetry.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     run.write(1, {"train/loss": 1.0})
     run.flush()
     status = (tmp_path / "metrics.jsonl").stat()
@@ -147,7 +148,8 @@ if "FILE_BYTES" in os.environ:  # a disk of that size, as far as one file can te
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["FILE_BYTES"]),) * 2)
 from electra_jax.watch.telemetry import Telemetry
 start, total, tensorboard = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "tensorboard"
-run = Telemetry(sys.argv[1], total_steps=total, start_step=start, progress=False, tensorboard=tensorboard)
+events = sys.argv[1] + "/tensorboard" if tensorboard else None
+run = Telemetry(sys.argv[1] + "/metrics.jsonl", events, total_steps=total, start_step=start, progress=False)
 for step in range(start + 1, total + 1):
     run.write(step, {"train/loss": 1 / step, "train/grad_norm": 3.0 ** -step})
     print(step, flush=True)
@@ -256,7 +258,7 @@ def timed_clock(monkeypatch):
     def tick(secs: float) -> None:
         with clock.section("step"):
             now[0] += secs
-            clock.count(steps=1, tokens=5000)
+            clock.count(steps=1, tokens=5000, flops=4.0 * 1)
 
     return clock, tick
 
@@ -327,7 +329,7 @@ def test_seconds_have_two_units(secs, text):
 
 
 def test_importing_is_light():
-    code = "import sys, electra_jax.train.telemetry, electra_jax.train.report, electra_jax.train.health\n"
+    code = "import sys, electra_jax.watch.telemetry, electra_jax.watch.report\n"
     code += "print([m for m in ('jax', 'numpy', 'tensorboardX', 'matplotlib', 'tqdm') if m in sys.modules])"
     command = [sys.executable, "-c", code]
     begun = time.monotonic()

@@ -1,15 +1,15 @@
 """A corpus of text -> shuffled shards of token rows: a pure function of the corpus and the options.
 
-How many workers there are, a `kill -9` at any moment and the same command again change no byte. Four stages; each writes files
-that appear whole or not at all under OUTPUT/.work, and a restart does what is missing:
+Neither the number of workers, nor a `kill -9` at any moment and the same command again, changes a byte. There are four stages; each
+writes files that appear whole or not at all under OUTPUT/.work, and a restart does what is missing:
 
 1. Documents are cut into chunks and tokenized. A hash of a document's text decides its split and its bucket.
 2. Each (split, bucket) has its own packer and seed: its documents, in the corpus's order, become rows. A row's part is a hash.
 3. Each part is gathered, shuffled whole with its own seed, and written as a shard.
-4. token_counts.npy; manifest.json, the mark that all is done; .work is removed.
+4. token_counts.npy is written and, as the mark that all is done, manifest.json; .work is removed.
 
-Memory is bounded whatever the corpus's size: a worker holds one chunk, one block of a bucket's rows, or one part.
-On a cluster, the same stages run as an Apache Beam pipeline: beam.py.
+Memory is bounded whatever the corpus's size: a worker holds one chunk, one block of a bucket's rows, or one part. The stages' work is in
+stages.py. local.py runs it on processes of this machine, and beam.py, with the same bytes, on a cluster with Apache Beam.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from electra_jax.data.tokenizers import Tokenizer
 
 __all__ = ["PrepareOptions", "prepare", "summary"]
 
-CHUNK_CHARS = 1 << 20  # at least, and 16 times as much at most: what is done between two kills
+CHUNK_CHARS = 1 << 20  # of a chunk at least, and 16 times as many at most; a kill loses the chunks that are being tokenized
 
 
 def prepare(
@@ -78,7 +78,7 @@ def prepare(
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{output}: the disk is full: free some space, then run the same command again") from error
-        if error.errno in (None, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):  # not the output's fault
+        if error.errno in (None, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):  # not for lack of a place to write
             raise
         raise UserError(f"{output} cannot be written: {error.strerror}: choose another --output") from error
     secs = time.monotonic() - start

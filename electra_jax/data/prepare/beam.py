@@ -14,8 +14,8 @@ holds the tokenizer that workers load and the shards that they write, a whole fi
 DirectRunner needs none of it, and holds the whole corpus in memory: it is for trying.
 
 Memory: a worker holds one chunk, the token ids of one bucket, or one part. A bucket is 8 MiB of input until there are 256, and
-grows with the input then: --buckets takes 4,096. What fails on a worker Beam tries again, as its runner does; after a pipeline
-that failed, the same command begins with the reading, and writes no shard that is there.
+grows with the input then: --buckets takes 4,096. A runner may try again what failed on a worker. After a pipeline that
+failed, the same command begins with the reading again, and does not write shards that are there.
 """
 
 import dataclasses

@@ -27,7 +27,7 @@ META = -1  # the key of a spill's own counts, in JSON
 BLOCK_BYTES = 32 << 20  # of rows, which are collected before they are written between the stages
 # Tokenizing a line needs some 12 times its size in memory, so a longer line is tokenized in pieces.
 LINE_CHARS = 1 << 16
-_PACK, _PART, _SHUFFLE = range(3)  # what a hash is for
+_PACK, _PART, _SHUFFLE = range(3)  # a word of each hash: what it is for, so that no two uses share one
 
 
 @lru_cache(maxsize=1)

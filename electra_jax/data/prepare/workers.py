@@ -1,4 +1,4 @@
-"""Worker processes that die with their parent, and a progress bar that is quiet where nobody watches."""
+"""Worker processes that die with their parent, and a meter of progress: a bar on a terminal, a line now and then elsewhere."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from electra_jax.cli import UserError
 
-BYTES_A_WORKER = 4 << 20  # a process takes as long to start as it takes to prepare so much text
+BYTES_PER_WORKER = 4 << 20  # starting a process takes as long as preparing so much text
 
 
 class Workers:
@@ -22,12 +22,12 @@ class Workers:
 
     def __init__(self, workers: int, num_bytes: int):
         """`workers` 0: all cores, but no more than `num_bytes` of input keep busy."""
-        self.workers = workers or max(1, min(available_cores(), num_bytes // BYTES_A_WORKER))
+        self.workers = workers or max(1, min(available_cores(), num_bytes // BYTES_PER_WORKER))
         self._pool = None
 
     def __enter__(self) -> "Workers":
         if self.workers > 1:
-            # spawn: a fork of a process in which Rust or ArrayRecord ran threads may hang.
+            # Spawned and not forked: a fork of a process in which Rust or ArrayRecord have run threads may hang.
             spawn = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_start_worker)
         return self
@@ -37,7 +37,7 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def each(self, function: Callable, tasks: Iterable[tuple]) -> Iterator:
-        """What `function(*task)` returns for each task, as they end. At most two tasks a worker are held in memory."""
+        """What `function(*task)` returns for each task, as they end. At most two tasks per worker are held in memory."""
         if self._pool is None:
             yield from (function(*task) for task in tasks)
             return
@@ -62,8 +62,8 @@ def available_cores() -> int:
 
 
 def _start_worker() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core is enough
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads of Rust's own: there is a process for each core
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

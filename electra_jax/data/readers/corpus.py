@@ -23,7 +23,7 @@ from electra_jax.data.readers.decoding import ReadOptions, text_stream
 from electra_jax.data.readers.files import find, is_special, reading, size_of
 from electra_jax.options import load
 
-# Tokenizing needs memory for a whole line at a time, about 12 times the line's size.
+# A document is held in memory several times over while it is tokenized.
 MAX_DOCUMENT_BYTES = 256 << 20
 
 

@@ -21,7 +21,7 @@ from electra_jax.data.rows import layouts, order, records
 from electra_jax.types import Batch
 
 PERIOD = 10_000  # rows after which the pattern of a mixture repeats; any so many rows in a row keep the weights
-_CHUNKS, _ROWS, _MIX = range(3)  # what a hash is for
+_CHUNKS, _ROWS, _MIX = range(3)  # a word of each hash: what it is for, so that no two uses share one
 
 
 class Stream:
@@ -234,7 +234,7 @@ def _quotas(directories: Sequence[str], weights: Sequence[float]) -> np.ndarray:
 
 
 def _pattern(quotas: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(which folder, its how-manieth row of the period), each int64 [PERIOD]: every folder's rows evenly spread.
+    """(which folder, the row's number among that folder's rows of a period), each int64 [PERIOD], each folder's rows evenly spread.
 
     The k-th of a folder's q rows stands near (k + u) / q of the period, u in [0, 1) drawn once. A period is repeated, so that
     any PERIOD rows in a row, wherever they begin, hold exactly the quotas.

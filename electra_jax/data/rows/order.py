@@ -1,6 +1,6 @@
 """Hashes and permutations that stay the same for ever, on every machine and under every version of numpy.
 
-numpy promises nothing of the kind for `Generator.permutation`; sorting by a hash of a counter needs no promise. The hash is
+numpy does not promise that `Generator.permutation` stays the same, so a permutation here is the order of a counter's hashes. The hash is
 splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"), one round a word.
 """
 

@@ -8,8 +8,8 @@
 
 A record is a header and `rows x length` little-endian uint16 (vocabularies up to 65,536) or uint32. The header holds the
 record's place, its shape, the CRC-32 of the whole shard's rows, and a CRC-32 of itself and the record's rows. So a flipped bit, a
-record in a wrong place and a shard of another preparation are all found on reading. Records are not compressed, because token ids
-hardly compress and reading is several times as fast without.
+record in a wrong place and a shard of another preparation are all found on reading. Records are not compressed, which makes reading
+several times as fast (docs/speed.md).
 """
 
 import contextlib

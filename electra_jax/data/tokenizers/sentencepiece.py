@@ -16,7 +16,7 @@ from electra_jax.data.tokenizers.base import SPECIALS, digest, save_files
 
 FILES = ("spm.model",)
 ENDINGS = {".model": "SentencePiece .model"}
-MAX_TRAINING_BYTES = 256 << 20  # SentencePiece holds its training text in memory, some twenty times over
+MAX_TRAINING_BYTES = 256 << 20  # training needs some twenty times as much memory as text
 
 
 class SentencePiece:
@@ -40,7 +40,7 @@ class SentencePiece:
         return SentencePiece, (self._model,)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        # One thread: preparation runs a process on each core.
+        # One thread, because preparation runs a process on each core.
         return self._processor.encode(list(texts), return_type="numpy", num_threads=1)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
@@ -131,7 +131,7 @@ def _train_model(texts: Iterable[str], vocab_size: int, model_type: str, lower_c
             eos_id=-1,
             control_symbols=control,
             normalization_rule_name="nmt_nfkc_cf" if lower_case else "nmt_nfkc",
-            num_threads=16,  # a constant: sums over threads are rounded by their number
+            num_threads=16,  # not the number of cores: how sums are rounded depends on the number of threads
             max_sentence_length=1 << 20,
             minloglevel=2,
         )

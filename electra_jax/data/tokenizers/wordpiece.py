@@ -1,4 +1,7 @@
-"""WordPiece: BERT's vocabulary of pieces of words. Trained by wordpiece_training.py."""
+"""WordPiece: BERT's vocabulary of pieces of words, where `##` begins a piece that goes on with a word.
+
+How text is cut into words stands in words.py, how a vocabulary is trained in wordpiece_training.py.
+"""
 
 import json
 import os
@@ -22,8 +25,8 @@ ENDINGS = {".txt": "vocab.txt", ".json": "tokenizer.json"}
 class WordPiece:
     """BERT's BasicTokenizer and WordpieceTokenizer: google-research/electra, model/tokenization.py.
 
-    The vocabulary's order is the ids. `strip_accents=None` follows `lower_case`, as in BERT. `chinese_chars`: each is a word by itself;
-    some models of Japanese and Korean switch it off.
+    The vocabulary's order is the ids. `strip_accents=None` follows `lower_case`, as in BERT. `chinese_chars`: each Chinese
+    character is a word by itself, which some models of Japanese and Korean switch off.
     """
 
     kind = "wordpiece"
@@ -48,7 +51,7 @@ class WordPiece:
         self.sha256 = digest(self.options, "\n".join(self.vocabulary).encode())
         self._ids_of_word = _WordCache(bert_rules(ids, self.lower_case, self.strip_accents, chinese_chars), self.lower_case)
 
-    def __reduce__(self):  # a copy for another process: without the cache
+    def __reduce__(self):  # a copy for another process goes without the cache
         return WordPiece, (self.vocabulary, self.lower_case, self.strip_accents, self.chinese_chars)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -84,15 +87,15 @@ class WordPiece:
 
 
 class _WordCache(dict):
-    """A word between white space -> its ids as int32 bytes, asked of the Rust tokenizer once.
+    """The ids of words between white space, as int32 bytes; a word that is not here yet is given to the Rust tokenizer.
 
-    White space ends a word in BERT's rules, and so does each mark of punctuation, which is a word of its own: the ids of a
-    text are those of its words, one after the other. Words repeat: a look-up costs a tenth of tokenizing anew. Bounded: the
-    cache begins again when it is full.
+    By BERT's rules white space ends a word, and each mark of punctuation is a word of its own. So the ids of a text are those of its
+    words, one after the other, and because words repeat, looking them up is much faster than tokenizing the text (docs/speed.md).
+    When the cache is full it begins again, which bounds its memory.
     """
 
     MAX_BYTES = 128 << 20
-    MAX_CHARS = 64  # longer words hardly come back
+    MAX_CHARS = 64  # longer words hardly ever repeat
 
     def __init__(self, rust: tokenizers.Tokenizer, lower_case: bool):
         super().__init__()
@@ -100,11 +103,11 @@ class _WordCache(dict):
 
     def __missing__(self, word: str) -> bytes:
         core = word.strip(string.punctuation)
-        if core and core != word:  # so that 'end.' and '"end' are new words less often
+        if core and core != word:  # 'end.' and '"end' take the ids of 'end' from the cache
             start = word.index(core)
             ids = b"".join(map(self.__getitem__, (*word[:start], core, *word[start + len(core) :])))
         else:
-            # str.lower is BERT's own; Rust lowers char by char, and so takes the wrong sigma at the end of a word.
+            # BERT lowers with str.lower. Rust lowers character by character, which gives the wrong sigma at the end of a Greek word.
             text = word.lower() if self._lower_case else word
             ids = np.array(self._rust.encode(text, add_special_tokens=False).ids, np.int32).tobytes()
         if len(word) <= self.MAX_CHARS:

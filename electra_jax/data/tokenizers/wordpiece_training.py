@@ -10,7 +10,7 @@ from electra_jax.cli import UserError
 from electra_jax.data.tokenizers.base import SPECIALS
 from electra_jax.data.tokenizers.words import MAX_WORD_CHARS, bert_rules, split_words
 
-MAX_DISTINCT_WORDS = 2_000_000  # counted in training, about 0.4 GB; beyond it the rarest are forgotten
+MAX_DISTINCT_WORDS = 2_000_000  # counted in training; beyond it the rarest are forgotten, which bounds the memory
 MIN_ALPHABET_COVERAGE = 0.995
 
 
@@ -27,8 +27,8 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int, lower_case: bool, st
         vocab_size=vocab_size,
         min_frequency=2,
         show_progress=False,
-        # The trainer numbers its alphabet in the random order of a hash map, and breaks ties by number. Given as special
-        # tokens the characters have fixed numbers. In the tokenizer made from the vocabulary they are not special.
+        # The trainer numbers its alphabet in the random order of a hash map, and breaks ties by these numbers. Characters that are
+        # given as special tokens have fixed numbers. (In the tokenizer made from the vocabulary they are not special.)
         special_tokens=[*SPECIALS, *alphabet],
     )
     rust = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))

@@ -1,0 +1,59 @@
+"""What people see of an objective: its view of its own metrics. No jax: whoever only draws a report does without it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Curve(NamedTuple):
+    metric: str
+    label: str
+    colour: str  # blue, orange, green, purple or grey
+    dashed: bool = False  # a line to compare with
+
+
+class Panel(NamedTuple):
+    """Curves that stand together in the report."""
+
+    title: str
+    reading: str  # what the curves should do
+    curves: tuple[Curve, ...]
+    scale: str = "linear"  # linear | log | share (0 to 1) | rate (from 0)
+
+
+class Span(NamedTuple):
+    """A piece of an example's text, and what there is to say of it."""
+
+    text: str
+    space: str = ""  # before it
+    shade: float = 0.0  # 0 to 1: how strongly it is coloured
+    tip: str = ""  # shown where one points at it
+    over: str = ""  # small, above it; what has one is underlined
+    plain: str = ""  # how a terminal writes it, where not as `text`
+    colour: str = ""  # in a terminal: green, yellow or red
+
+
+class Examples(NamedTuple):
+    title: str
+    reading: str  # what shades and small words mean
+    sentences: Sequence[Sequence[Span]]
+
+
+Warnings = list[tuple[str, str]]  # (name, one line with the cures)
+
+
+class View(NamedTuple):
+    """How a person reads an objective's metrics, which nothing outside its file names. Metrics are `eval/*` of one evaluation.
+
+    headline(metrics) -> one line about an evaluation.
+    shown: the metrics of the last evaluation that the report's table has, in order.
+    warnings(metrics, step, warmup_steps, total_steps) -> the failures that they show.
+    panels: of the report, before those that every objective has.
+    examples(batch, outputs, pieces) -> some held-out rows as the model saw them; `outputs` are Terms.outputs of that batch's valid
+      rows, `pieces(ids)` the tokenizer's.
+    """
+
+    headline: Callable[[Mapping[str, float]], str]
+    shown: tuple[str, ...]
+    warnings: Callable[[Mapping[str, float], int, int, int], Warnings]
+    panels: tuple[Panel, ...]
+    examples: Callable[[Any, Mapping[str, Any], Callable[[Sequence[int]], list[str]]], Examples]

@@ -291,7 +291,7 @@ def test_every_tensor_that_does_not_fit_is_named_with_the_nearest(folder):
         (dict(layer_norm_eps=float("nan")), "layer_norm_eps is nan"),
         (dict(num_attention_heads=3), "must be a multiple"),
         (dict(num_attention_heads=0), "must be a multiple"),
-        (dict(intermediate_size=63), "must be a multiple"),
+        (dict(intermediate_size=63), r"intermediate.dense.weight is .64, 16. and should be .63, 16."),
         (dict(num_hidden_layers=10**9), "num_hidden_layers 1000000000 and the weights have 2"),
         (dict(num_hidden_layers=0), "num_layers is 0"),
         (dict(vocab_size=61), "should be \\[61, 8\\]"),

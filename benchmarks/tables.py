@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.processes import Side, Spread, measure
 from electra_jax.cli import UserError, one_line
+from electra_jax.files import write_whole
 
 
 class Table(NamedTuple):

@@ -177,7 +177,7 @@ def _meanings(tokenizer: Tokenizer, same_kind: bool) -> list[Any]:
     special = {getattr(tokenizer, f"{name}_id"): name for name in ("pad", "unk", "cls", "sep", "mask")}
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     strip: Mapping[str, str] = {"wordpiece": r"^##(?=.)", "sentencepiece": r"^▁(?=.)"}
-    pattern = re.compile(strip[tokenizer.kind])
+    pattern = re.compile(strip.get(tokenizer.kind, r"(?!)"))
 
     def meaning(number: int, piece: str) -> tuple[bool, str]:
         text = pattern.sub("", piece)

@@ -14,7 +14,6 @@ from electra_jax.options import one_of, option
 
 POSITIONS = ("learned", "sinusoidal_init", "rotary")
 REMAT = ("none", "dots", "full")
-ATTENTION = ("auto", *PATHS)
 DTYPES = ("auto", "float32", "bfloat16", "float64")
 PARAM_DTYPES = ("float32", "float64")
 
@@ -78,7 +77,7 @@ class ElectraConfig:
     param_dtype: str = option("float32", f"of parameters and the optimizer's state: {', '.join(PARAM_DTYPES)}")
     scan_layers: bool = option(False, "layers as one loop: compiles sooner, runs a little slower")
     remat: str = option("none", f"what the backward pass computes again, {', '.join(REMAT)}: less memory, more time")
-    attention: str = option("auto", f"{', '.join(ATTENTION)}; auto: the fastest that can run")
+    attention: str = option("auto", f"auto, {', '.join(PATHS)}; auto: the fastest that can run")
 
     def __post_init__(self):
         one_of("model.backbone", self.backbone, BACKBONES)

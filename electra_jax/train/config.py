@@ -18,6 +18,9 @@ class ScheduleConfig:
     decay_steps: int = option(0, "the step at which the rate reaches 0; 0 = train.steps, which then cannot change on resume")
     product: bool = option(False, "warm-up and decay multiply from step 0 on, as in the published code")
 
+    def __post_init__(self):
+        at_least(self, "schedule", warmup_steps=0, decay_steps=0)
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:

@@ -10,35 +10,13 @@ from scipy import stats
 
 from electra_jax import rng
 from electra_jax.models import electra
-from electra_jax.models.config import PRESETS
 from electra_jax.types import Batch
+from tests import tiny
 
-TINY = dataclasses.replace(
-    PRESETS["small"],
-    vocab_size=97,
-    max_length=32,
-    embedding_size=16,
-    hidden_size=32,
-    num_layers=3,
-    head_size=8,
-    generator_hidden_fraction=0.5,
-)
+TINY = tiny.model(embedding_size=16, hidden_size=32, num_layers=3)
 
 
 init = lambda config, seed=0: jax.jit(lambda key: electra.init_params(key, config))(rng.root_key(seed))  # noqa: E731
-
-
-def packed_batch(B=4, L=24, vocab_size=97, seed=0) -> Batch:
-    """Rows of two documents of different lengths with padding at the end."""
-    r = np.random.default_rng(seed)
-    tokens, segments, positions = (np.zeros((B, L), np.int32) for _ in range(3))
-    for b in range(B):
-        n, m = r.integers(5, 11), r.integers(5, 11)
-        tokens[b, : n + m] = r.integers(5, vocab_size, n + m)
-        tokens[b, [0, n]], tokens[b, [n - 1, n + m - 1]] = 2, 3
-        segments[b, :n], segments[b, n : n + m] = 1, 2
-        positions[b, : n + m] = [*range(n), *range(m)]
-    return Batch(tokens, segments, positions, np.zeros_like(tokens), np.arange(B, dtype=np.int32))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +28,7 @@ def params():
 def test_a_packed_document_is_computed_as_if_alone(positions):
     config = dataclasses.replace(TINY, positions=positions)
     params = init(config)
-    batch = packed_batch()
+    batch = tiny.packed()
     hidden = jax.jit(lambda batch: electra.hidden_states(params, config, "discriminator", batch))
     together = hidden(batch).reshape(4, 24, -1)
     for b in range(4):
@@ -73,13 +51,13 @@ def test_all_embeddings_are_shared_and_both_networks_reach_them(params):
     word table is the output layer too."""
     assert set(params) == {"embeddings", "generator", "discriminator"}
     assert set(params["embeddings"]) == {"word", "position", "type", "norm"}
-    batch = packed_batch()
+    batch = tiny.packed()
     slots = jnp.tile(jnp.array([[1, 3]]), (4, 1))
     g = jax.jit(jax.grad(lambda p: jnp.sum(electra.generator_apply(p, TINY, batch, slots) ** 2)))(params)
     d = jax.jit(jax.grad(lambda p: jnp.sum(electra.discriminator_apply(p, TINY, batch) ** 2)))(params)
     for grads in (g, d):
         assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["embeddings"]))
-    unused = np.setdiff1d(np.arange(97), np.unique(batch.tokens))
+    unused = np.setdiff1d(np.arange(tiny.VOCAB_SIZE), np.unique(batch.tokens))
     assert np.abs(g["embeddings"]["word"][unused]).max() > 0  # through the softmax
     assert np.abs(d["embeddings"]["word"][unused]).max() == 0
 
@@ -106,7 +84,7 @@ def test_sinusoidal_positions_start_as_sinusoids_and_learn():
     table = np.asarray(params["embeddings"]["position"])
     np.testing.assert_allclose(table[:, 0], 0.2 * np.sin(np.arange(32)), atol=1e-6)
     np.testing.assert_allclose(table[:, 1], 0.2 * np.cos(np.arange(32)), atol=1e-6)
-    grads = jax.jit(jax.grad(lambda p: jnp.sum(electra.discriminator_apply(p, config, packed_batch()) ** 2)))(params)
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(electra.discriminator_apply(p, config, tiny.packed()) ** 2)))(params)
     assert np.abs(grads["embeddings"]["position"]).max() > 0
     assert "position" not in init(dataclasses.replace(TINY, positions="rotary"))["embeddings"]
 
@@ -115,7 +93,7 @@ def test_bfloat16_policy_keeps_parameters_logits_and_norms_wide():
     config = dataclasses.replace(TINY, dtype="bfloat16")
     params = init(config)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    batch = packed_batch()
+    batch = tiny.packed()
     apply = jax.jit(electra.discriminator_apply, static_argnums=1)
     logits = apply(params, config, batch)
     assert logits.dtype == jnp.float32
@@ -123,3 +101,18 @@ def test_bfloat16_policy_keeps_parameters_logits_and_norms_wide():
     assert hidden.dtype == jnp.bfloat16
     exact = apply(params, TINY, batch)
     np.testing.assert_allclose(logits[batch.segments > 0], exact[batch.segments > 0], atol=0.05)
+
+
+def test_networks_are_named_by_whoever_asks():
+    """One network with an MLM head, of the model's own sizes; and a second generator beside ELECTRA's two."""
+    config = tiny.model()
+    params = jax.jit(lambda key: electra.init_params(key, config, {"encoder": "mlm"}))(tiny.ROOT)
+    assert set(params) == {"embeddings", "encoder"} and set(params["encoder"]["head"]) == {"dense", "norm", "bias"}
+    batch, slots = tiny.packed(), jnp.tile(jnp.array([[1, 3]]), (4, 1))
+    logits = electra.generator_apply(params, config, batch, slots, network="encoder")
+    nll, _, _ = electra.generator_nll(params, config, batch, slots, jnp.zeros((4, 2), jnp.int32), network="encoder")
+    assert logits.shape == (4, 2, tiny.VOCAB_SIZE)
+    np.testing.assert_allclose(nll, -jax.nn.log_softmax(logits)[..., 0], atol=1e-5)
+    assert electra.hidden_states(params, config, "encoder", batch).shape == (batch.tokens.size, config.hidden_size)
+    scores = jax.jit(lambda key: electra.init_params(key, config, {"judge": "rtd"}))(tiny.ROOT)
+    assert electra.discriminator_apply(scores, config, batch, network="judge").shape == batch.tokens.shape

@@ -46,4 +46,5 @@ def _flops(config: EncoderConfig, length: int) -> int:
     return 2 * length * (4 * h * h + 2 * h * f) + 4 * length * length * h
 
 
-BACKBONE = stack.backbone({"layers": stack.Kind(Block, _num_params, _flops)}, lambda config: ("layers",) * config.num_layers)
+KIND = stack.Kind(Block, _num_params, _flops)
+BACKBONE = stack.backbone({"layers": KIND}, lambda config: ("layers",) * config.num_layers)

@@ -9,16 +9,18 @@ import pytest
 
 from electra_jax import rng
 from electra_jax.models import electra
-from tests.models.test_electra import TINY, init, packed_batch
+from tests import tiny
+
+TINY = tiny.model(embedding_size=16, hidden_size=32, num_layers=3)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return init(TINY)
+    return jax.jit(lambda key: electra.init_params(key, TINY))(tiny.ROOT)
 
 
 def test_scanned_unrolled_and_rematerialised_layers_agree(params):
-    batch = packed_batch()
+    batch = tiny.packed()
     seeds = rng.StepRng(rng.root_key(1), jnp.int32(0)).seeds("d", batch.row)
 
     def loss(params, config):
@@ -35,3 +37,15 @@ def test_scanned_unrolled_and_rematerialised_layers_agree(params):
 def test_layers_of_a_stack_start_different(params):
     kernel = params["discriminator"]["layers"]["attention"]["query"]["kernel"]
     assert kernel.shape == (3, 32, 32) and not np.allclose(kernel[0], kernel[1])
+
+
+def test_unrolled_and_scanned_programs_have_what_they_say(params):
+    """One inlined body for all layers in the one, and a loop in the other."""
+
+    def program(**changes):
+        config = dataclasses.replace(TINY, **changes)
+        return jax.jit(lambda p: electra.discriminator_apply(p, config, tiny.packed())).lower(params).as_text()
+
+    unrolled, scanned = program(), program(scan_layers=True)
+    assert unrolled.count("call @layer") == 3 and "stablehlo.while" not in unrolled
+    assert "stablehlo.while" in scanned

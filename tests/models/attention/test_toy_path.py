@@ -1,0 +1,41 @@
+"""A path is one file and one line of PATHS: a toy is chosen, refused and trained through the config."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from electra_jax.cli import UserError
+from electra_jax.models import attention, electra
+from electra_jax.train import step
+from tests import tiny
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    monkeypatch.setitem(attention.PATHS, "toy", "tests.toys.attention_path")
+
+
+def test_it_is_trained_through_the_config():
+    config = tiny.model(attention="toy", attention_dropout=0.0)
+    goal = tiny.objective(config)
+    rule = optax.adam(0.01)
+    state = jax.jit(lambda root: step.init_state(root, goal, rule))(tiny.ROOT)
+    one, losses = jax.jit(step.make_train_step(goal, rule)), []
+    for _ in range(6):
+        state, metrics = one(state, tiny.batch())
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0] and np.isfinite(losses).all()
+    apply = jax.jit(electra.discriminator_apply, static_argnums=1)
+    by_xla = apply(state.params, tiny.model(attention="xla", attention_dropout=0.0), tiny.packed())
+    assert np.abs(apply(state.params, config, tiny.packed()) - by_xla).max() > 1e-4
+
+
+def test_it_is_chosen_by_name_and_refused_in_its_own_words():
+    network = tiny.model(attention_dropout=0.0).discriminator
+    assert attention.choose("toy", "cpu", 64, [network]) == "toy"
+    assert attention.choose("auto", "cpu", 512, [network]) == "xla"
+    with pytest.raises(UserError, match="model.attention=toy: rows of 65 tokens are too long for a toy .model.attention=auto takes"):
+        attention.choose("toy", "cpu", 65, [network])
+    with pytest.raises(UserError, match="did you mean 'toy'"):
+        tiny.model(attention="tov")

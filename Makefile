@@ -43,6 +43,7 @@ beam: $(VENV)-beam/.beam  ## Preparation on Apache Beam against the local one, b
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/shellcheck -x launch/*.sh launch/slurm.sbatch .ci/run
 
 kill: $(VENV)/.test  ## Twenty kill -9 in preparation and twenty in training, each against an undisturbed run

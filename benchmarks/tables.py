@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.processes import Side, Spread, measure
 from electra_jax.cli import UserError, one_line
+from electra_jax.files import write_whole
 
 
 class Table(NamedTuple):
@@ -126,20 +127,9 @@ def write_docs(path: pathlib.Path, tables: Sequence[Table], environment: Mapping
     for table in tables:
         place = _place(path, text, table.name)
         text = f"{text[: place.end(1)]}{markdown(table, environment)}\n{text[place.start(2) :]}"
-    _write(path, text)
+    write_whole(path, text)
 
 
 def write_json(path: pathlib.Path, tables: Sequence[Table], environment: Mapping[str, Any]) -> None:
     content = {"environment": environment, "tables": {table.name: table.figures for table in tables}}
-    _write(path, json.dumps(content, indent=1) + "\n")
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all."""
-    unfinished = _unfinished(path)
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-def _unfinished(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(path.name + ".tmp")
+    write_whole(path, json.dumps(content, indent=1) + "\n")

@@ -60,8 +60,8 @@ class Parts(NamedTuple):
 
 def build(recipe: Recipe, devices: Devices, objective: Objective) -> Parts:
     """The parts for a resolved recipe. Raises UserError where they do not fit one another."""
-    rule = optimizer.make_optimizer(recipe.optimizer, recipe.schedule, recipe.decay_steps)
-    factor, peak_rate = optimizer.schedule(recipe.schedule, recipe.decay_steps), recipe.optimizer.learning_rate
+    rule = optimizer.make_optimizer(recipe.optimizer, recipe.schedule, recipe.train.steps)
+    factor, peak_rate = optimizer.schedule(recipe.schedule, recipe.train.steps), recipe.optimizer.learning_rate
     body = step.make_train_step(
         objective,
         rule,

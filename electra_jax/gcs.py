@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from electra_jax.cli import UserError, one_line
+from electra_jax.files import whole_file
 
 SCHEME = "gs://"
 INSTALL = "pip install 'electra_jax[gcs]'"
@@ -135,20 +136,15 @@ def download(url: str, path: pathlib.Path, about: dict[str, Any]) -> None:
     import google_crc32c
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         with explained(url):
             filesystem().get_file(url, str(temporary))
         crc = google_crc32c.Checksum()
         with open(temporary, "rb") as file:
             while block := file.read(1 << 22):
                 crc.update(block)
-            os.fsync(file.fileno())
         if base64.b64encode(crc.digest()).decode() != about["crc32c"]:
             raise UserError(f"{url}: other bytes arrived than lie there: run the same command again")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def upload(path: pathlib.Path, url: str) -> None:

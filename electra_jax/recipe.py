@@ -60,16 +60,12 @@ class Recipe:
         for name in ("init_network", "init_slots"):
             if getattr(self, name) and not self.init_from:
                 raise UserError(f"{name} is {getattr(self, name)} and there is no init_from: name the model to begin with, or leave it out")
-        if self.schedule.warmup_steps < 0 or not self.schedule.warmup_steps < self.decay_steps:
-            total = "schedule.decay_steps" if self.schedule.decay_steps else "train.steps"
-            raise UserError(f"schedule.warmup_steps is {self.schedule.warmup_steps}: it must be from 0 to below {total}={self.decay_steps}")
+        warmup, end = self.schedule.warmup_steps, self.schedule.decay_steps or self.train.steps
+        if not 0 <= warmup < end:
+            name = "schedule.decay_steps" if self.schedule.decay_steps else "train.steps"
+            raise UserError(f"schedule.warmup_steps is {warmup}: it must be from 0 to below {name}={end}")
         if self.init_network:
             options.one_of("init_network", self.init_network, ("discriminator", "generator"))
-
-    @property
-    def decay_steps(self) -> int:
-        """The step at which the learning rate reaches 0."""
-        return self.schedule.decay_steps or self.train.steps
 
     @classmethod
     def sections(cls) -> dict[str, type]:

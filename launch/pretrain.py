@@ -20,7 +20,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from absl import flags
 from ml_collections import config_flags
 
-from electra_jax import cli, recipe
+from electra_jax import cli
+from electra_jax.recipe import check_flags, help_lines
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:small", "The config file and its preset.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, checkpoints, metrics, report.", required=True)
@@ -54,4 +55,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    cli.run(main, more_help=recipe.help_lines, check=recipe.check_flags)
+    cli.run(main, more_help=help_lines, check=check_flags)

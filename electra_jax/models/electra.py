@@ -20,10 +20,10 @@ from electra_jax.types import Array, Batch, Params
 NETWORKS: Mapping[str, str] = {"generator": "mlm", "discriminator": "rtd"}  # ELECTRA's, and each one's head
 
 
-def init_params(key: Array, config: ElectraConfig, networks: Mapping[str, str] = NETWORKS) -> Params:
+def init_params(key: Array, config: ElectraConfig, networks: Mapping[str, str | None] = NETWORKS) -> Params:
     """Parameters in `config.param_dtype`, plain nested dicts. Jittable, so that a sharded state is born sharded.
 
-    networks: name -> head, "mlm" or "rtd". config.encoder(name) sizes them.
+    networks: name -> head, "mlm", "rtd" or None. config.encoder(name) sizes them.
     """
     keys = iter(list(jax.random.split(key, 1 + 2 * len(networks))))
     token = jnp.zeros((1, 1), jnp.int32)
@@ -32,11 +32,12 @@ def init_params(key: Array, config: ElectraConfig, networks: Mapping[str, str] =
     network_keys, its_head = {}, {}
     for name, head in networks.items():
         network_keys[name], head_key = next(keys), next(keys)
-        x_1xH = jnp.zeros((1, config.encoder(name).hidden_size), jnp.dtype(config.dtype))
-        its_head[name] = _head(config, name, head).init(head_key, x_1xH)["params"]
+        if head is not None:
+            x_1xH = jnp.zeros((1, config.encoder(name).hidden_size), jnp.dtype(config.dtype))
+            its_head[name] = {"head": _head(config, name, head).init(head_key, x_1xH)["params"]}
     for name in networks:
         network = backbone(config.backbone).init(network_keys[name], config.encoder(name))
-        params[name] = {**network, "head": its_head[name]}
+        params[name] = {**network, **its_head.get(name, {})}
     return params
 
 

@@ -35,8 +35,8 @@ simulator.compile_attention(*sys.argv[1:3], *map(int, sys.argv[3:]))
 def kernel_cycles(name: str, networks: Sequence[EncoderConfig], num_rows: int, length: int) -> float | None:
     """Cycles, on one chip of the topology `name`, of all attention kernels that a step of `num_rows` rows runs in these networks.
 
-    0 where there are none, None where the simulator cannot say. At most 12 heads are simulated, and more are counted in proportion,
-    because 16 heads of 8 rows take more than 14 GB of memory: three times 4 heads came out 6% below 12 heads.
+    0 where there are none, None where the simulator cannot say. The simulator's memory grows with heads and rows, so that at most 12
+    heads are simulated and more are counted in proportion (docs/scale.md says how much that misses).
     """
     total = 0.0
     for network in networks:

@@ -14,6 +14,7 @@ import safetensors.numpy
 import sentencepiece
 
 import electra_jax
+from electra_jax import files
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
 from electra_jax.interop import formats, names, workdir
@@ -214,10 +215,10 @@ def test_names_of_places(tmp_path, monkeypatch):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "empty" / "checkpoints").is_dir()
     with pytest.raises(UserError, match="write to a folder here"):
         electra_jax.save("gs://bucket/x", there.config, there.params, there.tokenizer)
-    with pytest.raises(RuntimeError), formats._new_folder("new/deep/x") as folder:
+    with pytest.raises(RuntimeError), files.whole_folder("new/deep/x") as folder:
         (folder / "file").touch()
         raise RuntimeError
-    with pytest.raises(UserError, match="since a moment ago"), formats._new_folder("raced"):
+    with pytest.raises(UserError, match="since a moment ago"), files.whole_folder("raced"):
         (tmp_path / "raced").mkdir()
         (tmp_path / "raced" / "file").touch()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a, b", "empty", "link", "raced"]

@@ -11,19 +11,17 @@ from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
 from electra_jax.interop import names, start
 from electra_jax.interop.model import NETWORKS, only
-from electra_jax.models import electra
 from electra_jax.models.config import ElectraConfig
 from electra_jax.train import optimizer, step
 from electra_jax.train.config import OptimizerConfig, ScheduleConfig
-from electra_jax.types import Objective
+from tests import tiny
 from tests.interop.models import CONFIG, model
 from tests.interop.test_formats import SPECIALS, vocabulary
 
 
 def fresh(config=CONFIG, name="adamw"):
     rule = optimizer.make_optimizer(OptimizerConfig(name=name), ScheduleConfig(10), 100)
-    objective = Objective(lambda key: electra.init_params(key, config), None, None, {}, None)
-    return step.init_state(rng.root_key(0), objective, rule)
+    return step.init_state(rng.root_key(0), tiny.objective(config), rule)
 
 
 def begun(source, config=CONFIG, tokenizer=None, with_slots=False, name="adamw"):

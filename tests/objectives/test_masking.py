@@ -48,7 +48,8 @@ def test_number_of_predictions_a_row(length, rate, N):
 
 @pytest.mark.parametrize("length, rate, wanted, distinct", [(128, 0.15, 19, 17.7), (512, 0.15, 77, 71.5), (512, 0.25, 128, 113.3)])
 def test_distinct_positions(length, rate, wanted, distinct):
-    """Without replacement all slots differ; with, recipe.md 1.3 counts 17.7 of 19, 71.5 of 77 and 113.3 of 128."""
+    """Without replacement all slots differ. With it, of N draws from n tokens n (1 - (1 - 1/n) ** N) differ: 17.7 of 19, 71.5 of 77, 113.3
+    of 128."""
     batch = full_rows(2_000, length)
     fixed = choose(batch, rate=rate)
     assert all(len(set(used(fixed, b))) == wanted for b in range(2_000))

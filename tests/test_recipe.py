@@ -1,0 +1,137 @@
+"""The recipe: what it refuses and how it says so, what is left to the platform, and what a resume may change."""
+
+import dataclasses
+import json
+
+import pytest
+
+from configs.pretrain import get_config
+from electra_jax.cli import UserError
+from electra_jax.parallel.mesh import Platform
+from electra_jax.recipe import Recipe, check_flags, help_lines, refuse_changes
+
+CPU = Platform("cpu", "cpu", "float32", 1)
+TPU = Platform("tpu", "TPU v5 lite", "bfloat16", 8)
+
+
+def changed(arg="tiny", **fields):
+    """The preset's config with some fields set, as a user's own file may set them."""
+    config = get_config(arg).to_dict()
+    for name, value in fields.items():
+        *section, field = name.split("__")
+        (config[section[0]] if section else config)[field] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(train__step=5), r"--config.train.step: no such field; did you mean 'steps'\? train has steps \(int, 1000000\), batch_rows"),
+        (dict(model__hiden_size=5), r"--config.model.hiden_size: .*'hidden_size'\? model has .*vocab_size \(int, 30522\)"),
+        (dict(trian={}), r"--config.trian: no such field: the config itself has preset \(str, 'small'\)"),
+        (dict(train=3), "train is 3: it is a section of the config, such as train.steps"),
+        (dict(train__steps=1.5), "train.steps is 1.5: it must be a whole number"),
+        (dict(train__steps=True), "train.steps is True: it must be a whole number"),
+        (dict(log__tensorboard=1), "log.tensorboard is 1: it must be True or False"),
+        (dict(model__positions=3), "model.positions is 3: it must be text"),
+        (dict(optimizer__learning_rate="fast"), "optimizer.learning_rate is 'fast': it must be a number"),
+        (dict(optimizer__learning_rate=float("nan")), "optimizer.learning_rate is nan"),
+        (dict(data__weights=("a",)), "data.weights is"),
+        (dict(train__steps=0), "train.steps is 0: it must be at least 1"),
+        (dict(schedule__warmup_steps=1000), "schedule.warmup_steps is 1000: .* below train.steps=1000"),
+        (dict(schedule__decay_steps=50), "schedule.warmup_steps is 100: .* below schedule.decay_steps=50"),
+        (dict(schedule__warmup_steps=-1), "schedule.warmup_steps is -1"),
+        (dict(seed=2**40), r"seed is 1099511627776: it must be from 0 to 2\*\*32 - 1"),
+        (dict(init_slots=True), "init_slots is True and there is no init_from"),
+        (dict(init_from="x", init_network="encoder"), "init_network is 'encoder': it must be one of discriminator, generator"),
+        (dict(objective__name="elektra"), "objective.name is 'elektra': it must be one of electra; did you mean 'electra'"),
+        (dict(model__backbone="transfomer"), "model.backbone is 'transfomer'.*did you mean 'transformer'"),
+        (dict(parallel__executor="jitt"), "parallel.executor.*'jit'"),
+        (dict(eval__batch_rows=0), "eval.batch_rows is 0: it must be at least 1"),
+        (dict(train__hang_secs=-1), "train.hang_secs is -1.0: it must be at least 0"),
+        (dict(log__profile_steps=(1, 2, 3)), r"log.profile_steps is \(1, 2, 3\)"),
+        (dict(checkpoint__keep=0), "checkpoint.keep=0 would keep nothing"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_its_field(fields, message):
+    with pytest.raises(UserError, match=message):
+        Recipe.parse(changed(**fields))
+
+
+def test_a_recipe_comes_back_from_what_is_stored_of_it():
+    for arg in ("tiny", "small,faithful", "large,flash"):
+        recipe = Recipe.parse(
+            changed(arg, data__weights=(0.7, 0.3), optimizer__rates=(("layers/", (1.0, 0.5)),), log__profile_steps=(3, 5))
+        )
+        assert Recipe.parse(json.loads(json.dumps(recipe.stored()))) == recipe
+        assert recipe.optimizer.rates == (("layers/", (1.0, 0.5)),) and hash(recipe)
+
+
+def test_what_is_left_to_the_platform_is_decided_once_and_stored():
+    recipe = Recipe.parse(get_config("base,flash"))
+    assert (recipe.model.dtype, recipe.model.attention) == ("auto", "auto")
+    here, there = recipe.resolve(CPU), recipe.resolve(TPU)
+    assert (here.model.dtype, here.model.attention) == ("float32", "xla")
+    assert (there.model.dtype, there.model.attention) == ("bfloat16", "rows")
+    assert there.stored()["model"]["dtype"] == "bfloat16"
+    with pytest.raises(UserError, match="model.attention=rows: it runs on a TPU"):
+        there.resolve(CPU)
+    wished = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dtype="bfloat16"))
+    assert wished.resolve(CPU).model.dtype == "bfloat16"
+
+
+def test_every_field_has_a_line_of_help():
+    lines = "\n".join(help_lines())
+    for section, record in Recipe.sections().items():
+        for field in dataclasses.fields(record):
+            assert f"--config.{section}.{field.name} (" in lines
+    assert "--config.model.hidden_size (int, 256): width of the network" in lines and "--config.seed (int, 0)" in lines
+
+
+def test_a_flag_that_names_no_field_is_refused_before_absl_sees_it():
+    check_flags(
+        ["x", "--config.train.steps=3", "--config=a.py:b", "--config.seed", "3", "--workdir=--config.no=1", "--config.model.dtype=x"]
+    )
+    for flag, message in (
+        ("--config.train.step=3", "did you mean 'steps'"),
+        ("-config.train.step=3", "did you mean 'steps'"),
+        ("--config.trian.steps=3", r"no section 'trian'; did you mean 'train'\?"),
+        ("--config.sed=3", "did you mean 'seed'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_flags(["x", flag])
+
+
+def test_what_a_resume_may_change():
+    before = Recipe.parse(changed(schedule__decay_steps=1000)).resolve(CPU).stored()
+
+    def now(**fields):
+        return Recipe.parse(changed(**{"schedule__decay_steps": 1000, **fields})).resolve(CPU).stored()
+
+    for fields in (
+        dict(log__every_steps=3),
+        dict(eval__max_rows=7),
+        dict(parallel__fsdp=2),
+        dict(model__remat="full"),
+        dict(train__steps=900),
+    ):
+        refuse_changes(before, now(**fields), "here")
+    for fields, words in (
+        (dict(seed=1), "seed: 0 -> 1"),
+        (dict(model__num_layers=3), "model.num_layers: 2 -> 3"),
+        (dict(model__dtype="bfloat16"), "model.dtype: 'float32' -> 'bfloat16'"),
+        (dict(optimizer__learning_rate=1e-3), "optimizer.learning_rate: 0.002 -> 0.001"),
+    ):
+        with pytest.raises(UserError, match=f"here holds a run with another config .{words}.*another --workdir"):
+            refuse_changes(before, now(**fields), "here")
+    unset = Recipe.parse(changed()).resolve(CPU).stored()
+    with pytest.raises(UserError, match="train.steps: 1000 -> 900"):
+        refuse_changes(unset, Recipe.parse(changed(train__steps=900)).resolve(CPU).stored(), "here")
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_line():
+    old = {name: value for name, value in Recipe.parse(changed()).stored().items() if name != "format"}
+    with pytest.raises(UserError, match="here holds a run of an earlier version: .*--config.init_from=here, in another --workdir"):
+        refuse_changes(old, Recipe.parse(changed()).stored(), "here")
+    with pytest.raises(UserError, match="here holds a model and no run"):
+        refuse_changes({"preset": None, "model": {}}, old, "here")

@@ -1,0 +1,94 @@
+"""Any task through one session: an objective of one network, and labels in rows of two lengths, killed and resumed."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from electra_jax import objectives
+from electra_jax.data.config import DataConfig
+from electra_jax.objectives.config import MaskingConfig, ObjectiveConfig
+from electra_jax.pretrain import pretrain
+from electra_jax.recipe import Recipe
+from electra_jax.store.config import CheckpointConfig
+from electra_jax.train.config import EvalConfig, ScheduleConfig, TrainConfig
+from electra_jax.watch.config import LogConfig
+from tests import tiny
+from tests.launch import runs
+
+
+def test_an_objective_of_one_network_is_one_file_and_one_line(rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(objectives.OBJECTIVES, "masked_words", "tests.toys.masked_words")
+    recipe = Recipe(
+        model=tiny.model(vocab_size=600),
+        masking=MaskingConfig(rate=0.3),
+        objective=ObjectiveConfig(name="masked_words"),
+        schedule=ScheduleConfig(warmup_steps=2),
+        data=DataConfig(path=str(rows), length=32),
+        train=TrainConfig(steps=6, batch_rows=8),
+        log=LogConfig(every_steps=1, tensorboard=False),
+        eval=EvalConfig(every_steps=3, max_rows=16, batch_rows=8),
+        checkpoint=CheckpointConfig(every_steps=4),
+    )
+    result = pretrain(recipe, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "step 3: words filled with loss" in said and "warning: this is a toy" in said and "(encoder " in said
+    assert result.metrics["eval/worst"] > result.metrics["eval/words_loss"] > 0
+    state = runs.state_bytes(tmp_path / "run")
+    assert {name.split("/")[1] for name in state if name.startswith("params/")} == {"embeddings", "encoder"}
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "<h2>Words</h2>" in report and "What was filled" in report and "Discriminator" not in report
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["objective"]["name"] == "masked_words" and Recipe.parse({k: v for k, v in stored.items() if k != "identity"}).seed == 0
+    again = pretrain(dataclasses.replace(recipe, log=LogConfig(tensorboard=False)), tmp_path / "run")  # complete: evaluated, and no more
+    assert again.metrics == result.metrics
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compilation_cache")
+
+
+def command(workdir) -> list[str]:
+    return [sys.executable, "-m", "tests.toys.labelled", str(workdir)]
+
+
+def run(workdir, cache, devices: int = 1) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(workdir), env=runs.environment(cache, devices), cwd=runs.ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_labels_and_two_row_lengths_train_and_a_killed_run_goes_on_bit_for_bit(cache, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run(whole, cache)
+    assert done.returncode == 0, done.stderr
+    assert "compiled the step for rows of 16 tokens, program 2" in done.stderr and done.stderr.count("compiled the step for") == 1
+    lines = runs.learned(whole)
+    last = next(line for line in reversed(lines) if "eval/f1" in line)
+    assert last["eval/accuracy"] > 0.8 and last["eval/f1"] > 0.8 and last["eval/chance"] == 0.5
+    first, second = (line for line in lines[:2])  # real tokens: padding is not counted
+    assert first["train/tokens"] == sum(3 + n % 30 for n in range(8)) and second["train/tokens"] == sum(3 + n % 14 for n in range(8, 16))
+    counted = [json.loads(line).get("clock/tokens", 0) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert max(counted) == sum(line.get("train/tokens", 0) for line in lines)
+
+    process = subprocess.Popen(
+        command(killed), env=runs.environment(cache), cwd=runs.ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    while not (killed / "checkpoints" / "14").is_dir():  # between two saves, and between two lengths
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    again = run(killed, cache)
+    assert again.returncode == 0 and "going on from step" in again.stderr, again.stderr
+    assert runs.learned(killed) == runs.learned(whole) and runs.state_bytes(killed) == runs.state_bytes(whole)
+
+
+def test_labels_are_dealt_out_over_devices(cache, tmp_path):
+    done = run(tmp_path / "run", cache, devices=4)
+    assert done.returncode == 0 and "data=4" in done.stderr, done.stderr
+    assert next(line for line in reversed(runs.learned(tmp_path / "run")) if "eval/f1" in line)["eval/accuracy"] > 0.8

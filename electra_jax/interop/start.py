@@ -100,9 +100,9 @@ def _refuse_other_shape(config: ElectraConfig, source: Model) -> None:
         mend |= {"head_size": mend.get("head_size", config.head_size)}
         if generator.ffn_size != (config.generator_ffn_size or 4 * generator.hidden_size):
             mend["generator_ffn_size"] = generator.ffn_size
-        if generator.hidden_size != config.generator.hidden_size:
+        if generator.hidden_size != round(width * config.generator_hidden_fraction):
             mend["generator_hidden_fraction"] = generator.hidden_size / width
-        if generator.num_layers != config.generator.num_layers:
+        if generator.num_layers != round(depth * config.generator_layers_fraction):
             mend["generator_layers_fraction"] = generator.num_layers / depth
         if generator.num_heads != max(1, generator.hidden_size // mend["head_size"]):
             mend["head_size"] = generator.head_size

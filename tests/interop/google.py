@@ -12,7 +12,9 @@ FOLDER = pathlib.Path(__file__).parent / "tf1"
 SMALL = dict(vocab=40, embedding=8, hidden=16, layers=2, generator_hidden=4, generator_layers=2, positions=12)
 
 
-def variables(vocab, embedding, hidden, layers, generator_hidden, generator_layers, positions) -> dict[str, tuple[int, ...]]:
+def variables(
+    vocab, embedding, hidden, layers, generator_hidden, generator_layers, positions, ffn=None, generator_ffn=None
+) -> dict[str, tuple[int, ...]]:
     """{name: shape} of run_pretraining.py's graph, written out from its scopes (google-research/electra model/modeling.py)."""
     out = {
         "electra/embeddings/word_embeddings": (vocab, embedding),
@@ -21,7 +23,10 @@ def variables(vocab, embedding, hidden, layers, generator_hidden, generator_laye
         "electra/embeddings/LayerNorm/beta": (embedding,),
         "electra/embeddings/LayerNorm/gamma": (embedding,),
     }
-    for scope, width, depth in (("electra", hidden, layers), ("generator", generator_hidden, generator_layers)):
+    for scope, width, depth, inner in (
+        ("electra", hidden, layers, ffn or 4 * hidden),
+        ("generator", generator_hidden, generator_layers, generator_ffn or 4 * generator_hidden),
+    ):
         if width != embedding:
             out |= dense(f"{scope}/embeddings_project", embedding, width)
         for i in range(depth):
@@ -29,7 +34,7 @@ def variables(vocab, embedding, hidden, layers, generator_hidden, generator_laye
             for name in ("query", "key", "value"):
                 out |= dense(f"{layer}/attention/self/{name}", width, width)
             out |= dense(f"{layer}/attention/output/dense", width, width) | norm(f"{layer}/attention/output/LayerNorm", width)
-            out |= dense(f"{layer}/intermediate/dense", width, 4 * width) | dense(f"{layer}/output/dense", 4 * width, width)
+            out |= dense(f"{layer}/intermediate/dense", width, inner) | dense(f"{layer}/output/dense", inner, width)
             out |= norm(f"{layer}/output/LayerNorm", width)
     out |= dense("discriminator_predictions/dense", hidden, hidden) | dense("discriminator_predictions/dense_1", hidden, 1)
     out |= dense("generator_predictions/dense", generator_hidden, embedding) | norm("generator_predictions/LayerNorm", embedding)

@@ -17,7 +17,7 @@ import electra_jax
 from electra_jax import files
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
-from electra_jax.interop import formats, names
+from electra_jax.interop import formats, names, workdir
 from electra_jax.interop.model import NETWORKS
 from tests.interop.models import CONFIG, assert_equal, model
 
@@ -106,6 +106,35 @@ def test_two_folders_are_joined_where_they_belong_together(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_attention_heads": 2}))
     with pytest.raises(UserError, match="the generator's num_heads is 2 and would be 1 here"):
         formats.read(f"{tmp_path}/3")
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+@pytest.mark.parametrize("sizes", [(37, 11), (0, 11), (37, 0), (64, 64)])
+def test_feed_forward_widths_of_any_size_there_and_back(sizes, format, tmp_path):
+    config = dataclasses.replace(CONFIG, ffn_size=sizes[0], generator_ffn_size=sizes[1])
+    before = model(config, vocabulary())
+    formats.write(tmp_path / "out", before, format)
+    after = formats.read(tmp_path / "out")
+    assert_equal(before.params, after.params)
+    for network in NETWORKS:
+        assert after.config.encoder(network).ffn_size == config.encoder(network).ffn_size
+        alone = formats.read(tmp_path / "out", network=network)
+        assert alone.config.encoder(network).ffn_size == config.encoder(network).ffn_size
+        if format == "huggingface":
+            fields = json.loads((tmp_path / "out" / network / "config.json").read_text())
+            assert fields["intermediate_size"] == config.encoder(network).ffn_size
+
+
+@pytest.mark.parametrize("factor,sizes", [(4, (0, 0)), (3, (48, 24))])
+def test_configs_of_earlier_versions_have_a_factor(factor, sizes):
+    fields = dataclasses.asdict(CONFIG)
+    for name in ("ffn_size", "generator_ffn_size", "backbone"):
+        del fields[name]
+    config = workdir._config(fields | {"ffn_factor": factor, "dtype": "auto"}, "there")
+    assert (config.ffn_size, config.generator_ffn_size) == sizes
+    assert dataclasses.replace(config, ffn_size=0, generator_ffn_size=0) == CONFIG
+    with pytest.raises(UserError, match="is not one of this version"):
+        workdir._config(fields | {"ffn_factor": "wide"}, "there")
 
 
 def test_three_lines_from_python(tmp_path):
@@ -291,7 +320,8 @@ def test_every_tensor_that_does_not_fit_is_named_with_the_nearest(folder):
         (dict(layer_norm_eps=float("nan")), "layer_norm_eps is nan"),
         (dict(num_attention_heads=3), "must be a multiple"),
         (dict(num_attention_heads=0), "must be a multiple"),
-        (dict(intermediate_size=63), r"intermediate.dense.weight is .64, 16. and should be .63, 16."),
+        (dict(intermediate_size=63), "intermediate.dense.weight is \\[64, 16\\] and should be \\[63, 16\\]"),
+        (dict(intermediate_size=0), "intermediate_size is 0: it must be at least 1"),
         (dict(num_hidden_layers=10**9), "num_hidden_layers 1000000000 and the weights have 2"),
         (dict(num_hidden_layers=0), "num_layers is 0"),
         (dict(vocab_size=61), "should be \\[61, 8\\]"),

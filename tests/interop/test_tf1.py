@@ -199,6 +199,14 @@ def test_the_published_shapes_are_recognised():
         assert found[0] == preset and costs.num_params(config) == costs.num_params(PRESETS[preset])
 
 
+@pytest.mark.parametrize("networks", [("discriminator", "generator"), ("discriminator",), ("generator",)])
+def test_feed_forward_widths_are_those_of_the_tensors(networks):
+    shapes = google.variables(**google.SMALL, ffn=37, generator_ffn=5)
+    config = tf1._config(shapes, networks, google.FOLDER, 4)
+    wanted = {"discriminator": 37, "generator": 5}
+    assert {name: config.encoder(name).ffn_size for name in networks} == {name: wanted[name] for name in networks}
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="TensorFlow is in the extra [tf1]: make tf1")
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("slots", [False, True])
@@ -206,6 +214,8 @@ def test_the_published_shapes_are_recognised():
 def test_anew_by_tensorflow(size, slots, sharded, tmp_path):
     sizes = dict(vocab=30522, embedding=128, hidden=256, layers=12, generator_hidden=64, generator_layers=12, positions=512)
     if size == "odd":
-        sizes = dict(vocab=77, embedding=24, hidden=24, layers=1, generator_hidden=8, generator_layers=1, positions=9)
+        sizes = dict(
+            vocab=77, embedding=24, hidden=24, layers=1, generator_hidden=8, generator_layers=1, positions=9, ffn=37, generator_ffn=5
+        )
     google.write(tmp_path / "electra", sizes, slots=slots, sharded=sharded)
     assert_exact(formats.read(tmp_path), sizes, slots)

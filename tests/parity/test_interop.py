@@ -30,7 +30,7 @@ TOLERANCE = 1e-5
 SHAPES = {
     "small": (256, 12, 4, 1024, 128),
     "base": (768, 12, 12, 3072, 768),
-    "one head": (48, 2, 1, 96, 16),
+    "one head": (48, 2, 1, 37, 16),
     "embedding = hidden": (64, 3, 4, 256, 64),
 }
 LABELS = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}

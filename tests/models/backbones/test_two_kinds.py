@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec
 
 from electra_jax.models import backbones, costs, electra
 from electra_jax.parallel import mesh, sharding
+from electra_jax.rng import StepRng
 from electra_jax.train import optimizer, step
 from electra_jax.train.config import OptimizerConfig, ScheduleConfig
 from tests import tiny
@@ -72,11 +73,23 @@ def test_rates_of_each_layer_of_a_kind(plain):
             assert np.any(y[1 - still] != x[1 - still])
 
 
-def test_scanned_rematerialised_and_cut_over_devices_it_is_the_same(plain):
-    losses, state = trained(config(scan_layers=True, remat="dots"), mesh.make_mesh(1, 2, 2, jax.devices()[:4]))
+def test_rematerialised_and_cut_over_devices_it_is_the_same(plain):
+    losses, state = trained(config(remat="dots"), mesh.make_mesh(1, 2, 2, jax.devices()[:4]))
     np.testing.assert_allclose(losses, plain[0], rtol=1e-4)
     kernel = state.params["discriminator"]["token_layers"]["ffn"]["output"]["kernel"]
     assert kernel.sharding.spec == PartitionSpec(None, "fsdp")
+
+
+def test_scanned_and_rematerialised_it_has_the_same_gradient(plain):
+    batch, params = tiny.packed(), plain[1].params
+    seeds = StepRng(tiny.ROOT, jnp.int32(0)).seeds("discriminator", batch.row)
+
+    def gradient(model):
+        return jax.jit(jax.grad(lambda params: jnp.sum(electra.discriminator_apply(params, model, batch, seeds) ** 2)))(params)
+
+    wanted, found = gradient(config()), gradient(config(scan_layers=True, remat="full"))
+    scale = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(wanted))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5 * scale), wanted, found)
 
 
 def test_tables_of_paths_know_its_layers():

@@ -72,8 +72,9 @@ def test_labels_and_two_row_lengths_train_and_a_killed_run_goes_on_bit_for_bit(c
     assert last["eval/accuracy"] > 0.8 and last["eval/f1"] > 0.8 and last["eval/chance"] == 0.5
     first, second = (line for line in lines[:2])  # real tokens: padding is not counted
     assert first["train/tokens"] == sum(3 + n % 30 for n in range(8)) and second["train/tokens"] == sum(3 + n % 14 for n in range(8, 16))
-    counted = [json.loads(line).get("clock/tokens", 0) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    assert max(counted) == sum(line.get("train/tokens", 0) for line in lines)
+    written = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["clock/programs"] for line in written if "clock/programs" in line][:3] == [1, 2, 2]
+    assert max(line.get("clock/tokens", 0) for line in written) == sum(line.get("train/tokens", 0) for line in lines)
 
     process = subprocess.Popen(
         command(killed), env=runs.environment(cache), cwd=runs.ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL

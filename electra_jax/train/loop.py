@@ -84,7 +84,8 @@ def train(
                 logged_step, logged_own_secs = done, clock.own_secs()
                 rates = clock.rates()
                 hosts, line = stragglers(multihost.compare("own_secs", own_secs), 1 / rates.steps_per_sec if rates else math.inf)
-                telemetry.write(done, {f"train/{name}": value for name, value in metrics.items()} | clock.summary() | hosts)
+                learned = {f"train/{name}": value for name, value in metrics.items()}
+                telemetry.write(done, learned | clock.summary() | {"clock/programs": len(programs)} | hosts)
                 if line:
                     telemetry.note(line)
             telemetry.progress(done, metrics["loss"], clock)

@@ -47,7 +47,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         plan, weights = objective.plan(batch, StepRng(rng.from_words(state.root), state.step), True)
-        weights, num_tokens = reduce((weights, jnp.sum((batch.segments > 0).astype(jnp.int32))))
+        # Tokens are counted in float32, as the weights are, so that the devices sum all of them in one collective; exact up to 2^24.
+        weights, num_tokens = reduce((weights, jnp.sum((batch.segments > 0).astype(jnp.float32))))
 
         def loss_sums(params, micro_batch, micro_plan):
             terms = objective.terms(params, micro_batch, micro_plan)

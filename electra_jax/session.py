@@ -115,9 +115,7 @@ def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run
     with run_clock.section("init"):
         multihost.agree("data set", _sha256(work.identity), "give every host the same prepared folders")
         stored = {**recipe.stored(), "identity": dict(work.identity)}
-        before = multihost.together(lambda: workdirs.read_config(place))
-        if before is not None:
-            multihost.together(lambda: refuse_changes(before, stored, place.name))
+        multihost.together(lambda: _check_resume(place, stored))
         checkpoints = Checkpoints(
             place.checkpoints,
             keep=recipe.checkpoint.keep,
@@ -168,6 +166,13 @@ def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run
             telemetry.note(line)
         place.publish()  # now, not at the first save: what may not be written there should be known before hours of training
     return Opened(program, programs, state, checkpoints, telemetry, run_clock)
+
+
+def _check_resume(place: workdirs.Workdir, stored: Mapping[str, Any]) -> None:
+    """Raises UserError where the workdir holds another run. Of several processes, those that have no such file see nothing wrong."""
+    before = workdirs.read_config(place)
+    if before is not None:
+        refuse_changes(before, stored, place.name)
 
 
 def _first_values(work: Work) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -360,6 +360,8 @@ def write(folder: pathlib.Path, model: Model, network: str) -> None:
 
 
 def _class_for(model: Model, network: str) -> str:
+    if model.config.backbone != "transformer":
+        raise UserError(f"transformers has no class for model.backbone={model.config.backbone}: keep it in our own format")
     rotary, head = model.config.positions == "rotary", None
     if network == "generator":
         head = ("cls" if rotary else "mlm") if "head" in model.params["generator"] else None

@@ -19,6 +19,7 @@ from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
 from electra_jax.interop import formats, names, workdir
 from electra_jax.interop.model import NETWORKS
+from electra_jax.models.backbones import BACKBONES
 from tests.interop.models import CONFIG, assert_equal, model
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -123,6 +124,16 @@ def test_feed_forward_widths_of_any_size_there_and_back(sizes, format, tmp_path)
         if format == "huggingface":
             fields = json.loads((tmp_path / "out" / network / "config.json").read_text())
             assert fields["intermediate_size"] == config.encoder(network).ffn_size
+
+
+def test_another_backbone_stays_in_our_own_format(tmp_path, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "two_kinds", "tests.toys.two_kinds")
+    before = model(dataclasses.replace(CONFIG, backbone="two_kinds"), vocabulary())
+    formats.write(tmp_path / "ours", before, "electra_jax")
+    assert_equal(before.params, formats.read(tmp_path / "ours").params)
+    with pytest.raises(UserError, match="no class for model.backbone=two_kinds"):
+        formats.write(tmp_path / "theirs", before, "huggingface")
+    assert not (tmp_path / "theirs").exists()
 
 
 @pytest.mark.parametrize("factor,sizes", [(4, (0, 0)), (3, (48, 24))])

@@ -134,6 +134,8 @@ def test_a_mended_mistake_may_use_the_same_workdir_and_two_runs_may_not(rows, ca
     workdir = tmp_path / "run"
     assert runs.run(workdir, rows, cache, **{"schedule.warmup_steps": 60}).returncode == 2
     assert runs.run(workdir, rows, cache, **{"optimizer.name": "muom"}).returncode == 2
+    assert not workdir.exists()  # such mistakes are seen before the workdir is touched
+    workdir.mkdir()
     (workdir / ".config.json.1234.tmp").write_text("")  # what a death while it is written leaves
     first = subprocess.Popen(runs.command(workdir, rows), env=runs.environment(cache), stderr=subprocess.PIPE, text=True)
     while "compiling" not in first.stderr.readline():

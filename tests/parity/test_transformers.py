@@ -18,7 +18,8 @@ from electra_jax import rng  # noqa: E402
 from electra_jax.models import electra as models  # noqa: E402
 from electra_jax.models.config import PRESETS  # noqa: E402
 from electra_jax.objectives import electra, masking  # noqa: E402
-from electra_jax.types import Batch  # noqa: E402
+from electra_jax.objectives.config import MaskingConfig, ObjectiveConfig  # noqa: E402
+from electra_jax.types import Batch, Vocabulary  # noqa: E402
 
 pytestmark = pytest.mark.parity
 CLS, SEP, MASK = 101, 102, 103
@@ -180,8 +181,8 @@ def test_one_combined_step(preset, packed, dtype):
         docs = documents(config.vocab_size)
         batch, places = rows(docs, packed)
         params = random_params(config, seed=1)
-        vocabulary = masking.Vocabulary(CLS, SEP, MASK, np.ones(config.vocab_size, bool))
-        goal = electra.make(config, masking.MaskingConfig(slots_multiple=8), vocabulary, batch.tokens.shape[1])
+        vocabulary = Vocabulary(CLS, SEP, MASK, np.ones(config.vocab_size, bool))
+        goal = electra.make(config, MaskingConfig(), ObjectiveConfig(), vocabulary, slots_multiple=8)
         plan, weights = jax.jit(lambda b: goal.plan(b, rng.StepRng(rng.root_key(0), jnp.int32(3)), True))(batch)
 
         def loss(params):

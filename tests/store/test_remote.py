@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from electra_jax import gcs
+from electra_jax import gcs as remote  # the fixture `gcs` is the stand-in for the store
 from electra_jax.cli import UserError
 from electra_jax.store import workdirs
 from electra_jax.store.checkpoints import Checkpoints
@@ -223,7 +223,7 @@ def test_what_is_the_stores_trouble_and_what_the_files(gcs):
         (ValueError("NOT_FOUND: Error reading x"), None),
         (FileNotFoundError("x"), None),
     ):
-        found = gcs.trouble(error)
+        found = remote.trouble(error)
         assert found is None if words is None else words in found, (error, found)
 
 
@@ -235,7 +235,7 @@ def test_the_small_files_go_there_and_come_back(gcs, bucket, tmp_path):
     with workdirs.opened(url + "/", tmp_path / "here") as place:
         assert place.name == url and place.checkpoints == f"{url}/checkpoints"
         assert place.path.is_relative_to(tmp_path / "here")
-        workdirs.write_config(place.path, {"a": 1})
+        workdirs.write_config(place, {"a": 1})
         (place.path / "metrics.jsonl").write_text("1\n")
         (place.path / "tensorboard").mkdir()
         (place.path / "tensorboard" / "events").write_text("1")
@@ -286,7 +286,7 @@ def test_whose_workdir_it_is(gcs, bucket, tmp_path):
 
 def test_without_the_extra_one_line_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    gcs.filesystem.cache_clear()
+    remote.filesystem.cache_clear()
     for use in (lambda: workdirs.opened("gs://bucket/run", tmp_path).__enter__(), lambda: Checkpoints("gs://bucket/run", description={})):
         with pytest.raises(UserError, match=r"^gs:// needs the package gcsfs: pip install 'electra_jax\[gcs\]'$"):
             use()

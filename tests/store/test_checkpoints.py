@@ -381,6 +381,15 @@ def test_another_format_and_another_name_are_not_damage(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["10", "30"]
 
 
+def test_of_a_run_of_an_earlier_version_the_arrays_can_be_read_and_no_run_goes_on(tmp_path):
+    store = write(tmp_path, 10)
+    rewrite_metadata(tmp_path / "10", format=1)
+    with pytest.raises(UserError, match="/10 was saved by an earlier version: .*--config.init_from"):
+        store.restore(abstract(make_state(0)))
+    assert store.read(lambda name: name.startswith("params/")).step == 10
+    assert sorted(os.listdir(tmp_path)) == ["10"]
+
+
 def test_no_permission_is_not_damage():
     """Read as another user: root may read everything."""
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""A recipe -> the parts of its train step, once, for everybody: sessions, the compile for chips that are not there, benchmarks.
+"""A recipe -> the parts of its train step, once: sessions, the compile for chips that are not there and benchmarks use it.
 
 devices = Devices.of(recipe)                          # the mesh, and what follows from it
 recipe = recipe.resolve(devices.platform)

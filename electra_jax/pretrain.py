@@ -1,4 +1,4 @@
-"""Pretraining: a session whose rows launch/prepare.py made, and whose objective fills, replaces or finds tokens in them."""
+"""Pretraining: a session on rows that launch/prepare.py made, with the objective that the config names."""
 
 import os
 import pathlib

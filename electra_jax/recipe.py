@@ -157,7 +157,7 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str
         raise UserError(
             f"{where} holds a run with another config ({'; '.join(changed[:_LISTED])}{more}): "
             "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, "
-            "accumulation, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
+            "accumulation, max_non_finite_steps, hang_secs, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
         )
 
 

@@ -1,6 +1,6 @@
 """One session of a run, whatever its task: open it (begin, or go on), train with all that watches and stores, finish with a report.
 
-A task brings its `Work`: its objective's parts, its rows, its held-out set. Pretraining is one (pretrain.py).
+A task brings its `Work`: the parts of its step (build.Parts), its rows, its held-out set. Pretraining is one (pretrain.py).
 """
 
 import contextlib
@@ -110,7 +110,7 @@ def run(
 
 
 def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run_clock: clock.Clock) -> Opened:
-    """Everything is checked before the workdir is claimed: a mistake leaves it as it was."""
+    """Everything is checked before config.json is written: a mistake leaves the workdir as it was."""
     recipe, parts, devices = work.recipe, work.parts, work.parts.devices
     with run_clock.section("init"):
         multihost.agree("data set", _sha256(work.identity), "give every host the same prepared folders")

@@ -180,7 +180,7 @@ nohup $(quote "${words[@]}") >> run.log 2>&1 < /dev/null & echo \$! > run.pid"
     state=$(call "${describe[@]}")
     echo "$state"
     [[ -n $dry_run || $state == ACTIVE ]] || exit 0
-    newest="import sys; from electra_jax import retry; print('newest checkpoint:', retry.newest_checkpoint(sys.argv[1]))"
+    newest="import sys; from electra_jax import supervise; print('newest checkpoint:', supervise.newest_checkpoint(sys.argv[1]))"
     on_worker 0 "cd electra_jax && if [ -f run.log ]; then tail -n $lines run.log; \
 .venv/bin/python -c $(quote "$newest") \"\$(cat run.workdir)\"; else echo 'nothing was run yet'; fi"
     ;;

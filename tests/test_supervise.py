@@ -276,5 +276,5 @@ def test_bad_input_is_one_line_and_exit_2(words, message):
 def test_help_and_a_light_start():
     done = retry_py("--help")
     assert done.returncode == 0 and "--starts" in done.stdout and "launch/pretrain.py" in done.stdout
-    code = "import sys; from electra_jax import retry; print({'jax', 'numpy', 'flax'} & set(sys.modules))"
+    code = "import sys; from electra_jax import supervise; print({'jax', 'numpy', 'flax'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "set()\n"

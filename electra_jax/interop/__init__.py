@@ -1,1 +1,1 @@
-"""Checkpoints of other programs, in and out: transformers' folders and Google's TF1 checkpoints."""
+"""Models in and out: transformers' folders, Google's TF1 checkpoints, our own workdirs; and how a run begins with one."""

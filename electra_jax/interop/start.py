@@ -1,4 +1,4 @@
-"""Training on: the first state of a run from a model that is there already (config.init_from).
+"""Continuing from a model (config.init_from): the first state of a run, from a model that is there already.
 
 What is taken over, and the rule for what is not there:
 

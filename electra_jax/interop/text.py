@@ -1,4 +1,4 @@
-"""Text -> a Batch, for who wants a model's numbers and not a training run."""
+"""Text -> a Batch, to apply a model without a training run."""
 
 from collections.abc import Sequence
 

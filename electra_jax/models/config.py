@@ -77,7 +77,7 @@ class ElectraConfig:
     param_dtype: str = option("float32", f"of parameters and the optimizer's state: {', '.join(PARAM_DTYPES)}")
     scan_layers: bool = option(False, "layers as one loop: compiles sooner, runs a little slower")
     remat: str = option("none", f"what the backward pass computes again, {', '.join(REMAT)}: less memory, more time")
-    attention: str = option("auto", f"auto, {', '.join(PATHS)}; auto: the fastest that can run")
+    attention: str = option("auto", f"auto, {', '.join(PATHS)}; auto: a fused kernel from 256 tokens on where one can run, else xla")
 
     def __post_init__(self):
         one_of("model.backbone", self.backbone, BACKBONES)

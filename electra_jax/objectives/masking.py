@@ -1,7 +1,7 @@
 """Choose positions, mask them, sample replacements, corrupt the input (google-research/electra `pretrain/pretrain_helpers.py`).
 
-All of it runs on the device, anew every step. The one thing that `fixed` mends here: the published code draws positions with
-replacement, and where one position is drawn twice with two samples it writes the floor of their mean, an unrelated token (its
+All of it runs on the device, anew every step. The one thing that `with_replacement=False`, the default, mends: the published code draws
+positions with replacement, and where one position is drawn twice with two samples it writes the floor of their mean, an unrelated token (its
 author in google-research/electra#41).
 """
 

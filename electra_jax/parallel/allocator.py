@@ -1,4 +1,4 @@
-"""How steps on a CPU come by their memory: glibc keeps what a step frees, and hands back what a compile leaves."""
+"""Settings of glibc's malloc for steps on a CPU: it keeps what a step frees, and hands back what a compile leaves."""
 
 import ctypes
 import sys

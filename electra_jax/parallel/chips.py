@@ -1,7 +1,7 @@
 """What is known of accelerators by their name: one table.
 
-TPU: cloud.google.com/tpu/docs, one jax device (from v4 on a chip). NVIDIA: the data sheets' tensor-core figures without sparsity, SXM
-unless the name says otherwise. Clocks: measured by one product of matrices each (v6e: assumed).
+TPU: cloud.google.com/tpu/docs, per jax device, which from v4 on is a whole chip. NVIDIA: the data sheets' tensor-core figures without
+sparsity, SXM unless the name says otherwise. Clocks: measured by one product of matrices each (v6e: assumed).
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The compilation cache: what one start compiles, the next ones load."""
+"""The cache of compiled programs on disk: what one start compiles, the next ones load. (What compiles the step: executors.py.)"""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The device mesh, and every choice that depends on the platform, made once from the mesh's devices.
+"""The device mesh, and what a run takes from its platform: the type of products, and of how many masked slots a row has a multiple.
 
 Axes: `slices` (data parallel over the data-center network), `data`, and `fsdp` (data parallel too, with parameters and optimizer
 state cut over it). Rows are cut over all three.

@@ -1,8 +1,8 @@
 """Several processes as one run: who they are, what they agree on, and what happens when one is gone.
 
 Words travel through the coordination service that jax.distributed starts (a key-value store on process 0), not through the devices:
-it has time-outs of our choice, and knows within `heartbeat_secs` that a process has died. XLA then aborts the others; the retry
-wrapper above them (launch/supervise.py) reads that, names the lost one and exits 42.
+it has time-outs of our choice, and knows within `heartbeat_secs` that a process has died. XLA then aborts the others;
+launch/supervise.py above them reads that, names the lost one and exits 42.
 """
 
 import contextlib

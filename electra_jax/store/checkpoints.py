@@ -1,7 +1,7 @@
 """Checkpoints: everything that a run needs to go on after its death. The only file that imports Orbax.
 
 `<directory>/<step>/` holds two Orbax items: `state`, a flat dict {path: array} (ocdbt and zarr3, readable by any Orbax), and
-`metadata`, one JSON object that describes it, with a checksum of every array and a SHA-256 of itself.
+`metadata`, one JSON object that describes it, with a checksum of every array and a SHA-256 of itself. What counts as damaged: damage.py.
 """
 
 import contextlib
@@ -20,20 +20,16 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from electra_jax import gcs
-from electra_jax.cli import UserError, one_line
+from electra_jax.cli import UserError
 from electra_jax.parallel import multihost
-from electra_jax.store import folders
+from electra_jax.store import damage, folders
 from electra_jax.store.checksums import checksums
+from electra_jax.store.damage import Damaged
 from electra_jax.types import Array
 
 FORMAT = 2  # 1 had no root key in its state: its parameters can be read, and no run goes on from it
 READABLE = (1, FORMAT)
 LISTED = 6  # names in one message
-
-# What stops a read although the bytes may be well: not to be taken for damage.
-_NOT_DAMAGE = frozenset(
-    (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
-)
 
 _ORBAX = f"{os.sep}orbax{os.sep}"
 
@@ -43,10 +39,6 @@ class Restored(NamedTuple):
     state: Any  # a tree like the abstract state, placed as it says
     clock: dict[str, Any]
     description: dict[str, Any]
-
-
-class _Damaged(Exception):
-    """The step cannot be used; the message says why, in a few words."""
 
 
 class Checkpoints:
@@ -143,7 +135,7 @@ class Checkpoints:
             return UserError(
                 f"step {step} could not be saved in {self._directory}: {words}; the steps before it are whole: run the same command again"
             )
-        number = _errno(error)
+        number = damage.error_number(error)
         if number is None:
             return error
         full = number in (errno.ENOSPC, errno.EDQUOT)
@@ -170,7 +162,7 @@ class Checkpoints:
         for step in reversed(self._folder.steps()):
             try:
                 return self._read_metadata(step)["description"]
-            except _Damaged:
+            except Damaged:
                 continue
         return None
 
@@ -237,46 +229,32 @@ class Checkpoints:
             try:
                 metadata = self._read_metadata(step)
                 state = load(step, metadata)
-            except _Damaged as error:
+            except Damaged as error:
                 damaged[step] = str(error)
                 continue
             return Restored(step, state, metadata["clock"], metadata["description"]), damaged
         return None, damaged
 
     def _read(self, step: int, load: Callable[[Any], Any]) -> Any:
-        """One of Orbax's loads. Raises _Damaged, on every process, for any failure on one that can come from the files' bytes."""
+        """One of Orbax's loads. Raises Damaged, on every process, for any failure on one that can come from the files' bytes."""
         loaded, why = None, None
         try:
             loaded = self._read_here(step, load)
-        except _Damaged as error:
+        except Damaged as error:
             why = str(error)
         if whys := [why for why in multihost.gather(why) if why]:
-            raise _Damaged(whys[0])
+            raise Damaged(whys[0])
         return loaded
 
     def _read_here(self, step: int, load: Callable[[Any], Any]) -> Any:
         path = self._directory / str(step)
-        try:
-            with self._context:
-                return load(path)
-        except (MemoryError, jax.errors.JaxRuntimeError):
-            raise  # the machine's fault, not the file's
-        except Exception as error:
-            if gcs.is_remote(path) and (trouble := gcs.trouble(error)):
-                raise UserError(f"cannot read {path}: {trouble}; then run the same command again") from error
-            number = _errno(error)
-            if number in _NOT_DAMAGE:
-                raise UserError(f"cannot read {path} ({os.strerror(number)}): mend this and run the same command again") from error
-            root: BaseException = error
-            while root.__cause__ is not None:
-                root = root.__cause__
-            words = f"{type(root).__name__}: {one_line(root)}"
-            raise _Damaged(f"cannot be read: {words if len(words) <= 100 else words[:97] + '...'}") from error
+        with damage.seen(path), self._context:
+            return load(path)
 
     def _read_metadata(self, step: int) -> dict[str, Any]:
         metadata = self._read(step, lambda path: ocp.load_checkpointables(path, {"metadata": None}))["metadata"]
         if not isinstance(metadata, dict) or metadata.pop("sha256", None) != _sha256(metadata):
-            raise _Damaged("its metadata differ from their SHA-256")
+            raise Damaged("its metadata differ from their SHA-256")
         if metadata["format"] not in READABLE:
             raise UserError(
                 f"{self._directory / str(step)} has format {metadata['format']} and this program reads {FORMAT}: "
@@ -309,7 +287,7 @@ class Checkpoints:
         }
         found = checksums(_plain(arrays))
         if wrong := [name for name in arrays if found[name] != stored[name]]:
-            raise _Damaged(f"other values than were saved in {_listed(wrong)}")
+            raise Damaged(f"other values than were saved in {_listed(wrong)}")
         return jax.tree.unflatten(treedef, list(arrays.values()))
 
 
@@ -368,18 +346,6 @@ def _plain(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sha256(metadata: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
-
-
-def _errno(error: BaseException | None) -> int | None:
-    """The system's error number behind an exception: an OSError in its chain, or one that tensorstore put into words."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error.errno
-        for number in errno.errorcode:
-            if os.strerror(number) in str(error):
-                return number
-        error = error.__cause__
-    return None
 
 
 def _with_reasons(damaged: Mapping[int, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A checksum of an array that is the same on any mesh, computed where the array lies.
+"""A checksum of an array that is the same on any mesh, computed where the array lies. What counts as damaged: damage.py.
 
 Orbax notices a file that is missing or cut short, but a flipped byte in the data of an array restores as another number. So each
 array has a checksum, taken before a save and again after a restore.

@@ -1,4 +1,4 @@
-"""What of a run survives a death. No jax."""
+"""How often a run is saved, and how many checkpoints stay. No jax."""
 
 import dataclasses
 

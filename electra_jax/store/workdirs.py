@@ -1,4 +1,4 @@
-"""Whose run a workdir holds, and that one process at a time works in it."""
+"""Opens and locks a workdir, and refuses one that holds something else or in which another process works."""
 
 import contextlib
 import json

@@ -1,6 +1,6 @@
 """THE train step: one body for every objective, executor and mesh.
 
-plan -> accumulate sums over micro-batches -> reduce once -> divide by the global denominators -> clip and update, or skip.
+plan -> reduce the denominators -> add losses and gradients over micro-batches -> reduce once -> clip and update, or skip.
 """
 
 from collections.abc import Callable

@@ -17,9 +17,10 @@ import pytest
 from electra_jax.cli import UserError
 from electra_jax.data import prepare, tokenizers
 from electra_jax.data.prepare import PrepareOptions, claim, packing, stages
-from electra_jax.data.prepare.job import Job, is_heldout, text_hash
+from electra_jax.data.prepare.job import Job
+from electra_jax.data.prepare.split import is_heldout, text_hash
 from electra_jax.data.readers import corpus
-from electra_jax.data.rows import loader, order, records
+from electra_jax.data.rows import loader, permutations, records
 from tests.data import kill_prepare
 from tests.data.kill_prepare import tree
 
@@ -73,7 +74,7 @@ def expected_rows(inputs, tokenizer, options: PrepareOptions, buckets):
             tokenizer.cls_id,
             tokenizer.sep_id,
             tokenizer.pad_id,
-            random.Random(order.hash64(options.seed, split, bucket, 0)),
+            random.Random(permutations.hash64(options.seed, split, bucket, 0)),
         )
         for lines in of_bucket:
             rows[split].extend(packer.add(lines))

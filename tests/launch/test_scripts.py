@@ -175,7 +175,7 @@ def test_a_run_on_a_host_gets_its_arguments_whole_once_and_can_be_stopped(hosted
         assert again.returncode == 2 and "stop it first" in again.stderr
         status = script("tpu_pod.sh", "status", *TPU, path=stand_ins.path, HOSTED=str(hosted))
         assert status.stdout.startswith("ACTIVE\nstarted\n")
-        assert (project / "argv").read_text().endswith("retry.newest_checkpoint(sys.argv[1]))\0gs://b/a b\0")
+        assert (project / "argv").read_text().endswith("supervise.newest_checkpoint(sys.argv[1]))\0gs://b/a b\0")
     finally:
         script("tpu_pod.sh", "stop", *TPU, path=stand_ins.path, HOSTED=str(hosted))
     until(lambda: "stopped" in (project / "run.log").read_text())

@@ -1,4 +1,4 @@
-"""Preparation as an Apache Beam pipeline, for a corpus that takes a cluster: the same shards as prepare.py's, byte for byte.
+"""Preparation as an Apache Beam pipeline, for a corpus that takes a cluster: the same shards as local.py's, byte for byte.
 
     python launch/prepare.py --input=/mnt/corpus --output=/mnt/rows --runner=FlinkRunner --beam_options=--flink_master=host:8081
 

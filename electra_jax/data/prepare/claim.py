@@ -1,4 +1,4 @@
-"""Whose an output folder is: it holds rows of this very command, unfinished or finished, or something that must not be touched."""
+"""Locks the output folder, and refuses one that another command made or that holds anything else."""
 
 import contextlib
 import dataclasses

@@ -1,11 +1,11 @@
 """What every stage of a preparation needs to know: the numbers that decide the rows, and where each file lies."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from electra_jax.data.prepare.split import is_heldout
 from electra_jax.data.rows import records
 
 SPLITS = ("train", "heldout")
@@ -60,11 +60,3 @@ class Job:
     def split_and_bucket(self, group: int) -> tuple[int, int]:
         split = int(group >= self.buckets[0])
         return split, group - split * self.buckets[0]
-
-
-def text_hash(text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=16).digest()
-
-
-def is_heldout(digest: bytes, fraction: float) -> bool:
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64

@@ -1,4 +1,4 @@
-"""What decides the rows of a preparation; the flags of launch/prepare.py are its fields."""
+"""What decides the rows of a preparation, and where they go; launch/prepare.py makes it from its flags."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What all documents of a preparation come to, added up over its workers, and the corpora that cannot be split."""
+"""Counts of all documents, summed over the workers; how many parts that makes; the errors for a split without a row."""
 
 import shutil
 import sys

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
-from electra_jax.data.prepare.job import is_heldout, text_hash
 from electra_jax.data.prepare.options import PrepareOptions
+from electra_jax.data.prepare.split import is_heldout, text_hash
 from electra_jax.data.prepare.totals import empty_split
 from electra_jax.data.prepare.workers import Meter
 from electra_jax.data.readers import is_packed, scheme_of

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from electra_jax.cli import UserError
-from electra_jax.data.rows import layouts, order, records
+from electra_jax.data.rows import layouts, permutations, records
 from electra_jax.types import Batch
 
 PERIOD = 10_000  # rows after which the pattern of a mixture repeats; any so many rows in a row keep the weights
@@ -83,7 +83,7 @@ class _Shuffled:
         """(the chunks in this epoch's order, the place in the epoch where each begins)."""
         with self._lock:
             if epoch not in self._epochs:
-                chunks = order.permutation(len(self._split.chunk_rows), *self._key, epoch, _CHUNKS)
+                chunks = permutations.permutation(len(self._split.chunk_rows), *self._key, epoch, _CHUNKS)
                 ends = np.cumsum(self._split.chunk_rows[chunks])
                 self._epochs[epoch] = chunks, ends - self._split.chunk_rows[chunks]
                 if len(self._epochs) > 2:
@@ -100,7 +100,7 @@ class _Shuffled:
         with entry.lock:
             if entry.rows is None:
                 rows = self._split.read_chunk(chunk)
-                entry.rows = rows[order.permutation(len(rows), *self._key, epoch, _ROWS, chunk)]
+                entry.rows = rows[permutations.permutation(len(rows), *self._key, epoch, _ROWS, chunk)]
             return entry.rows
 
 
@@ -241,6 +241,6 @@ def _pattern(quotas: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
     which = np.repeat(np.arange(len(quotas)), quotas)
     rank = np.concatenate([np.arange(quota) for quota in quotas])
-    offset = np.array([order.uniform(seed, number, _MIX) for number in range(len(quotas))])
+    offset = np.array([permutations.uniform(seed, number, _MIX) for number in range(len(quotas))])
     by_place = np.argsort((rank + offset[which]) / quotas[which], kind="stable")
     return which[by_place], rank[by_place]

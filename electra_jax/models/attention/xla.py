@@ -1,4 +1,5 @@
-"""Attention as XLA's own operations: the scores are written to memory. Runs everywhere, and drops attention weights."""
+"""Attention as XLA's own operations: the scores are written to memory. It runs everywhere, and is the only path with
+dropout on attention weights."""
 
 from electra_jax.models.attention import Path
 from electra_jax.models.attention.projection import project

@@ -1,8 +1,8 @@
 """Choose positions, mask them, sample replacements, corrupt the input (google-research/electra `pretrain/pretrain_helpers.py`).
 
 All of it runs on the device, anew every step. The one thing that `with_replacement=False`, the default, mends: the published code draws
-positions with replacement, and where one position is drawn twice with two samples it writes the floor of their mean, an unrelated token (its
-author in google-research/electra#41).
+positions with replacement, and where one position is drawn twice with two samples it writes the floor of their mean, an unrelated
+token (its author in google-research/electra#41).
 """
 
 import flax.struct

@@ -5,11 +5,9 @@ import numpy as np
 
 from electra_jax.interop.model import Model, Slots, shapes
 from electra_jax.interop.names import flat, nested
-from electra_jax.models.config import ElectraConfig
+from tests import tiny
 
-CONFIG = ElectraConfig(
-    vocab_size=60, max_length=24, embedding_size=8, hidden_size=16, num_layers=2, head_size=8, generator_hidden_fraction=0.5
-)
+CONFIG = tiny.model(vocab_size=60, max_length=24, num_layers=2)
 
 
 def model(config=CONFIG, tokenizer=None, task=None, num_labels=0, slots=False, seed=0, **about) -> Model:

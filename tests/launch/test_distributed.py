@@ -136,14 +136,14 @@ def assert_same_rows(workdir, undisturbed, num_steps=STEPS):
 
 def test_stopped_by_a_signal_to_one_and_resumed_on_another_mesh(rows, cache, undisturbed, tmp_path):
     workdir = tmp_path / "run"
-    two = Processes(workdir, rows, cache, 2, 4)
+    two = Processes(workdir, rows, cache, 2, 2)
     two.reach(workdir, 9)
     two.processes[1].send_signal(signal.SIGTERM)
     assert two.wait() == [42, 42], two.texts()
     saved = [re.search(r"stopped at step (\d+) of", text)[1] for text in two.texts()]
     assert saved[0] == saved[1] and (workdir / "checkpoints" / saved[0]).is_dir()
 
-    four = Processes(workdir, rows, cache, 4, 2, **{"parallel.slices": 2, "parallel.fsdp": 2})
+    four = Processes(workdir, rows, cache, 4, 1, **{"parallel.slices": 2, "parallel.fsdp": 2})
     assert four.wait() == [0] * 4, four.texts()
     assert f"going on from step {saved[0]}" in four.texts()[0]
     assert_same_rows(workdir, undisturbed, FEWER)
@@ -151,7 +151,7 @@ def test_stopped_by_a_signal_to_one_and_resumed_on_another_mesh(rows, cache, und
 
 def test_a_killed_process_is_named_by_the_others_and_costs_what_was_not_saved(rows, cache, undisturbed, tmp_path):
     workdir = tmp_path / "run"
-    two = Processes(workdir, rows, cache, 2, 4, wrapped=True)
+    two = Processes(workdir, rows, cache, 2, 2, wrapped=True)
     two.reach(workdir, 10)
     child = subprocess.run(["pgrep", "-P", str(two.processes[1].pid)], capture_output=True, text=True, check=True).stdout.split()[0]
     subprocess.run(["kill", "-9", child], check=True)
@@ -161,7 +161,7 @@ def test_a_killed_process_is_named_by_the_others_and_costs_what_was_not_saved(ro
     host = re.escape(socket.gethostname())
     assert re.search(rf"^.*lost process 1 \({host}\)", two.texts()[0], re.M), two.texts()[0]
 
-    again = Processes(workdir, rows, cache, 2, 4)
+    again = Processes(workdir, rows, cache, 2, 2)
     assert again.wait() == [0, 0], again.texts()
     assert "going on from step 7" in again.texts()[0]
     assert_same_rows(workdir, undisturbed, FEWER)
@@ -212,7 +212,7 @@ def test_several_processes_train_in_a_bucket(gcs, rows, cache, undisturbed, tmp_
     files = gcs.buckets.setdefault("bucket", {})
     for steps in (9, 12):  # the second time another host's disk is the first process's
         where = dict(logs=tmp_path / "log", **{"train.steps": steps})
-        two = Processes("gs://bucket/run", rows, cache, 2, 4, f"--scratch={tmp_path}/scratch{steps}", **where)
+        two = Processes("gs://bucket/run", rows, cache, 2, 2, f"--scratch={tmp_path}/scratch{steps}", **where)
         assert two.wait() == [0, 0], two.texts()
         assert f"run/checkpoints/{steps}/commit_success.txt" in files
     assert "going on from step 9" in two.texts()[0]

@@ -41,7 +41,7 @@ def run(accumulation_steps, batch, num_steps=2):
 def test_accumulation_equals_the_whole_batch_in_float64():
     with jax.enable_x64(True):
         whole, whole_metrics = run(1, tiny.batch())
-        for accumulation_steps in (2, 8):
+        for accumulation_steps in (4,):
             state, metrics = run(accumulation_steps, tiny.batch())
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9, rtol=0), state.params, whole.params)
             assert {k: float(v) for k, v in metrics.items()} == pytest.approx({k: float(v) for k, v in whole_metrics.items()}, rel=1e-6)

@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 import grain
-import jax
 import numpy as np
 
 from electra_jax.cli import UserError
@@ -145,9 +144,9 @@ class _Groups:
         step_S = self._start_step + element * self._steps + np.arange(self._steps, dtype=np.int64)
         tokens = self._stream.rows((step_S[:, None] * self._global_batch + self._row).ravel())
         whole = _batch(tokens, np.tile(self._row, self._steps), self._stream.manifests[0])
-        leaves, tree = jax.tree.flatten(whole)  # the Batch of a task may have more leaves than ours
-        by_step = (leaf.reshape(self._steps, len(self._row), *leaf.shape[1:]) for leaf in leaves)
-        return [tree.unflatten(batch) for batch in zip(*by_step, strict=True)]
+        kind, shape = type(whole), (self._steps, len(self._row))  # the Batch of a task may have more leaves than ours
+        by_step = (leaf.reshape(*shape, *leaf.shape[1:]) for leaf in vars(whole).values())
+        return [kind(*batch) for batch in zip(*by_step, strict=True)]
 
 
 def _each(groups: Iterator[list[Batch]]) -> Iterator[Batch]:

@@ -73,8 +73,7 @@ class Result(NamedTuple):
 class Opened(NamedTuple):
     """A session before its first step."""
 
-    program: Program  # of the first batch
-    programs: executors.Programs
+    programs: executors.Programs  # with that of the first batch
     state: TrainState
     checkpoints: Checkpoints
     telemetry: Telemetry | Silent
@@ -165,7 +164,7 @@ def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run
         for line in (*plan_lines(work, program, run_clock, start_step), *notes):
             telemetry.note(line)
         place.publish()  # now, not at the first save: what may not be written there should be known before hours of training
-    return Opened(program, programs, state, checkpoints, telemetry, run_clock)
+    return Opened(programs, state, checkpoints, telemetry, run_clock)
 
 
 def _check_resume(place: workdirs.Workdir, stored: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The records that every part of the system passes around."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -66,7 +66,8 @@ class Objective(NamedTuple):
     terms(params, batch, plan) -> Terms.
     scales: `{term: factor}`; the loss is the sum over terms of factor x sum / global denominator.
     flops(rows, length) -> floating-point operations of one training step of so many rows, forward and backward.
-    measure(outputs of each held-out batch's valid rows) -> {metric: value}: what is no quotient of sums (AUC, F1), on the host.
+    measure(outputs of each held-out batch's valid rows, one after the other) -> {metric: value}: what is no quotient of sums (AUC, F1), on
+      the host. It keeps what it needs of them.
     networks: their names, which are paths in params beside "embeddings".
     encoder: which of them fine-tuning, export and vectors take.
     """
@@ -76,7 +77,7 @@ class Objective(NamedTuple):
     terms: Callable[[Params, Batch, Any], Terms]
     scales: Mapping[str, float]
     flops: Callable[[int, int], float]
-    measure: Callable[[Sequence[Mapping[str, np.ndarray]]], dict[str, float]]
+    measure: Callable[[Iterable[Mapping[str, np.ndarray]]], dict[str, float]]
     networks: tuple[str, ...]
     encoder: str
     view: View

@@ -3,7 +3,7 @@
 Loss = mlm_weight x MLM over the chosen slots + rtd_weight x RTD over every real token, [CLS] and [SEP] too, each a global mean.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import flax.struct
 import jax
@@ -97,10 +97,10 @@ def make(
     return Objective(init, plan, terms, scales, flops, measure, (GENERATOR, DISCRIMINATOR), DISCRIMINATOR, VIEW)
 
 
-def measure(outputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+def measure(outputs: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
     """The discriminator's AUC over every token that could have been replaced."""
-    logits_N, replaced_N = (np.concatenate([batch[name][batch["able"]] for batch in outputs]) for name in ("logits", "replaced"))
-    return {"rtd_auc": roc_auc(logits_N, replaced_N)}
+    pairs = [(batch["logits"][batch["able"]], batch["replaced"][batch["able"]]) for batch in outputs]
+    return {"rtd_auc": roc_auc(*map(np.concatenate, zip(*pairs, strict=True)))}
 
 
 def count(mask: Array) -> Array:

@@ -1,6 +1,6 @@
 """Held-out evaluation with constant keys: the same masks and samples every time, so that its numbers compare over a run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -28,25 +28,32 @@ def make_eval_step(objective: Objective) -> Callable:
 def evaluate(
     objective: Objective, eval_step: Callable, params: Params, root: Array, batches: Iterable[tuple[Batch, np.ndarray]]
 ) -> dict[str, float]:
-    """`eval/*` metrics over all batches: sums divided once, in float64, and what `objective.measure` makes of all outputs.
+    """`eval/*` metrics over all batches: sums divided once, in float64, and what `objective.measure` makes of the outputs.
 
     batches: (batch, valid [B] bool), on the host or on the devices; they may have several row lengths.
     """
     losses: dict[str, float] = {}
     weights: dict[str, float] = {}
     sums: dict[str, np.ndarray] = {}
-    outputs: list[dict[str, np.ndarray]] = []
-    for batch, valid_B in batches:
-        batch_weights, terms, valid_B = jax.device_get(eval_step(params, root, batch, valid_B))
-        for name, value in terms.losses.items():
-            losses[name] = losses.get(name, 0.0) + float(value)
-            weights[name] = weights.get(name, 0.0) + float(batch_weights[name])
-        for name, pair in terms.metrics.items():
-            sums[name] = sums.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
-        outputs.append({name: value[valid_B] for name, value in terms.outputs.items()})
+
+    def each() -> Iterator[dict[str, np.ndarray]]:
+        """The outputs of one batch's valid rows after the other; the sums are added on the way."""
+        for batch, valid_B in batches:
+            batch_weights, terms, valid_B = jax.device_get(eval_step(params, root, batch, valid_B))
+            for name, value in terms.losses.items():
+                losses[name] = losses.get(name, 0.0) + float(value)
+                weights[name] = weights.get(name, 0.0) + float(batch_weights[name])
+            for name, pair in terms.metrics.items():
+                sums[name] = sums.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
+            yield {name: value[valid_B] for name, value in terms.outputs.items()}
+
+    outputs = each()
+    measured = objective.measure(outputs)
+    for _ in outputs:  # those that it did not ask for
+        pass
     means = {name: losses[name] / max(weights[name], 1.0) for name in losses}
     metrics = {f"{name}_loss": value for name, value in means.items()}
     metrics["loss"] = sum(objective.scales[name] * value for name, value in means.items())
     metrics |= {name: float(value / max(weight, 1.0)) for name, (value, weight) in sums.items()}
-    metrics |= objective.measure(outputs)
+    metrics |= measured
     return {f"eval/{name}": value for name, value in metrics.items()}

@@ -6,6 +6,7 @@ A record is a frozen dataclass whose fields are `option(default, help)`. No jax:
 import dataclasses
 import difflib
 import importlib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,13 @@ def at_least(record: Any, section: str, **bounds: float) -> None:
     for name, bound in bounds.items():
         if not getattr(record, name) >= bound:
             raise UserError(f"{section}.{name} is {getattr(record, name)}: it must be at least {bound}")
+
+
+def from_zero_up(record: Any, section: str, *names: str) -> None:
+    """Raises UserError unless each of these fields of the record is a finite number from 0 up."""
+    for name in names:
+        if not 0.0 <= getattr(record, name) < math.inf:
+            raise UserError(f"{section}.{name} is {getattr(record, name)}: it must be a number from 0 up")
 
 
 def load(table: Mapping[str, str], name: str) -> types.ModuleType:

@@ -51,6 +51,11 @@ def changed(arg="tiny", **fields):
         (dict(train__hang_secs=-1), "train.hang_secs is -1.0: it must be at least 0"),
         (dict(log__profile_steps=(1, 2, 3)), r"log.profile_steps is \(1, 2, 3\)"),
         (dict(checkpoint__keep=0), "checkpoint.keep=0 would keep nothing"),
+        (dict(objective__rtd_weight=-1.0), "objective.rtd_weight is -1.0: it must be a number from 0 up"),
+        (dict(model__generator_hidden_fraction=float("nan")), "model.generator_hidden_fraction is nan"),
+        (dict(model__init_std=float("inf")), "model.init_std is inf"),
+        (dict(log__profile_steps=(-1, 2)), "log.profile_steps"),
+        (dict(optimizer__rates=(("layers/", "0.5"),)), "optimizer.rates: .* is no number"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_field(fields, message):

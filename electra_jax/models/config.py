@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from electra_jax.cli import UserError
 from electra_jax.models.attention import PATHS
 from electra_jax.models.backbones import BACKBONES
-from electra_jax.options import one_of, option
+from electra_jax.options import from_zero_up, one_of, option
 
 POSITIONS = ("learned", "sinusoidal_init", "rotary")
 REMAT = ("none", "dots", "full")
@@ -97,6 +97,7 @@ class ElectraConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be from 0 to below 1")
+        from_zero_up(self, "model", "init_std", "layer_norm_eps", "generator_hidden_fraction", "generator_layers_fraction")
         for network in ("discriminator", "generator"):
             encoder = self.encoder(network)
             if encoder.hidden_size < 1 or encoder.num_layers < 1:

@@ -4,7 +4,7 @@ import dataclasses
 
 from electra_jax.cli import UserError
 from electra_jax.objectives import OBJECTIVES
-from electra_jax.options import one_of, option
+from electra_jax.options import from_zero_up, one_of, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,3 +43,4 @@ class ObjectiveConfig:
 
     def __post_init__(self):
         one_of("objective.name", self.name, OBJECTIVES)
+        from_zero_up(self, "objective", "mlm_weight", "rtd_weight")

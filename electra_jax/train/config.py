@@ -5,7 +5,7 @@ import math
 import re
 
 from electra_jax.cli import UserError
-from electra_jax.options import at_least, one_of, option
+from electra_jax.options import at_least, from_zero_up, one_of, option
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -42,9 +42,7 @@ class OptimizerConfig:
 
     def __post_init__(self):
         one_of("optimizer.name", self.name, OPTIMIZERS)
-        for name in ("learning_rate", "muon_learning_rate", "epsilon", "weight_decay", "clip_norm"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise UserError(f"optimizer.{name} is {getattr(self, name)}: it must be a number from 0 up")
+        from_zero_up(self, "optimizer", "learning_rate", "muon_learning_rate", "epsilon", "weight_decay", "clip_norm")
         for name in ("beta1", "beta2"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise UserError(f"optimizer.{name} is {getattr(self, name)}: it must be between 0 and 1")
@@ -52,8 +50,9 @@ class OptimizerConfig:
             try:
                 regex, factor = rate
                 re.compile(regex)
-                for each in factor if isinstance(factor, tuple) else (factor,):
-                    float(each)
+                factors = factor if isinstance(factor, tuple) else (factor,)
+                if not all(isinstance(each, int | float) and math.isfinite(each) for each in factors):
+                    raise ValueError(f"{factor!r} is no number, nor one for each layer")
             except (TypeError, ValueError, re.error) as error:
                 raise UserError(
                     f"optimizer.rates: {rate!r} is no pair of a regular expression and a factor ({error}): write (('layers/', 0.5),)"

@@ -14,5 +14,5 @@ class LogConfig:
 
     def __post_init__(self):
         at_least(self, "log", every_steps=0)
-        if len(self.profile_steps) != 2 or not all(isinstance(number, int) for number in self.profile_steps):
+        if len(self.profile_steps) != 2 or not all(type(number) is int and number >= 0 for number in self.profile_steps):
             raise UserError(f"log.profile_steps is {self.profile_steps}: it must be two step numbers, (first, last)")

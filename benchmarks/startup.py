@@ -14,6 +14,7 @@ from benchmarks.processes import Side, Spread, first_turn_secs, spread
 from benchmarks.tables import Table, number, times
 from electra_jax.cli import UserError
 from electra_jax.recipe import Recipe
+from electra_jax.store import names
 
 LIMIT_SECS = 900
 _COLD, _AGAIN = "electra_jax, nothing compiled before", "electra_jax, again, with its compilation cache"
@@ -91,7 +92,7 @@ def first_step_secs(
         f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in overrides.items()),
     ]
-    log, metrics = folder / f"{run}.log", workdir / "metrics.jsonl"
+    log, metrics = folder / f"{run}.log", workdir / names.METRICS
     start = time.monotonic()
     with open(log, "wb") as output:
         process = subprocess.Popen(

@@ -129,7 +129,7 @@ def _kind_name(kind: Any) -> str:
 
 def hint(name: str, allowed: Iterable[str]) -> str:
     """ "; did you mean ...?", or nothing where nothing is near."""
-    near = difflib.get_close_matches(name, tuple(allowed), n=1)
+    near = difflib.get_close_matches(name, tuple(allowed), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

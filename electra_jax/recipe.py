@@ -75,7 +75,8 @@ class Recipe:
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Self:
-        """The recipe of a config: a ConfigDict of configs/, or what `stored` gave. UserError names the flag of what is wrong."""
+        """The recipe of a config: a ConfigDict of configs/, or what `stored` gave. What it lacks has the default
+        of its record. UserError names the flag of what is wrong."""
         values = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else dict(config)))  # a config may hold tuples
         sections = cls.sections()
         top = options.parse(cls, {name: value for name, value in values.items() if name not in (*sections, "format")}, "")
@@ -124,7 +125,7 @@ def help_lines() -> list[str]:
 def check_flags(argv: Sequence[str]) -> None:
     """Raises UserError where a flag --config.NAME names no field; it lists those of the section."""
     for flag in argv:
-        if match := re.match(r"--?config\.(?:(\w+)\.)?(\w+)(=|$)", flag):
+        if match := re.match(r"--?(?:no)?config\.(?:(\w+)\.)?(\w+)(=|$)", flag):
             section, name = match[1] or "", match[2]
             record = Recipe.sections().get(section) if section else Recipe
             if record is None:

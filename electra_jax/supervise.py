@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from electra_jax.cli import EXIT_AGAIN, EXIT_DEFECT, EXIT_USER, UserError
+from electra_jax.store.names import CHECKPOINTS
 
 KEPT_LINES = 200
 MAX_WAIT_SECS = 60.0
@@ -167,7 +168,7 @@ def newest_checkpoint(folder: str | None) -> int:
     """
     names: list[str] = []
     if folder and folder.startswith("gs://"):
-        commits = f"{folder.rstrip('/')}/checkpoints/*/commit_success.txt"  # what Orbax writes last
+        commits = f"{folder.rstrip('/')}/{CHECKPOINTS}/*/commit_success.txt"  # what Orbax writes last
         for command in ([sys.executable, "-c", _BUCKET, commits, _ROOT], ["gcloud", "storage", "ls", commits]):
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
@@ -176,7 +177,7 @@ def newest_checkpoint(folder: str | None) -> int:
                     break
     elif folder:
         with contextlib.suppress(OSError):
-            names = os.listdir(os.path.join(folder, "checkpoints"))
+            names = os.listdir(os.path.join(folder, CHECKPOINTS))
     return max((int(name) for name in names if re.fullmatch("[0-9]+", name)), default=-1)
 
 

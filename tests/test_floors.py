@@ -24,7 +24,7 @@ FLOORS = (
     ("benchmarks",),
     ("launch",),
 )
-BESIDE = {"supervise": ("cli", "gcs")}  # starts commands again, and knows nothing else of them
+BESIDE = {"supervise": ("cli", "gcs", "store")}  # starts commands again, and knows nothing else of them
 FLOOR = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 FILES = sorted([*(ROOT / "electra_jax").rglob("*.py"), *(ROOT / "launch").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
 GROUND = FLOORS[0]
@@ -125,7 +125,7 @@ def test_few_functions_are_given_the_whole_recipe():
         if here(path) not in ("launch", "benchmarks")
         for function in functions(path)
         if any(
-            name == "recipe" or "Recipe" in annotation.replace("[", " ").replace("]", " ").split()
+            name == "recipe" or "Recipe" in annotation.strip("'\"").replace("[", " ").replace("]", " ").split()
             for name, annotation in parameters(function)
         )
     ]
@@ -143,6 +143,9 @@ def test_no_dictionary_of_config_values_is_read_below_the_recipe():
         relative = path.relative_to(ROOT)
         assert not any(name.startswith("ml_collections") for name in imports(path)), relative
         for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args:
+                asked = ast.unparse(node.func.value).rsplit(".", 1)[-1]
+                assert not re.search("config|recipe|stored", asked), f"{relative}:{node.lineno} {ast.unparse(node)}"
             if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
                 owner = ast.unparse(node.value)
                 last = owner.rsplit(".", 1)[-1]

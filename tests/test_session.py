@@ -9,7 +9,9 @@ import time
 import pytest
 
 from electra_jax import objectives
+from electra_jax.cli import UserError
 from electra_jax.data.config import DataConfig
+from electra_jax.interop import formats
 from electra_jax.objectives.config import MaskingConfig, ObjectiveConfig
 from electra_jax.pretrain import pretrain
 from electra_jax.recipe import Recipe
@@ -43,6 +45,10 @@ def test_an_objective_of_one_network_is_one_file_and_one_line(rows, tmp_path, mo
     assert "<h2>Words</h2>" in report and "What was filled" in report and "Discriminator" not in report
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["objective"]["name"] == "masked_words" and Recipe.parse({k: v for k, v in stored.items() if k != "identity"}).seed == 0
+    with pytest.raises(
+        UserError, match="its objective has networks of its own, encoder: what is read here is a discriminator and a generator"
+    ):
+        formats.read(str(tmp_path / "run"))
     again = pretrain(dataclasses.replace(recipe, log=LogConfig(tensorboard=False)), tmp_path / "run")  # complete: evaluated, and no more
     assert again.metrics == result.metrics
 

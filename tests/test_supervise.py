@@ -245,13 +245,13 @@ def test_a_grandchild_that_holds_stderr_open_does_not_hold_the_wrapper(tmp_path)
     assert done.returncode == 2 and time.monotonic() - start < 7
 
 
-def retry_py(*words: str) -> subprocess.CompletedProcess:
+def supervise_py(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, str(ROOT / "launch" / "supervise.py"), *words], capture_output=True, text=True, timeout=30)
 
 
 @pytest.mark.parametrize("flag", ["--dry_run", "--dry-run"])
 def test_dry_run_prints_the_command_and_runs_nothing(flag):
-    done = retry_py(flag, "--", "nowhere", "a b", "$HOME", "--dry-run", "--")
+    done = supervise_py(flag, "--", "nowhere", "a b", "$HOME", "--dry-run", "--")
     assert done.returncode == 0 and done.stdout == "nowhere 'a b' '$HOME' --dry-run --\n" and not done.stderr
 
 
@@ -269,12 +269,12 @@ def test_dry_run_prints_the_command_and_runs_nothing(flag):
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(words, message):
-    done = retry_py(*words)
+    done = supervise_py(*words)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_help_and_a_light_start():
-    done = retry_py("--help")
+    done = supervise_py("--help")
     assert done.returncode == 0 and "--starts" in done.stdout and "launch/pretrain.py" in done.stdout
     code = "import sys; from electra_jax import supervise; print({'jax', 'numpy', 'flax'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "set()\n"

@@ -16,7 +16,8 @@ from electra_jax import gcs
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
 from electra_jax.interop import names
-from electra_jax.interop.model import Model, Slots, check_arrays, check_vocabulary
+from electra_jax.interop.model import NETWORKS, Model, Slots, check_arrays, check_vocabulary
+from electra_jax.models import heads
 from electra_jax.models.config import ElectraConfig
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.store.names import CHECKPOINTS, CONFIG, METRICS, TOKENIZER
@@ -73,6 +74,11 @@ def read(path: str, with_slots: bool = True) -> Model:
     }
     notes = () if tokenizer else (f"{path}: there is no tokenizer in it: copy one from the prepared data to its tokenizer/",)
     params = {name.removeprefix("params/"): x for name, x in arrays.items() if name.startswith("params/")}
+    known = ("embeddings", *NETWORKS, *heads.TASKS)
+    if others := sorted({name.split("/")[0] for name in params} - set(known)):
+        raise UserError(
+            f"{path}: its objective has networks of its own, {', '.join(others)}: what is read here is a {' and a '.join(NETWORKS)}"
+        )
     model = Model(config, names.nested(params), tokenizer, _slots(arrays), about=about, notes=notes)
     check_arrays(model, path)
     return model

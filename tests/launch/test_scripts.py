@@ -168,8 +168,8 @@ def test_a_run_on_a_host_gets_its_arguments_whole_once_and_can_be_stopped(hosted
     try:
         until((project / "argv").exists)
         passed = (project / "argv").read_text().split("\0")[:-1]
-        retry = ["-u", "launch/supervise.py", "--starts=5", "--", ".venv/bin/python"]
-        assert passed == [*retry, "-u", "launch/pretrain.py", "--distributed", *RUN[1:]]
+        wrapper = ["-u", "launch/supervise.py", "--starts=5", "--", ".venv/bin/python"]
+        assert passed == [*wrapper, "-u", "launch/pretrain.py", "--distributed", *RUN[1:]]
         assert (project / "run.workdir").read_text() == "gs://b/a b"
         again = script("tpu_pod.sh", "run", *TPU, *RUN, path=stand_ins.path, HOSTED=str(hosted))
         assert again.returncode == 2 and "stop it first" in again.stderr
@@ -216,8 +216,8 @@ def test_gke_manifest(bare, stand_ins, tmp_path):
     (container,) = pod["containers"]
     assert container["image"] == "eu/x:1"
     assert container["resources"]["limits"] == container["resources"]["requests"] == {"google.com/tpu": 4}
-    retry = ["python", "-u", "launch/supervise.py", "--starts=3", "--", "python", "-u", "launch/pretrain.py", "--distributed"]
-    assert [kubernetes(word) for word in container["command"]] == [*retry, *RUN[1:]]
+    wrapper = ["python", "-u", "launch/supervise.py", "--starts=3", "--", "python", "-u", "launch/pretrain.py", "--distributed"]
+    assert [kubernetes(word) for word in container["command"]] == [*wrapper, *RUN[1:]]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ def test_no_dictionary_of_config_values_is_read_below_the_recipe():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args:
                 asked = ast.unparse(node.func.value).rsplit(".", 1)[-1]
-                assert not re.search("config|recipe|stored", asked), f"{relative}:{node.lineno} {ast.unparse(node)}"
+                whose_config = here(path) != "data" and re.search("config|recipe|stored", asked)  # data/ reads tokenizer_config.json
+                assert not whose_config, f"{relative}:{node.lineno} {ast.unparse(node)}"
             if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
                 owner = ast.unparse(node.value)
                 last = owner.rsplit(".", 1)[-1]

@@ -69,7 +69,7 @@ def part(stored: ours.Stored, name: str, steps: int, folder: str | None = None) 
     unused = params["discriminator"]
     own = "discriminator" if name == "discriminator" else "generator"
     forward = {"generator": generator, "mlm": mlm, "discriminator": discriminator}[name]
-    options = executors.COMPILER_OPTIONS.get(parts.devices.platform.name)
+    options = executors.compiler_options(parts.devices.mesh) or None
     run_part = jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=options)
     given = {"embeddings": params["embeddings"], own: params[own]}
 

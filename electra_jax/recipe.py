@@ -74,11 +74,33 @@ class Recipe:
         return {field.name: hints[field.name] for field in dataclasses.fields(cls) if dataclasses.is_dataclass(hints[field.name])}
 
     @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> Self:
-        """The recipe of a config: a ConfigDict of configs/, or what `stored` gave. What it lacks has the default
-        of its record. UserError names the flag of what is wrong."""
-        values = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else dict(config)))  # a config may hold tuples
+    def help_lines(cls) -> list[str]:
+        """Every field with its flag, type, default and meaning, for --help."""
+        lines = ["Fields of the config (defaults before the preset; override any with --config.NAME=VALUE):", *options.help_lines(cls, "")]
+        for name, record in cls.sections().items():
+            lines += ["", *options.help_lines(record, name)]
+        return lines
+
+    @classmethod
+    def check_flags(cls, argv: Sequence[str]) -> None:
+        """Raises UserError where a flag --config.NAME names no field; it lists those of the section."""
         sections = cls.sections()
+        for flag in argv:
+            match = re.match(r"--?(?:no)?config\.(?:(\w+)\.)?(\w+)(=|$)", flag)
+            if match is None or (match[1] is None and match[2] in sections):
+                continue
+            section, name = match[1] or "", match[2]
+            if section and section not in sections:
+                raise UserError(f"{flag}: no section {section!r}{options.hint(section, sections)}: {', '.join(sections)}")
+            options.check_name(sections[section] if section else cls, name, section)
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> Self:
+        """The recipe of a config: a ConfigDict of configs/, or what `stored` gave.
+
+        What the config lacks has the default of its record. UserError names the flag of what is wrong.
+        """
+        values, sections = config.to_dict() if hasattr(config, "to_dict") else dict(config), cls.sections()
         top = options.parse(cls, {name: value for name, value in values.items() if name not in (*sections, "format")}, "")
         for name, record in sections.items():
             if not isinstance(values.get(name, {}), dict):
@@ -112,26 +134,6 @@ class Recipe:
         """JSON values."""
         tree = {**options.values(self), **{name: options.values(getattr(self, name)) for name in self.sections()}}
         return {"format": FORMAT, **json.loads(json.dumps(tree))}
-
-
-def help_lines() -> list[str]:
-    """Every field with its flag, type, default and meaning, for --help."""
-    lines = ["Fields of the config (defaults before the preset; override any with --config.NAME=VALUE):", *options.help_lines(Recipe, "")]
-    for name, record in Recipe.sections().items():
-        lines += ["", *options.help_lines(record, name)]
-    return lines
-
-
-def check_flags(argv: Sequence[str]) -> None:
-    """Raises UserError where a flag --config.NAME names no field; it lists those of the section."""
-    for flag in argv:
-        if match := re.match(r"--?(?:no)?config\.(?:(\w+)\.)?(\w+)(=|$)", flag):
-            section, name = match[1] or "", match[2]
-            record = Recipe.sections().get(section) if section else Recipe
-            if record is None:
-                raise UserError(f"{flag}: no section {section!r}{options.hint(section, Recipe.sections())}: {', '.join(Recipe.sections())}")
-            if not (section == "" and name in Recipe.sections()):
-                options.check_name(record, name, section)
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:

@@ -225,7 +225,7 @@ class _Evaluator:
         devices = work.parts.devices
         self._heldout = [mesh.to_devices(batch, devices.mesh) for batch in work.heldout]
         step = jax.jit(evaluation.make_eval_step(work.parts.objective), out_shardings=mesh.replicated(devices.mesh))
-        lower, options = mesh.on_mesh(step.lower, devices.mesh), executors.COMPILER_OPTIONS.get(devices.platform.name)
+        lower, options = mesh.on_mesh(step.lower, devices.mesh), executors.compiler_options(devices.mesh) or None
         # Compiled now, a program for each row length: a peer that compiles for half a minute later on would be taken for dead.
         self._programs = {}
         for batch in self._heldout:

@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from electra_jax import cli
-from electra_jax.recipe import Recipe, check_flags, help_lines
+from electra_jax.recipe import Recipe
 
 DIR = flags.DEFINE_string("dir", "runs/demo", "Where text, rows and the run go. The same command again goes on from there.")
 STEPS = flags.DEFINE_integer("steps", 1_000, "Training steps.", lower_bound=1)
@@ -31,4 +31,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    cli.run(main, more_help=help_lines, check=check_flags)
+    cli.run(main, more_help=Recipe.help_lines, check=Recipe.check_flags)

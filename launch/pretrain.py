@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from electra_jax import cli
-from electra_jax.recipe import check_flags, help_lines
+from electra_jax.recipe import Recipe
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:small", "The config file and its preset.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, checkpoints, metrics, report.", required=True)
@@ -55,4 +55,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    cli.run(main, more_help=help_lines, check=check_flags)
+    cli.run(main, more_help=Recipe.help_lines, check=Recipe.check_flags)

@@ -8,7 +8,7 @@ import pytest
 from configs.pretrain import get_config
 from electra_jax.cli import UserError
 from electra_jax.parallel.mesh import Platform
-from electra_jax.recipe import Recipe, check_flags, help_lines, refuse_changes
+from electra_jax.recipe import Recipe, refuse_changes
 
 CPU = Platform("cpu", "cpu", "float32", 1)
 TPU = Platform("tpu", "TPU v5 lite", "bfloat16", 8)
@@ -86,7 +86,7 @@ def test_what_is_left_to_the_platform_is_decided_once_and_stored():
 
 
 def test_every_field_has_a_line_of_help():
-    lines = "\n".join(help_lines())
+    lines = "\n".join(Recipe.help_lines())
     for section, record in Recipe.sections().items():
         for field in dataclasses.fields(record):
             assert f"--config.{section}.{field.name} (" in lines
@@ -94,7 +94,7 @@ def test_every_field_has_a_line_of_help():
 
 
 def test_a_flag_that_names_no_field_is_refused_before_absl_sees_it():
-    check_flags(
+    Recipe.check_flags(
         ["x", "--config.train.steps=3", "--config=a.py:b", "--config.seed", "3", "--workdir=--config.no=1", "--config.model.dtype=x"]
     )
     for flag, message in (
@@ -104,7 +104,7 @@ def test_a_flag_that_names_no_field_is_refused_before_absl_sees_it():
         ("--config.sed=3", "did you mean 'seed'"),
     ):
         with pytest.raises(UserError, match=message):
-            check_flags(["x", flag])
+            Recipe.check_flags(["x", flag])
 
 
 def test_what_a_resume_may_change():

@@ -171,21 +171,21 @@ class Programs:
     """One step body's programs, a shape of batch each, compiled when it is first met."""
 
     def __init__(self, body: Callable, abstract_state, mesh: Mesh, executor: str, num_rows: int):
-        """num_rows: of the global batch; what `missing` and `of` are asked about may be one host's share of it."""
+        """num_rows: of the global batch; what `known` and `of` are asked about may be one host's share of it."""
         self._compile = partial(compile_step, body, abstract_state, mesh=mesh, executor=executor)
         self._num_rows = num_rows
         self._programs: dict[tuple, Program] = {}
 
-    def missing(self, batch) -> bool:
-        return _shapes(batch) not in self._programs
+    def known(self, batch) -> Program | None:
+        """The program for such a batch, where it is compiled."""
+        return self._programs.get(_shapes(batch))
 
     def of(self, batch) -> Program:
-        """The program for such a batch, concrete or abstract. Raises UserError as `compile_step` does."""
-        shapes = _shapes(batch)
-        if shapes not in self._programs:
+        """The program for such a batch, concrete or abstract, compiled if need be. Raises UserError as `compile_step` does."""
+        if (program := self.known(batch)) is None:
             rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((self._num_rows, *x.shape[1:]), x.dtype), batch)
-            self._programs[shapes] = self._compile(abstract_batch=rows)
-        return self._programs[shapes]
+            program = self._programs[_shapes(batch)] = self._compile(abstract_batch=rows)
+        return program
 
     def __len__(self) -> int:
         return len(self._programs)

@@ -91,13 +91,14 @@ def train(
             telemetry.progress(done, metrics["loss"], clock)
 
     def program_for(batch: Batch) -> Program:
-        if programs.missing(batch):
-            with clock.section("step"):
-                settle(0)
-            with clock.section("compile"), watchdog.allow(COMPILE_SECS):
-                multihost.together(lambda: programs.of(batch))  # all go on at the same time: a step waits seconds for a peer, not minutes
-            telemetry.note(f"compiled the step for rows of {batch.tokens.shape[1]} tokens, program {len(programs)}")
-        return programs.of(batch)
+        if program := programs.known(batch):
+            return program
+        with clock.section("step"):
+            settle(0)
+        with clock.section("compile"), watchdog.allow(COMPILE_SECS):
+            program = multihost.together(lambda: programs.of(batch))  # all go on at once: a step waits seconds for a peer, not minutes
+        telemetry.note(f"compiled the step for rows of {batch.tokens.shape[1]} tokens, program {len(programs)}")
+        return program
 
     step = int(state.step)
     with contextlib.closing(telemetry), watchdog, profiler:

@@ -3,10 +3,11 @@
 Importing this module costs nothing but absl: a typo in a flag should answer at once.
 """
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags
 
@@ -29,6 +30,20 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+# What absl and ml_collections raise for a wrong flag, config file or override.
+_WRONG_FLAGS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError)
+
+
+@contextlib.contextmanager
+def defining(program: str) -> Iterator[None]:
+    """Around the definition of a flag that reads its default at once, overrides from the command line and all: a mistake in them is one
+    line and exit code 2 there already."""
+    try:
+        yield
+    except _WRONG_FLAGS as error:
+        _fail(program, f"{one_line(error)} (--help lists the flags)")
+
+
 def run(
     main: Callable[[Sequence[str]], None],
     argv: Sequence[str] | None = None,
@@ -41,17 +56,16 @@ def run(
     more_help: lines that --help prints after the flags. check(argv): raises UserError for a flag that absl would refuse with a poorer line.
     """
     argv = list(sys.argv if argv is None else argv)
-    # ml_collections raises plain AttributeError, KeyError or TypeError for a wrong override while flags are parsed.
     app.define_help_flags()
     try:
         check(argv)
         positional = flags.FLAGS(argv)
         for name in flags.FLAGS:
-            _ = flags.FLAGS[name].value  # a config file that cannot be read says so only here
+            hasattr(flags.FLAGS[name].value, "to_dict")  # of a config file that cannot be read the value raises when it is looked into
     except SystemExit:  # --help has printed itself
         print("\n".join(more_help()))
         sys.exit(0)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
+    except _WRONG_FLAGS as error:
         _fail(argv[0], f"{one_line(error)} (--help lists the flags)")
     if len(positional) > 1:
         _fail(argv[0], f"{positional[1]!r} is not a flag: write --name=value (--help lists the flags)")

@@ -7,12 +7,15 @@ and the checkpoints keep, and `refuse_changes` compares it on a resume.
 
 import dataclasses
 import json
+import os
+import pathlib
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from electra_jax import options
+from electra_jax import cli, options
 from electra_jax.cli import UserError
 from electra_jax.data.config import DataConfig
 from electra_jax.models import attention
@@ -93,6 +96,20 @@ class Recipe:
             if section and section not in sections:
                 raise UserError(f"{flag}: no section {section!r}{options.hint(section, sections)}: {', '.join(sections)}")
             options.check_name(sections[section] if section else cls, name, section)
+
+    @classmethod
+    def flag(cls, default: str) -> Any:
+        """Defines --config=FILE:ARGUMENT with its overrides --config.NAME=VALUE; returns the holder of its ConfigDict.
+
+        default: a file of configs/ and its argument, found from any folder. A mistake ends the program with one line.
+        """
+        from ml_collections import config_flags
+
+        if not os.path.exists(default.split(":")[0]):
+            default = str(pathlib.Path(__file__).resolve().parents[1] / default)
+        with cli.defining(sys.argv[0]):
+            cls.check_flags(sys.argv)
+            return config_flags.DEFINE_config_file("config", default, "The config file and its preset.", lock_config=True)
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Self:

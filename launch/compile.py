@@ -18,12 +18,11 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, ROOT)
 
 from absl import flags
-from ml_collections import config_flags
 
 from electra_jax import cli
 from electra_jax.recipe import Recipe
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:base,flash", "The config file and its preset.", lock_config=True)
+CONFIG = Recipe.flag("configs/pretrain.py:base,flash")
 TOPOLOGY = flags.DEFINE_list("topology", ["v5e:4x4"], "TPU topologies: v5e:4x4, v5p:2x2x4, v6e:8x8, v4:2x2x4, 2*v5e:16x16 (slices) ...")
 EFFORT = flags.DEFINE_enum("effort", "full", ["full", "low"], "The compiler's.")
 SUGGEST = flags.DEFINE_bool("suggest", False, "Where it does not fit, try what may help and print the first change with which it does.")
@@ -55,4 +54,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    cli.run(main, more_help=Recipe.help_lines, check=Recipe.check_flags)
+    cli.run(main, more_help=Recipe.help_lines)

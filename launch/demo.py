@@ -12,7 +12,6 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 from absl import flags
-from ml_collections import config_flags
 
 from electra_jax import cli
 from electra_jax.recipe import Recipe
@@ -20,7 +19,7 @@ from electra_jax.recipe import Recipe
 DIR = flags.DEFINE_string("dir", "runs/demo", "Where text, rows and the run go. The same command again goes on from there.")
 STEPS = flags.DEFINE_integer("steps", 1_000, "Training steps.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of parameters, order and masks.")
-CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:tiny", "The preset, as in launch/pretrain.py.", lock_config=True)
+CONFIG = Recipe.flag("configs/pretrain.py:tiny")
 
 
 def main(_):
@@ -31,4 +30,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    cli.run(main, more_help=Recipe.help_lines, check=Recipe.check_flags)
+    cli.run(main, more_help=Recipe.help_lines)

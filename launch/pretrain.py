@@ -18,12 +18,11 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 from absl import flags
-from ml_collections import config_flags
 
 from electra_jax import cli
 from electra_jax.recipe import Recipe
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/pretrain.py:small", "The config file and its preset.", lock_config=True)
+CONFIG = Recipe.flag("configs/pretrain.py:small")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, checkpoints, metrics, report.", required=True)
 SCRATCH = flags.DEFINE_string("scratch", None, "Where local copies of gs:// folders lie; by default among the temporary files.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes that the cluster started: a TPU pod, GKE, Slurm, MPI.")
@@ -55,4 +54,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    cli.run(main, more_help=Recipe.help_lines, check=Recipe.check_flags)
+    cli.run(main, more_help=Recipe.help_lines)

@@ -209,13 +209,20 @@ def test_a_resume_may_change_what_it_may(rows, cache, tmp_path):
     assert json.loads((workdir / "config.json").read_text())["train"]["accumulation_steps"] == 2
 
 
-@pytest.mark.parametrize("flag", ["--config.train.step=5", "--config=nowhere.py", "--config=small", "--noconfig.log.tensorbord"])
-def test_a_wrong_config_is_one_line_from_any_folder_and_without_a_preset(flag, cache, tmp_path):
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("--config.train.step=5", "--config.train.step: no such field; did you mean 'steps'? train has steps (int, 1000000)"),
+        ("--noconfig.log.tensorbord", "--config.log.tensorbord: no such field; did you mean 'tensorboard'?"),
+        ("--config=nowhere.py", "nowhere.py"),
+        ("--config=small", "small"),
+        ("--config.data.path=nowhere", "nowhere: no such folder"),
+    ],
+)
+def test_a_wrong_config_is_one_line_from_any_folder_and_without_a_preset(flag, words, cache, tmp_path):
     command = [sys.executable, str(runs.ROOT / "launch" / "pretrain.py"), "--workdir=run", flag]
     done = subprocess.run(command, env=runs.environment(cache), cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert flag.split("=")[-1].strip("0123456789") in done.stderr or "did you mean" in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_help_reads_well(cache):

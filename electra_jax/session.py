@@ -46,7 +46,7 @@ class Work(NamedTuple):
     reference: metrics that no step changes, shown beside an evaluation's: what a naive guess would reach.
     identity: which data and tokenizer, by their hashes: a resume with others is refused.
     about: JSON values that tell a person of the data; kept in checkpoints.
-    rows_in_words: of how many rows in how many epochs the run is.
+    rows_in_words: how many epochs over how many rows the run is, for the plan that is printed.
     """
 
     recipe: Recipe
@@ -229,11 +229,11 @@ class _Evaluator:
         # Compiled now, a program for each row length: a peer that compiles for half a minute later on would be taken for dead.
         self._programs = {}
         for batch in self._heldout:
-            if _length(batch) not in self._programs:
-                self._programs[_length(batch)] = lower(state.params, state.root, *batch).compile(compiler_options=options)
+            if _shape(batch) not in self._programs:
+                self._programs[_shape(batch)] = lower(state.params, state.root, *batch).compile(compiler_options=options)
 
     def _step(self, params, root, batch, valid_B):
-        return self._programs[_length((batch, valid_B))](params, root, batch, valid_B)
+        return self._programs[_shape((batch, valid_B))](params, root, batch, valid_B)
 
     def __call__(self, state: TrainState, at_step: int) -> dict[str, float]:
         view, recipe = self._work.parts.objective.view, self._work.recipe
@@ -254,7 +254,7 @@ class _Evaluator:
         return self._work.parts.objective.view.examples(rows, outputs, self._work.tokenizer.pieces)
 
 
-def _length(batch: tuple[Batch, Any]) -> tuple[int, ...]:
+def _shape(batch: tuple[Batch, Any]) -> tuple[int, ...]:
     """What of a held-out batch decides its program."""
     return batch[0].tokens.shape
 

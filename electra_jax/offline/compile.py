@@ -30,7 +30,7 @@ class Case(NamedTuple):
     """What to compile: a recipe's step, for one topology."""
 
     recipe: Recipe
-    topology: str  # "v5e:4x4"; "v5e:4x4/chip" is one chip's share of it: a sixteenth of the rows on one device, without collectives
+    topology: str  # "v5e:4x4"; "v5e:4x4/chip" is one chip's share of it: its part of the rows on one device, without collectives
     effort: str = "full"
 
     def override(self, change: Mapping[str, Any]) -> "Case":

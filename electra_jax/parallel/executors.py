@@ -98,8 +98,8 @@ def check_batch(mesh: Mesh, batch_rows: int, accumulation_steps: int) -> None:
         )
 
 
-# What XLA would choose otherwise, by platform. A CPU's hands products and reductions to YNNPACK: without it a step of
-# `small` is 1 to 7% shorter on quiet cores (2, AVX-512, Zen 4), and 9% where another program keeps one of them busy.
+# What XLA would choose otherwise, by platform. On a CPU it hands products and reductions to YNNPACK, whose threads wait for one another:
+# a step is shorter without it, most of all where another program keeps a core busy (docs/speed.md).
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 

@@ -85,19 +85,20 @@ def read(path: str, with_slots: bool = True) -> Model:
 
 
 def _config(fields: Mapping[str, Any], where: str) -> ElectraConfig:
-    """For any machine: its choice of a type of products and of a path of attention is not the model's.
+    """For any machine: the type of products and the path of attention that the run's machine had are not the model's.
 
-    Configs of earlier versions have one factor for both networks' feed-forward layers, `ffn_factor`.
+    Products are then in the type of the parameters. Configs of earlier versions have one factor for both networks' feed-forward layers,
+    `ffn_factor`.
     """
-    fields = {**fields, "attention": "auto", "dtype": "float32" if fields["dtype"] == "auto" else fields["dtype"]}
-    factor = fields.pop("ffn_factor", 4)
     try:
+        fields = {**fields, "attention": "auto", "dtype": fields["param_dtype"]}
+        factor = fields.pop("ffn_factor", 4)
         config = ElectraConfig(**fields)
         if factor == 4:
             return config
         sizes = {"ffn_size": factor * config.hidden_size, "generator_ffn_size": factor * config.generator.hidden_size}
         return dataclasses.replace(config, **sizes)
-    except (TypeError, UserError) as error:
+    except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{where}: its config is not one of this version's ({error}): read it with the version that wrote it") from None
 
 

@@ -148,6 +148,14 @@ def test_configs_of_earlier_versions_have_a_factor(factor, sizes):
         workdir._config(fields | {"ffn_factor": "wide"}, "there")
 
 
+@pytest.mark.parametrize("trained, kept, loaded", [("bfloat16", "float32", "float32"), ("float64", "float64", "float64")])
+def test_the_type_of_products_was_the_machines_that_trained(trained, kept, loaded):
+    """A run stores what its platform chose; who loads it on another is given products in the type of the parameters."""
+    fields = dataclasses.asdict(CONFIG) | {"dtype": trained, "param_dtype": kept, "attention": "rows"}
+    config = workdir._config(fields, "there")
+    assert (config.dtype, config.param_dtype, config.attention) == (loaded, kept, "auto")
+
+
 def test_three_lines_from_python(tmp_path):
     formats.write(tmp_path / "out", model(tokenizer=vocabulary()), "huggingface")
     config, params, tokenizer = electra_jax.load(tmp_path / "out")

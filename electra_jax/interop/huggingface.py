@@ -11,19 +11,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from electra_jax.cli import UserError, one_line
+from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
-from electra_jax.interop import cards, names
+from electra_jax.interop import cards, names, weights
 from electra_jax.interop import model as models
 from electra_jax.interop import tokenizers as tokenizer_files
 from electra_jax.interop.model import Model
 from electra_jax.models import heads
 from electra_jax.models.config import ElectraConfig
 
-CONFIG, WEIGHTS, INDEX, TORCH_WEIGHTS = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+CONFIG = "config.json"
 RTD_HEAD, RTD_CODE = "rtd_head.safetensors", "rtd_head.py"
 
 
@@ -62,7 +61,7 @@ _OLD_NORM = {"gamma": "weight", "beta": "bias"}  # of files that transformers wr
 
 
 def is_folder(path: pathlib.Path) -> bool:
-    return (path / CONFIG).is_file() and any((path / name).is_file() for name in (WEIGHTS, INDEX, TORCH_WEIGHTS))
+    return (path / CONFIG).is_file() and any((path / name).is_file() for name in weights.ALL)
 
 
 # --- Reading
@@ -70,9 +69,8 @@ def is_folder(path: pathlib.Path) -> bool:
 
 def read(folder: pathlib.Path) -> Model:
     """One folder of transformers. UserError, in one line, for whatever is wrong with it."""
-    fields = _read_json(folder / CONFIG)
-    shapes, tensor, close = _open_weights(folder)
-    with close:
+    fields = weights.read_json(folder / CONFIG)
+    with weights.opened(folder) as (shapes, tensor):
         kind = _architecture(fields, shapes, folder)
         config = _to_config(fields, ARCHITECTURES[kind], folder)
         return _assemble(folder, fields, kind, config, shapes, tensor)
@@ -84,7 +82,7 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
     if twice := sorted(set(shapes) - set(current.values())):
         raise UserError(f"{folder}: {twice[0]} and {current[_current_name(twice[0])]} are one parameter: remove one of them")
     prefix = f"{family}." if any(name.startswith(f"{family}.") for name in current) else ""
-    found = {name: tuple(shapes[old]) for name, old in current.items() if not (_BUFFERS.search(name) or _LEFT_OUT.search(name))}
+    found = {name: shapes[old] for name, old in current.items() if not (_BUFFERS.search(name) or _LEFT_OUT.search(name))}
     tied = {name: found.pop(name) for name in list(found) if _TIED.match(name) and name != "generator_lm_head.bias"}
     left_out = sorted({name.rsplit(".", 1)[0] for name in current if _LEFT_OUT.search(name)})
     _refuse_other_depth(found, config, network, folder)
@@ -103,10 +101,9 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
         if head in ("mlm", "cls") and not np.array_equal(np.asarray(tensor(current[name]), np.float32), arrays[own]):
             raise UserError(f"{folder}: {name} differs from what it is tied to: an output layer of its own has no place here")
     if extra_head:
-        head_shapes, head_tensor, close = _open_weights(folder, RTD_HEAD)
-        with close:
-            head_tensors = [t for t in names.torch_tensors(config, network, "", "rtd") if t.path.startswith(f"{network}/head/")]
-            arrays |= names.assemble(head_tensors, sizes, {n: tuple(s) for n, s in head_shapes.items()}, head_tensor, str(rtd_file))
+        head_tensors = [t for t in names.torch_tensors(config, network, "", "rtd") if t.path.startswith(f"{network}/head/")]
+        with weights.opened(folder, RTD_HEAD) as (head_shapes, head_tensor):
+            arrays |= names.assemble(head_tensors, sizes, head_shapes, head_tensor, str(rtd_file))
     params = names.nested(arrays)
     tokenizer = _tokenizer(folder)
     models.check_vocabulary(tokenizer, config, str(folder))
@@ -118,95 +115,6 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
     if tokenizer is None:
         notes.append(f"{folder}: there is no tokenizer in it")
     return Model(config, params, tokenizer, about=about, notes=tuple(notes))
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}: name a folder that transformers wrote") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({one_line(error)}): copy the file anew") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: not a JSON object: copy the file anew")
-    return fields
-
-
-class _Files:
-    """Closes what it was given."""
-
-    def __init__(self, *files):
-        self._files = files
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for file in self._files:
-            file.__exit__(None, None, None)
-
-
-def _open_weights(folder: pathlib.Path, name: str | None = None) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Any], _Files]:
-    """({name: shape}, name -> values, what to close) of a folder's weights."""
-    if name is None and not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
-        return *_torch_weights(folder / TORCH_WEIGHTS), _Files()
-    paths = [folder / (name or WEIGHTS)]
-    if name is None and not paths[0].is_file():
-        files = _read_json(folder / INDEX).get("weight_map")
-        if not isinstance(files, dict) or not all(isinstance(f, str) and pathlib.PurePath(f).name == f for f in files.values()):
-            raise UserError(f"{folder / INDEX}: it does not say which file holds which tensor: copy the file anew")
-        paths = [folder / file for file in sorted(set(files.values()))]
-    opened, home, shapes = [], {}, {}
-    for path in paths:
-        try:
-            file = safetensors.safe_open(path, framework="numpy").__enter__()
-            opened.append(file)
-            for key in file.keys():
-                home[key], shapes[key] = file, tuple(file.get_slice(key).get_shape())
-        except (OSError, safetensors.SafetensorError, ValueError) as error:
-            raise UserError(f"{path}: no whole safetensors file ({one_line(error)}): copy it anew") from None
-
-    def tensor(key: str) -> np.ndarray:
-        try:
-            x = home[key].get_tensor(key)
-            if not np.issubdtype(x.dtype, np.floating) and x.dtype.name != "bfloat16":
-                raise ValueError(f"its type is {x.dtype}, which no parameter has")
-            return x.astype(np.float32)
-        except Exception as error:  # a type that numpy has not, a file that shrank
-            raise UserError(f"{folder}: {key} cannot be read ({one_line(error)}): copy the file anew") from None
-
-    return shapes, tensor, _Files(*opened)
-
-
-def _torch_weights(path: pathlib.Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Any]]:
-    """A pickle of PyTorch's, through its loader that runs no code. UserError where PyTorch is missing or refuses."""
-    try:
-        import torch
-    except ImportError:
-        words = f"a pickle, which PyTorch alone opens safely: pip install torch, or save it as {WEIGHTS} elsewhere"
-        raise UserError(f"{path}: {words}") from None
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        shapes = {name: tuple(x.shape) for name, x in tensors.items() if isinstance(x, torch.Tensor)}
-        if any(not isinstance(name, str) for name in shapes):
-            raise ValueError("its keys are no names")
-    except Exception as error:  # whatever PyTorch's loader says of hostile or damaged bytes
-        words = one_line(error)
-        words = words if len(words) <= 200 else words[:197] + "..."
-        raise UserError(f"{path}: PyTorch's weights-only loader refuses it ({words}): get a {WEIGHTS} of the model") from None
-    if not shapes:
-        listed = ", ".join(str(name) for name in list(tensors)[:4])
-        raise UserError(f"{path}: it names no tensors ({listed}): save model.state_dict() itself")
-
-    def tensor(name: str) -> np.ndarray:
-        try:
-            if not tensors[name].is_floating_point():
-                raise ValueError(f"its type is {tensors[name].dtype}, which no parameter has")
-            return tensors[name].detach().to(torch.float32).numpy()
-        except Exception as error:  # sparse, quantized, without values
-            raise UserError(f"{path}: {name} cannot be read ({one_line(error)}): save it as an ordinary tensor") from None
-
-    return shapes, tensor
 
 
 def _current_name(name: str) -> str:
@@ -346,7 +254,7 @@ def write(folder: pathlib.Path, model: Model, network: str) -> None:
     if family == "roformer":
         arrays = {path: _rotary_order(path, x, config, network, to_torch=True) for path, x in arrays.items()}
     tensors = names.torch_tensors(config, network, f"{family}." if head else "", head)
-    _save(folder / WEIGHTS, names.disassemble(tensors, arrays) | _sinusoids(config, network, family, head))
+    _save(folder / weights.WEIGHTS, names.disassemble(tensors, arrays) | _sinusoids(config, network, family, head))
     rtd_beside = family == "roformer" and head is None and "head" in model.params[network]
     if rtd_beside:
         tensors = [t for t in names.torch_tensors(config, network, "", "rtd") if t.path.startswith(f"{network}/head/")]

@@ -26,6 +26,7 @@ from electra_jax.cli import Preempted, UserError, one_line
 T = TypeVar("T")
 _FOREVER_MS = 7 * 24 * 3600 * 1000  # a dead peer ends the wait long before
 _LEAVING_MS = 3_000
+_LEAD_STAYS_SECS = 2
 _START_MS = 60_000  # all have come already
 _LOST_PEER = re.compile(
     r"gloo|nccl|connection (closed|reset)|socket closed|broken pipe|coordination service|heartbeat|peer .*(lost|died|closed)", re.I
@@ -131,12 +132,14 @@ def _leave_alone(error: BaseException, heartbeat_secs: int) -> None:
     elif isinstance(error.code, int):
         code = error.code
     if lost:
-        time.sleep(
-            2 * heartbeat_secs + 5
-        )  # within it the service learns who it is, and XLA aborts us with its number: supervise.py reads it
+        # Within this time the service learns which process it is, and XLA aborts this one with its number, which supervise.py reads.
+        time.sleep(2 * heartbeat_secs + 5)
     if code == cli.EXIT_USER:
-        with contextlib.suppress(Exception):  # all may have met the same: whoever left first would make XLA abort the others unheard
+        # All may have met the same mistake. The service ends with process 0, and XLA aborts whoever has not left by then.
+        with contextlib.suppress(Exception):
             _client().wait_at_barrier("electra_jax leaving", _LEAVING_MS)
+        if is_lead():
+            time.sleep(_LEAD_STAYS_SECS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

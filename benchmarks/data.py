@@ -13,7 +13,7 @@ from electra_jax import demo
 from electra_jax.cli import UserError
 from electra_jax.data import prepare
 from electra_jax.data import tokenizers as tokenizer
-from electra_jax.data.rows import loader
+from electra_jax.data.rows import loader, order
 
 Run = Callable[[], dict[str, float]]
 VOCAB_SIZE, BATCH_ROWS, LENGTHS = 30_522, 32, (128, 512)
@@ -105,7 +105,7 @@ def tokenizing(text: str, vocabulary: str) -> Run:
 def feeding(folder: str, batches: int = 500) -> Run:
     """A turn is so many shuffled batches of 32 rows, all that pretraining takes from the loader, on one core."""
     _one_core()
-    stream = loader.Stream([folder], None, seed=0)
+    stream = order.Stream([folder], None, seed=0)
     feed = loader.batches(stream, start_step=0, global_batch=BATCH_ROWS)
 
     def run() -> dict[str, float]:
@@ -122,7 +122,7 @@ def torch_feeding(folder: str, batches: int = 50) -> Run:
 
     _one_core()
     torch.set_num_threads(1)
-    stream = loader.Stream([folder], None, seed=0)
+    stream = order.Stream([folder], None, seed=0)
     tokens = stream.rows(np.arange(stream.num_rows)).astype(np.uint16)
 
     class Rows(torch.utils.data.Dataset):

@@ -106,11 +106,11 @@ def _optimizer(built: ours.Built, steps: int) -> Run:
 
 def _feed(built: ours.Built, steps: int, folder: str) -> Run:
     """The next batch, and its way onto the device."""
-    from electra_jax.data.rows import loader
+    from electra_jax.data.rows import loader, order
     from electra_jax.parallel import mesh
 
     num_rows, devices = built.recipe.train.batch_rows, built.parts.devices.mesh
-    batches = loader.batches(loader.Stream([folder], None, seed=0), start_step=0, global_batch=num_rows)
+    batches = loader.batches(order.Stream([folder], None, seed=0), start_step=0, global_batch=num_rows)
 
     def run() -> dict[str, float]:
         jax.block_until_ready([mesh.to_devices(next(batches), devices, num_rows) for _ in range(steps)])

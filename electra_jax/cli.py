@@ -1,4 +1,4 @@
-"""How every program of ours ends: 0 done, 2 a person must mend something, 42 run the same command again, 1 a defect.
+"""How a command line of ours begins and ends: flags, the errors that are no defects, and the exit code of each (exit_codes.py).
 
 Importing this module costs nothing but absl: a typo in a flag should answer at once.
 """
@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags
 
-EXIT_DEFECT = 1
-EXIT_USER = 2
-EXIT_AGAIN = 42
+from electra_jax import exit_codes
+
 # A path given by a person that cannot be used, wherever it was noticed.
 _PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EISDIR, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -82,15 +81,15 @@ def run(
 def outcome(error: BaseException) -> tuple[int, str] | None:
     """(exit code, the line to say) of an error that is no defect of ours; None for one that is, or for SystemExit."""
     if isinstance(error, UserError):
-        return EXIT_USER, one_line(error)
+        return exit_codes.USER, one_line(error)
     if isinstance(error, Preempted):
-        return EXIT_AGAIN, one_line(error)
+        return exit_codes.AGAIN, one_line(error)
     if isinstance(error, KeyboardInterrupt):
-        return EXIT_USER, "interrupted: run the same command again"
+        return exit_codes.USER, "interrupted: run the same command again"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return EXIT_USER, f"the disk is full ({one_line(error)}): free some space, then run the same command again"
+        return exit_codes.USER, f"the disk is full ({one_line(error)}): free some space, then run the same command again"
     if isinstance(error, OSError) and error.filename and error.errno in _PLACES:
-        return EXIT_USER, f"{error.filename}: {os.strerror(error.errno)}: choose another place, or mend this one"
+        return exit_codes.USER, f"{error.filename}: {os.strerror(error.errno)}: choose another place, or mend this one"
     return None
 
 
@@ -101,4 +100,4 @@ def say(program: str, message: str) -> None:
 
 def _fail(program: str, message: str) -> None:
     say(program, message)
-    sys.exit(EXIT_USER)
+    sys.exit(exit_codes.USER)

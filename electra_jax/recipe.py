@@ -2,7 +2,7 @@
 
 A section of the config is a record of the folder that it speaks of (`models/config.py`, `train/config.py` ...), where each value has
 its type, its default and its meaning. `parse` reads a config, `resolve` fills in what the devices decide, `stored` is what config.json
-and the checkpoints keep, and `refuse_changes` compares it on a resume.
+and the checkpoints keep; resume.py compares it.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from typing import Any, Self
 from electra_jax import cli, options
 from electra_jax.cli import UserError
 from electra_jax.data.config import DataConfig
-from electra_jax.models import attention
+from electra_jax.models.attention import choice
 from electra_jax.models.config import ElectraConfig
 from electra_jax.objectives.config import MaskingConfig, ObjectiveConfig
 from electra_jax.options import option
@@ -28,12 +28,6 @@ from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig
 from electra_jax.watch.config import LogConfig
 
 FORMAT = 2  # of what `stored` gives; what was stored before had no number
-
-# What a resume may change, by regex over "section.field". Anything else would be another run under the old one's name.
-MAY_CHANGE = (
-    r"^(log|eval|checkpoint|parallel)\.|^model\.(remat|scan_layers|attention)$|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
-)
-_LISTED = 6  # changes in one message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,44 +138,10 @@ class Recipe:
         """With what was left to the platform (a parallel.mesh.Platform) decided: the type of products, and the path of attention."""
         dtype = platform.dtype if self.model.dtype == "auto" else self.model.dtype
         model = dataclasses.replace(self.model, dtype=dtype)
-        path = attention.choose(model.attention, platform.name, self.data.length, (model.discriminator, model.generator))
+        path = choice.choose(model.attention, platform.name, self.data.length, (model.discriminator, model.generator))
         return dataclasses.replace(self, model=dataclasses.replace(model, attention=path))
 
     def stored(self) -> dict[str, Any]:
         """JSON values."""
         tree = {**options.values(self), **{name: options.values(getattr(self, name)) for name in self.sections()}}
         return {"format": FORMAT, **json.loads(json.dumps(tree))}
-
-
-def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
-    """Raises UserError where a workdir's stored config differs from this run's in what a resume may not change.
-
-    What it may: MAY_CHANGE, and train.steps where the schedule names its own decay_steps.
-    """
-    if "train" not in before:  # launch/convert.py wrote it
-        raise UserError(f"{where} holds a model and no run: begin with it, --config.init_from={where}, in another --workdir")
-    if before.get("format") != FORMAT:
-        raise UserError(
-            f"{where} holds a run of an earlier version: finish it with that version, or begin with its model, "
-            f"--config.init_from={where}, in another --workdir"
-        )
-    old, new = _flat(before), _flat(now)
-    may_change = MAY_CHANGE + (r"|^train\.steps$" if old.get("schedule.decay_steps") and new["schedule.decay_steps"] else "")
-    changed = [
-        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not re.search(may_change, name)
-    ]
-    if changed:
-        more = "; ..." if len(changed) > _LISTED else ""
-        raise UserError(
-            f"{where} holds a run with another config ({'; '.join(changed[:_LISTED])}{more}): "
-            "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, "
-            "accumulation, max_non_finite_steps, hang_secs, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
-        )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {name: value for key, sub in tree.items() for name, value in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}

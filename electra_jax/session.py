@@ -22,7 +22,8 @@ from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import formats, start
 from electra_jax.parallel import chips, executors, mesh, multihost
 from electra_jax.parallel.executors import Program
-from electra_jax.recipe import Recipe, refuse_changes
+from electra_jax.recipe import Recipe
+from electra_jax.resume import refuse_changes
 from electra_jax.store import names, workdirs
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.train import evaluation, loop

@@ -18,7 +18,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from electra_jax.cli import EXIT_AGAIN, EXIT_DEFECT, EXIT_USER, UserError
+from electra_jax import exit_codes
+from electra_jax.cli import UserError
 from electra_jax.store.names import CHECKPOINTS
 
 KEPT_LINES = 200
@@ -121,23 +122,23 @@ def _defect(lines: Sequence[str]) -> str | None:
 def understand(returncode: int, lines: Sequence[str], hosts: dict[int, str]) -> Ending:
     """`returncode` as subprocess gives it: a negative signal number, or (behind a shell) 128 + the number."""
     number = -returncode if returncode < 0 else returncode - 128
-    if returncode in (0, EXIT_USER):
+    if returncode in (0, exit_codes.USER):
         return Ending(returncode, f"exit {returncode}")
-    if returncode == EXIT_AGAIN:
-        return Ending(EXIT_AGAIN, f"exit {EXIT_AGAIN}" + (f": {' '.join(lines[-1].split())}" if lines else ""))
+    if returncode == exit_codes.AGAIN:
+        return Ending(exit_codes.AGAIN, f"exit {exit_codes.AGAIN}" + (f": {' '.join(lines[-1].split())}" if lines else ""))
     if number == signal.SIGABRT and (lost := lost_peer(lines, hosts)):
         if error := _defect(lines):
-            return Ending(EXIT_DEFECT, f"aborted after its own error: {error}")
-        return Ending(EXIT_AGAIN, lost)
+            return Ending(exit_codes.DEFECT, f"aborted after its own error: {error}")
+        return Ending(exit_codes.AGAIN, lost)
     if number == signal.SIGABRT and any(map(_GLOO.search, lines)):
-        return Ending(EXIT_AGAIN, "lost a process: Gloo met a broken connection and names none; another host's log may")
+        return Ending(exit_codes.AGAIN, "lost a process: Gloo met a broken connection and names none; another host's log may")
     if number == signal.SIGKILL:
         why = "most often the machine ran out of memory: `dmesg` tells, and a smaller batch a device helps"
-        return Ending(EXIT_AGAIN, f"killed (SIGKILL): {why}")
+        return Ending(exit_codes.AGAIN, f"killed (SIGKILL): {why}")
     if number in _STOPS:
-        return Ending(EXIT_AGAIN, f"ended by {signal.Signals(number).name}")
+        return Ending(exit_codes.AGAIN, f"ended by {signal.Signals(number).name}")
     what = signal.Signals(number).name if number in set(signal.Signals) else f"exit {returncode}"
-    return Ending(EXIT_DEFECT, f"{what}: a defect; it would happen again, so nothing is started again")
+    return Ending(exit_codes.DEFECT, f"{what}: a defect; it would happen again, so nothing is started again")
 
 
 def workdir(command: Sequence[str]) -> str | None:
@@ -217,8 +218,8 @@ class Wrapper:
         newest, fruitless = newest_checkpoint(self._folder), 0
         while not self._stop:
             ending = self._start()
-            if ending.code != EXIT_AGAIN:
-                if ending.code == EXIT_DEFECT:
+            if ending.code != exit_codes.AGAIN:
+                if ending.code == exit_codes.DEFECT:
                     self._say(ending.reason)
                 return ending.code
             latest = newest_checkpoint(self._folder)
@@ -226,17 +227,17 @@ class Wrapper:
             newest = max(newest, latest)
             if self._stop or self._once:
                 self._say(f"{ending.reason}; " + ("told to stop" if self._stop else "--once: not started again"))
-                return EXIT_AGAIN
+                return exit_codes.AGAIN
             where = f"newest: {newest}" if newest >= 0 else "there is none"
             if fruitless >= self._starts:
                 self._say(f"{ending.reason}; gave up after {fruitless} starts without a new checkpoint ({where}): mend the cause first")
-                return EXIT_AGAIN
+                return exit_codes.AGAIN
             wait_secs = min(self._wait_secs * 2 ** max(0, fruitless - 1), max(self._wait_secs, MAX_WAIT_SECS))
             count = f"start {fruitless + 1} of {self._starts} without a new checkpoint" if fruitless else "there is a new checkpoint"
             self._say(f"{ending.reason}; starting again in {wait_secs:g} s: {count} ({where})")
             self._wait(wait_secs)
         self._say("told to stop before the next start")
-        return EXIT_AGAIN
+        return exit_codes.AGAIN
 
     def _start(self) -> Ending:
         """One start of the command, to its end."""

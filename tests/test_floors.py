@@ -12,19 +12,19 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A file imports from its own folder and from lower floors. docs/design.md says what each is for.
 FLOORS = (
-    ("cli", "files", "gcs", "options", "rng", "types", "views"),
+    ("cli", "exit_codes", "files", "gcs", "options", "rng", "types", "views"),
     ("parallel",),
     ("models", "store", "watch", "data"),
     ("objectives", "train"),
     ("recipe",),
-    ("interop", "build"),
+    ("interop", "build", "resume"),
     ("session",),
     ("pretrain",),
     ("demo", "offline"),
     ("benchmarks",),
     ("launch",),
 )
-BESIDE = {"supervise": ("cli", "gcs", "store")}  # starts commands again, and knows nothing else of them
+BESIDE = {"supervise": ("cli", "exit_codes", "gcs", "store")}  # starts commands again, and knows nothing else of them
 FLOOR = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 FILES = sorted([*(ROOT / "electra_jax").rglob("*.py"), *(ROOT / "launch").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
 GROUND = FLOORS[0]

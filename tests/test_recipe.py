@@ -8,7 +8,8 @@ import pytest
 from configs.pretrain import get_config
 from electra_jax.cli import UserError
 from electra_jax.parallel.mesh import Platform
-from electra_jax.recipe import Recipe, refuse_changes
+from electra_jax.recipe import Recipe
+from electra_jax.resume import refuse_changes
 
 CPU = Platform("cpu", "cpu", "float32", 1)
 TPU = Platform("tpu", "TPU v5 lite", "bfloat16", 8)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import jax
 from jax._src import distributed  # the client of the coordination service has no public name
 
-from electra_jax import cli
+from electra_jax import cli, exit_codes
 from electra_jax.cli import Preempted, UserError, one_line
 
 T = TypeVar("T")
@@ -120,10 +120,10 @@ def _agree_on_count() -> None:
 
 def _leave_alone(error: BaseException, heartbeat_secs: int) -> None:
     """Ends this process now: a polite exit would wait for peers that wait for us."""
-    code, line = cli.outcome(error) or (cli.EXIT_DEFECT, None)
+    code, line = cli.outcome(error) or (exit_codes.DEFECT, None)
     lost = line is None and isinstance(error, ValueError | RuntimeError) and _LOST_PEER.search(str(error))  # jax raises either
     if lost:
-        code = cli.EXIT_AGAIN
+        code = exit_codes.AGAIN
         line = f"lost a peer ({one_line(error)[:200]}): the same command on all hosts goes on from the last checkpoint"
     if line is not None:
         cli.say(sys.argv[0], line)
@@ -134,7 +134,7 @@ def _leave_alone(error: BaseException, heartbeat_secs: int) -> None:
     if lost:
         # Within this time the service learns which process it is, and XLA aborts this one with its number, which supervise.py reads.
         time.sleep(2 * heartbeat_secs + 5)
-    if code == cli.EXIT_USER:
+    if code == exit_codes.USER:
         # All may have met the same mistake. The service ends with process 0, and XLA aborts whoever has not left by then.
         with contextlib.suppress(Exception):
             _client().wait_at_barrier("electra_jax leaving", _LEAVING_MS)

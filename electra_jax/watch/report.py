@@ -9,7 +9,7 @@ from typing import Any
 from electra_jax.files import write_whole
 from electra_jax.views import Examples, Panel
 from electra_jax.watch import telemetry
-from electra_jax.watch.figures import PANELS, Curves, draw, short
+from electra_jax.watch.plots import PANELS, Curves, draw, short
 
 MAX_POINTS = 2_000  # of a curve: more than a screen has pixels
 

@@ -1,4 +1,4 @@
-"""What stops a run between two steps: a signal, or numbers that are no longer finite. The exit codes: cli.py."""
+"""What stops a run between two steps: a signal, or numbers that are no longer finite. The exit codes: exit_codes.py."""
 
 import os
 import signal

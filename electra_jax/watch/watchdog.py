@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from electra_jax.cli import EXIT_AGAIN
+from electra_jax import exit_codes
 
 
 class Watchdog:
@@ -62,10 +62,10 @@ class Watchdog:
             quiet_secs += poll_secs
             if quiet_secs >= self._limit_secs:
                 print(
-                    f"nothing happened for {quiet_secs:.0f} seconds after {self._last}: the process ends with {EXIT_AGAIN}; "
+                    f"nothing happened for {quiet_secs:.0f} seconds after {self._last}: the process ends with {exit_codes.AGAIN}; "
                     "the same command goes on from the last checkpoint. Where every thread stands:",
                     file=sys.stderr,
                     flush=True,
                 )
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-                os._exit(EXIT_AGAIN)
+                os._exit(exit_codes.AGAIN)

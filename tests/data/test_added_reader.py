@@ -11,7 +11,7 @@ from electra_jax.cli import UserError
 from electra_jax.data import readers, tokenizers
 from electra_jax.data.prepare import PrepareOptions, prepare
 from electra_jax.data.readers.corpus import open_corpus
-from electra_jax.data.rows import loader
+from electra_jax.data.rows import order
 
 LOG = b"12:00 INFO it begins\n12:01 WARN it is slow\n--\n12:05 INFO it begins again\n"
 DOCUMENTS = ["it begins\nit is slow", "it begins again"]
@@ -66,6 +66,6 @@ def test_from_the_added_format_to_rows(log_format, tmp_path):
     manifest = prepare(options, workers=1, progress=False)
     assert manifest["corpus"]["documents"] == 200
     tokenizer = tokenizers.load(tmp_path / "rows" / "tokenizer")
-    tokens = loader.Stream([str(tmp_path / "rows")], None, seed=0).rows(np.arange(8))
+    tokens = order.Stream([str(tmp_path / "rows")], None, seed=0).rows(np.arange(8))
     text = tokenizer.decode(tokens[tokens >= 5])
     assert "program" in text and "begins" in text and "info" not in text

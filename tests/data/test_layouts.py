@@ -9,7 +9,7 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.data.prepare import PrepareOptions, prepare
-from electra_jax.data.rows import layouts, loader, records
+from electra_jax.data.rows import layouts, loader, order, records
 from electra_jax.types import Array, Batch
 from tests.data.folders import make_folder
 
@@ -17,7 +17,7 @@ LEAVES = ("tokens", "segments", "positions", "types", "row")
 
 
 def first_batch(folder) -> Batch:
-    feed = loader.batches(loader.Stream([folder], None, seed=0), start_step=0, global_batch=4)
+    feed = loader.batches(order.Stream([folder], None, seed=0), start_step=0, global_batch=4)
     [batch] = itertools.islice(feed, 1)
     feed.close()
     return batch
@@ -41,14 +41,14 @@ def test_a_manifest_without_the_field_has_todays_layout(tmp_path):
     old, new = make_folder(tmp_path / "old", [300]), make_folder(tmp_path / "new", [300], layout=layouts.CLS_SEP)
     for name in LEAVES:
         np.testing.assert_array_equal(getattr(first_batch(old), name), getattr(first_batch(new), name))
-    assert loader.Stream([old, new], None, seed=0).num_rows == 600  # and they mix
+    assert order.Stream([old, new], None, seed=0).num_rows == 600  # and they mix
 
 
 @pytest.mark.parametrize("layout", ["patches", 7, None, ["cls_sep"]])
 def test_an_unknown_layout_is_one_line(layout, tmp_path):
     folder = make_folder(tmp_path / "rows", [300], layout=layout)
     message = f"{folder}/manifest.json says that its rows have the layout {layout!r}, and this version of electra_jax reads cls_sep: "
-    for read in (lambda: loader.Stream([folder], None, 0), lambda: next(loader.heldout_batches([folder], batch=4))):
+    for read in (lambda: order.Stream([folder], None, 0), lambda: next(loader.heldout_batches([folder], batch=4))):
         with pytest.raises(UserError) as error:
             read()
         assert str(error.value) == message + "use the version that prepared the data, or prepare it again"
@@ -65,7 +65,7 @@ def test_folders_of_two_layouts_do_not_mix(tmp_path, monkeypatch):
     monkeypatch.setitem(layouts.LAYOUTS, "whole", whole_row)
     one, other = make_folder(tmp_path / "one", [300]), make_folder(tmp_path / "other", [300], layout="whole")
     with pytest.raises(UserError) as error:
-        loader.Stream([one, other], None, seed=0)
+        order.Stream([one, other], None, seed=0)
     assert str(error.value) == f"rows of the layout cls_sep in {one}, whole in {other}: prepare one of them again"
 
 

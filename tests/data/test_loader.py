@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.data.rows import loader, permutations, records
+from electra_jax.data.rows import hashing, loader, order, records
 from tests.data.folders import CLS, LENGTH, SEP, make_folder
 
 
@@ -23,35 +23,35 @@ def folder(tmp_path):
 
 
 def test_an_epoch_holds_every_row_once_and_each_has_its_own_order(folder):
-    stream = loader.Stream([folder], None, seed=0)
+    stream = order.Stream([folder], None, seed=0)
     assert (stream.num_rows, stream.length) == (1001, LENGTH)
     epochs = numbers(stream.rows(np.arange(3 * 1001))).reshape(3, 1001)
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(1001))
     for a, b in itertools.combinations([*epochs, np.arange(1001)], 2):
         assert (a == b).sum() < 10
-    other = numbers(loader.Stream([folder], None, seed=1).rows(np.arange(1001)))
+    other = numbers(order.Stream([folder], None, seed=1).rows(np.arange(1001)))
     assert (other == epochs[0]).sum() < 10
 
 
 def test_the_order_is_a_promise(folder):
     """These numbers may never change: a run that goes on under another numpy must meet the same rows."""
-    assert permutations.hash64(0) == 0xE220A8397B1DCDAF  # splitmix64's first number from seed 0, as published
-    assert permutations.permutation(8, 0).tolist() == sorted(range(8), key=lambda i: permutations.hash64(0, i))
-    assert permutations.permutation(10, 5, 7).tolist() == [6, 1, 0, 2, 4, 5, 3, 9, 7, 8]
-    assert numbers(loader.Stream([folder], None, seed=0).rows(np.array([0, 1, 1000, 1001, 10**12]))).tolist() == [669, 573, 1000, 599, 121]
+    assert hashing.hash64(0) == 0xE220A8397B1DCDAF  # splitmix64's first number from seed 0, as published
+    assert hashing.permutation(8, 0).tolist() == sorted(range(8), key=lambda i: hashing.hash64(0, i))
+    assert hashing.permutation(10, 5, 7).tolist() == [6, 1, 0, 2, 4, 5, 3, 9, 7, 8]
+    assert numbers(order.Stream([folder], None, seed=0).rows(np.array([0, 1, 1000, 1001, 10**12]))).tolist() == [669, 573, 1000, 599, 121]
 
 
 def test_rows_do_not_depend_on_how_they_are_asked_for(folder):
     indices = np.random.default_rng(0).permutation(3 * 1001)[:1500]
-    whole = loader.Stream([folder], None, seed=0).rows(np.arange(3 * 1001))
-    np.testing.assert_array_equal(loader.Stream([folder], None, seed=0).rows(indices), whole[indices])
+    whole = order.Stream([folder], None, seed=0).rows(np.arange(3 * 1001))
+    np.testing.assert_array_equal(order.Stream([folder], None, seed=0).rows(indices), whole[indices])
 
 
 @pytest.mark.parametrize("read_ahead", [0, 5])
 def test_resume_is_the_step_alone(folder, read_ahead):
     def first(start_step, count):
-        stream = loader.Stream([folder], None, seed=3)
+        stream = order.Stream([folder], None, seed=3)
         it = loader.batches(stream, start_step=start_step, global_batch=96, read_ahead=read_ahead)
         found = list(itertools.islice(it, count))
         it.close()
@@ -72,7 +72,7 @@ def test_resume_is_the_step_alone(folder, read_ahead):
 )
 def test_hosts_share_the_rows_of_one(folder, hosts):
     def run(rows):
-        stream = loader.Stream([folder], None, seed=3)
+        stream = order.Stream([folder], None, seed=3)
         it = loader.batches(stream, start_step=40, global_batch=24, rows=rows)
         found = list(itertools.islice(it, 5))
         it.close()
@@ -89,7 +89,7 @@ def test_hosts_share_the_rows_of_one(folder, hosts):
 
 
 def test_a_batch_is_what_its_tokens_say(folder):
-    it = loader.batches(loader.Stream([folder], None, seed=0), start_step=0, global_batch=4)
+    it = loader.batches(order.Stream([folder], None, seed=0), start_step=0, global_batch=4)
     batch = next(it)
     it.close()
     assert all(leaf.dtype == np.int32 for leaf in (batch.tokens, batch.segments, batch.positions, batch.types, batch.row))
@@ -97,12 +97,12 @@ def test_a_batch_is_what_its_tokens_say(folder):
     assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 0, 0, 0]] * 4
     assert batch.types.tolist() == [[0] * 8] * 4
     with pytest.raises(ValueError, match="rows"):
-        loader.batches(loader.Stream([folder], None, seed=0), start_step=0, global_batch=4, rows=[4])
+        loader.batches(order.Stream([folder], None, seed=0), start_step=0, global_batch=4, rows=[4])
 
 
 def test_closing_leaves_no_thread(folder):
     before = set(threading.enumerate())
-    it = loader.batches(loader.Stream([folder], None, seed=0), start_step=0, global_batch=16)
+    it = loader.batches(order.Stream([folder], None, seed=0), start_step=0, global_batch=16)
     next(it)
     assert set(threading.enumerate()) - before
     it.close()
@@ -113,9 +113,9 @@ def test_closing_leaves_no_thread(folder):
 
 
 def test_many_threads_read_the_same_rows(folder, monkeypatch):
-    monkeypatch.setattr(loader._Shuffled, "CACHED_CHUNKS", 2)
+    monkeypatch.setattr(order._Shuffled, "CACHED_CHUNKS", 2)
     monkeypatch.setattr(records, "_OPEN_SHARDS", 1)
-    stream, expected = loader.Stream([folder], None, seed=0), loader.Stream([folder], None, seed=0).rows(np.arange(4000))
+    stream, expected = order.Stream([folder], None, seed=0), order.Stream([folder], None, seed=0).rows(np.arange(4000))
     wrong = []
 
     def read(seed):
@@ -135,7 +135,7 @@ def test_many_threads_read_the_same_rows(folder, monkeypatch):
 def test_a_mixture_keeps_its_weights_over_any_10_000_rows(tmp_path):
     sizes = (3000, 500, 1200)
     folders = [make_folder(tmp_path / str(n), [size], first=10_000 * n) for n, size in enumerate(sizes)]
-    stream = loader.Stream(folders, [5, 1.7, 0.003], seed=1)
+    stream = order.Stream(folders, [5, 1.7, 0.003], seed=1)
     found = numbers(stream.rows(np.arange(45_000)))
     which = found // 10_000
     quotas = np.bincount(which[:10_000], minlength=3)
@@ -149,20 +149,20 @@ def test_a_mixture_keeps_its_weights_over_any_10_000_rows(tmp_path):
         own = found[which == n] - 10_000 * n
         for epoch in range(len(own) // size):
             np.testing.assert_array_equal(np.sort(own[epoch * size : (epoch + 1) * size]), np.arange(size))
-    np.testing.assert_array_equal(found[12_345:12_400], numbers(loader.Stream(folders, [5, 1.7, 0.003], 1).rows(np.arange(12_345, 12_400))))
+    np.testing.assert_array_equal(found[12_345:12_400], numbers(order.Stream(folders, [5, 1.7, 0.003], 1).rows(np.arange(12_345, 12_400))))
 
 
 def test_a_mixture_without_weights_follows_the_rows(tmp_path):
     folders = [make_folder(tmp_path / str(n), [size], first=10_000 * n) for n, size in enumerate((900, 300))]
     for weights in (None, ()):
-        which = numbers(loader.Stream(folders, weights, seed=0).rows(np.arange(10_000))) // 10_000
+        which = numbers(order.Stream(folders, weights, seed=0).rows(np.arange(10_000))) // 10_000
         assert np.bincount(which).tolist() == [7_500, 2_500]
 
 
 def test_the_same_folder_twice_is_not_the_same_order(folder):
-    found = numbers(loader.Stream([folder, folder], [1, 1], seed=0).rows(np.arange(2002)))
+    found = numbers(order.Stream([folder, folder], [1, 1], seed=0).rows(np.arange(2002)))
     assert (np.bincount(found, minlength=1001) == 2).all()
-    halves = [loader.Stream([folder, folder], [1, 1], seed=0)._shuffled[n]._epoch(0)[0].tolist() for n in range(2)]
+    halves = [order.Stream([folder, folder], [1, 1], seed=0)._shuffled[n]._epoch(0)[0].tolist() for n in range(2)]
     assert halves[0] != halves[1]
 
 
@@ -181,7 +181,7 @@ def test_what_does_not_fit_together_is_one_line(tmp_path, folder):
         ([str(tmp_path / "none")], None, "no such folder"),
     ):
         with pytest.raises(UserError) as error:
-            loader.Stream(folders, weights, 0)
+            order.Stream(folders, weights, 0)
         assert message in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(UserError, match="different tokenizers"):
         list(loader.heldout_batches([folder, foreign], batch=4))
@@ -193,7 +193,7 @@ def test_a_damaged_shard_reaches_the_consumer_as_one_line(folder):
     place = data.index(bytes([10, 0, 10, 0]))
     data[place] ^= 64
     path.write_bytes(data)
-    it = loader.batches(loader.Stream([folder], None, seed=0), start_step=0, global_batch=512)
+    it = loader.batches(order.Stream([folder], None, seed=0), start_step=0, global_batch=512)
     with pytest.raises(UserError, match="train-00000-of-00004.array_record is damaged"):
         for _ in range(3):
             next(it)

@@ -9,7 +9,7 @@ import pytest
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
 from electra_jax.data.config import DataConfig
-from electra_jax.data.rows import loader, records
+from electra_jax.data.rows import order, records
 from electra_jax.data.rows.counts import unigram_entropy
 from electra_jax.data.rows.opening import open_rows
 from electra_jax.options import parse
@@ -24,7 +24,7 @@ def config(rows):
 
 def test_what_a_run_is_given(config, rows, tmp_path):
     data = open_rows(config, **MODEL, scratch=tmp_path)
-    np.testing.assert_array_equal(data.stream.rows(np.arange(50)), loader.Stream([str(rows)], None, 3).rows(np.arange(50)))
+    np.testing.assert_array_equal(data.stream.rows(np.arange(50)), order.Stream([str(rows)], None, 3).rows(np.arange(50)))
     tokenizer, manifest = tokenizers.load(rows / "tokenizer"), records.load_manifest(rows)
     assert data.identity == {"data": [manifest["sha256"]], "tokenizer": tokenizer.sha256}
     assert data.summaries == [records.summary(manifest)]
@@ -44,7 +44,7 @@ def test_several_folders_are_mixed(config, rows, tmp_path):
     config = dataclasses.replace(config, path=f"{rows},{rows}", weights=(0.7, 0.3))
     data = open_rows(config, **MODEL, scratch=tmp_path)
     assert len(data.identity["data"]) == len(data.summaries) == 2
-    np.testing.assert_array_equal(data.stream.rows(np.arange(9)), loader.Stream([str(rows)] * 2, (0.7, 0.3), 3).rows(np.arange(9)))
+    np.testing.assert_array_equal(data.stream.rows(np.arange(9)), order.Stream([str(rows)] * 2, (0.7, 0.3), 3).rows(np.arange(9)))
 
 
 def test_what_does_not_fit_the_config_is_one_line(config, rows, tmp_path):

@@ -20,7 +20,7 @@ from electra_jax.data.prepare import PrepareOptions, claim, packing, stages
 from electra_jax.data.prepare.job import Job
 from electra_jax.data.prepare.split import is_heldout, text_hash
 from electra_jax.data.readers import corpus
-from electra_jax.data.rows import loader, permutations, records
+from electra_jax.data.rows import hashing, order, records
 from tests.data import kill_prepare
 from tests.data.kill_prepare import tree
 
@@ -74,7 +74,7 @@ def expected_rows(inputs, tokenizer, options: PrepareOptions, buckets):
             tokenizer.cls_id,
             tokenizer.sep_id,
             tokenizer.pad_id,
-            random.Random(permutations.hash64(options.seed, split, bucket, 0)),
+            random.Random(hashing.hash64(options.seed, split, bucket, 0)),
         )
         for lines in of_bucket:
             rows[split].extend(packer.add(lines))
@@ -184,7 +184,7 @@ def test_vocabulary_is_trained_on_the_training_documents_once(text, tmp_path, mo
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_sentencepiece_from_text_to_rows(kind, text, tmp_path):
     manifest = make(tmp_path / "o", text, tokenizer=kind, vocab_size=300)
-    stream = loader.Stream([str(tmp_path / "o")], None, 0)
+    stream = order.Stream([str(tmp_path / "o")], None, 0)
     tokenizer = tokenizers.load(tmp_path / "o" / "tokenizer")
     assert tokenizer.kind == manifest["tokenizer"]["kind"] == "sentencepiece"
     words = tokenizer.decode(stream.rows(np.arange(3))[0])

@@ -10,7 +10,7 @@ import pytest
 
 from electra_jax import gcs as gcs_lib
 from electra_jax.cli import UserError
-from electra_jax.data.rows import loader, records, staging
+from electra_jax.data.rows import order, records, staging
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def test_what_is_staged_is_what_was_prepared(gcs, url, rows, tmp_path, capsys):
     assert pathlib.Path(staged).parent == tmp_path / "data"
     assert f"staging {url}: 0.5 MB to {staged}" in capsys.readouterr().err
     indices = np.arange(500)
-    mixture = loader.Stream([staged, str(rows)], [0.3, 0.7], seed=1)
-    assert (mixture.rows(indices) == loader.Stream([str(rows), str(rows)], [0.3, 0.7], seed=1).rows(indices)).all()
+    mixture = order.Stream([staged, str(rows)], [0.3, 0.7], seed=1)
+    assert (mixture.rows(indices) == order.Stream([str(rows), str(rows)], [0.3, 0.7], seed=1).rows(indices)).all()
 
 
 def test_only_what_is_not_there_is_copied(gcs, url, rows, tmp_path, capsys):

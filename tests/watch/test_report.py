@@ -12,7 +12,7 @@ import pytest
 
 from electra_jax.objectives.electra_view import PANELS
 from electra_jax.views import Examples, Span
-from electra_jax.watch import figures, report, telemetry
+from electra_jax.watch import plots, report, telemetry
 
 EXAMPLES = Examples(
     "What it sees",
@@ -85,7 +85,7 @@ def test_one_page_with_every_figure_and_nothing_fetched(tmp_path):
     path = write(tmp_path, "tiny", {"steps": 120, "AUC": 0.6597}, examples=EXAMPLES, config=config)
     text = path.read_text()
     page = Page(text)
-    titles = [panel.title for panel in (*PANELS, *figures.PANELS)]
+    titles = [panel.title for panel in (*PANELS, *plots.PANELS)]
     assert [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"] == titles
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     assert not re.search(r"https?:|@import|url\((?!#)", text)
@@ -141,14 +141,14 @@ def test_extreme_values_are_drawn(tmp_path, value):
 def test_a_single_spike_does_not_flatten_the_curve():
     steps, values = list(range(1, 401)), [2 + 1 / step for step in range(1, 401)]
     values[200] = 1e6
-    svg = figures.draw(PANELS[0], {"train/mlm_loss": (steps, values)})
+    svg = plots.draw(PANELS[0], {"train/mlm_loss": (steps, values)})
     ticks = [float(tick) for tick in re.findall(r'id="ytick_\d+">.*?>([\d.]+)</text>', svg, re.DOTALL)]
     assert len(ticks) > 2 and min(ticks) > 1 and max(ticks) < 4
 
 
 def test_a_falling_curve_falls_on_the_page():
     history = {"eval/mlm_loss": ([10, 20, 30], [8.0, 6.0, 4.0])}
-    svg = figures.draw(PANELS[0], history)
+    svg = plots.draw(PANELS[0], history)
     path = re.search(r'<path d="([^"]*)"[^>]*stroke: var\(--orange\)', svg).group(1)
     points = np.array([[float(x), float(y)] for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)])
     assert len(points) == 3
@@ -159,14 +159,14 @@ def test_a_falling_curve_falls_on_the_page():
 
 def test_a_noisy_curve_is_drawn_twice_and_a_schedule_once():
     history = {name: (list(range(200)), [1.0 + step % 3 for step in range(200)]) for name in ("train/mlm_loss", "train/learning_rate")}
-    loss, schedule = (figures.draw(panel, history).count("stroke: var(--blue)") for panel in (PANELS[0], figures.PANELS[1]))
+    loss, schedule = (plots.draw(panel, history).count("stroke: var(--blue)") for panel in (PANELS[0], plots.PANELS[1]))
     assert (loss, schedule) == (2, 1)
 
 
 def test_smoothing_is_the_mean_of_finite_neighbours():
     values = np.array([1.0, 5.0, np.nan, 2.0, 8.0, 3.0])
     expected = [np.nanmean(values[max(i - 1, 0) : i + 2]) for i in range(6)]
-    np.testing.assert_allclose(figures._smooth(values, 3), expected, rtol=1e-12)
+    np.testing.assert_allclose(plots._smooth(values, 3), expected, rtol=1e-12)
 
 
 def test_a_long_history_is_thinned_evenly_and_keeps_its_end_and_its_evaluations(tmp_path):

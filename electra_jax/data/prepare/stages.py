@@ -21,7 +21,7 @@ from electra_jax.data.prepare.job import Job
 from electra_jax.data.prepare.packing import PACKERS
 from electra_jax.data.prepare.split import text_hash
 from electra_jax.data.readers.corpus import Corpus, Report
-from electra_jax.data.rows import permutations, records
+from electra_jax.data.rows import hashing, records
 from electra_jax.files import write_whole
 
 META = -1  # the key of a spill's own counts, in JSON
@@ -155,7 +155,7 @@ def pack_bucket(job: Job, split: int, bucket: int, chunks: Sequence[Path]) -> No
 def pack(job: Job, group: int, sections: Iterable[bytes]) -> Iterator[tuple[int, list[np.ndarray]]]:
     """The rows of a group's sections, block by block as (part, rows); last, under META, how many there are."""
     split, bucket = job.split_and_bucket(group)
-    rng = random.Random(permutations.hash64(job.seed, split, bucket, _PACK))
+    rng = random.Random(hashing.hash64(job.seed, split, bucket, _PACK))
     packer = PACKERS[job.packing](job.length, job.cls_id, job.sep_id, job.pad_id, rng)
     block_rows = max(1, BLOCK_BYTES // (4 * job.length))
 
@@ -167,7 +167,7 @@ def pack(job: Job, group: int, sections: Iterable[bytes]) -> Iterator[tuple[int,
 
     def by_part(block: list[np.ndarray], first_row: int) -> Iterator[tuple[int, list[np.ndarray]]]:
         block_NxL = np.stack(block).astype(job.dtype)
-        part = permutations.hashes(len(block), job.seed, split, bucket, _PART, start=first_row) % np.uint64(job.parts[split])
+        part = hashing.hashes(len(block), job.seed, split, bucket, _PART, start=first_row) % np.uint64(job.parts[split])
         for number in np.unique(part).tolist():
             yield number, [block_NxL[part == number]]
 
@@ -194,7 +194,7 @@ def write_rows(job: Job, split: int, part: int, sections: Iterable[bytes]) -> No
     """Shuffles a part's rows whole, and writes them as a shard."""
     data = b"".join(sections)
     rows_NxL = np.frombuffer(data, job.dtype).reshape(-1, job.length)
-    rows_NxL = rows_NxL[permutations.permutation(len(rows_NxL), job.seed, split, part, _SHUFFLE)]
+    rows_NxL = rows_NxL[hashing.permutation(len(rows_NxL), job.seed, split, part, _SHUFFLE)]
     del data
     shard = records.write_shard(job.shard_path(split, part), rows_NxL)
     shard["tokens"] = int(np.count_nonzero(rows_NxL != job.pad_id))

@@ -9,14 +9,14 @@ import numpy as np
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
 from electra_jax.data.config import DataConfig
-from electra_jax.data.rows import loader, records, staging
+from electra_jax.data.rows import loader, order, records, staging
 from electra_jax.data.rows.counts import unigram_entropy
 from electra_jax.types import Batch, Vocabulary
 
 
 @dataclass(frozen=True)
 class Data:
-    stream: loader.Stream
+    stream: order.Stream
     tokenizer: tokenizers.Tokenizer
     vocabulary: Vocabulary
     heldout: list[tuple[Batch, np.ndarray]]  # with `valid`: see loader.heldout_batches
@@ -59,7 +59,7 @@ def open_rows(
     if not config.folders:
         raise UserError("no data: --config.data.path=FOLDER, a folder that launch/prepare.py wrote (several: A,B)")
     folders = [staging.local_folder(folder, scratch) for folder in config.folders]
-    stream = loader.Stream(folders, config.weights, seed)
+    stream = order.Stream(folders, config.weights, seed)
     ids = stream.manifests[0]["tokenizer"]
     if stream.length != config.length:
         raise UserError(

@@ -4,11 +4,10 @@ A path is one way of computing it, in a file of its own that has a `PATH`; `mode
 line in PATHS. No jax is imported here, so that a config can be checked without it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from electra_jax import options
-from electra_jax.cli import UserError
 
 if TYPE_CHECKING:
     from electra_jax.models.config import EncoderConfig
@@ -20,8 +19,6 @@ PATHS = {
     "cudnn": "electra_jax.models.attention.cudnn",
     "xla": "electra_jax.models.attention.xla",
 }
-# Below this length the scores are too small for a fused kernel to be worth its calls.
-FUSED_FROM = 256
 NO_DROPOUT = "it has no dropout on attention weights: --config.model.attention_dropout=0"  # why most fused paths refuse
 
 
@@ -39,21 +36,5 @@ class Path(NamedTuple):
 
 
 def path(name: str) -> Path:
-    """Of a config that `choose` has not seen, "auto" is XLA's own, which runs everywhere."""
+    """Of a config that choice.py has not seen, "auto" is XLA's own, which runs everywhere."""
     return options.load(PATHS, "xla" if name == "auto" else name).PATH
-
-
-def choose(asked: str, platform: str, length: int, networks: Sequence["EncoderConfig"]) -> str:
-    """The name of the one path that all networks take; `asked` is "auto" or one of PATHS.
-
-    Raises UserError where the one that is asked for cannot run here.
-    """
-
-    def refusal(name: str) -> str | None:
-        return next((why for network in networks if (why := path(name).refuses(network, length, platform))), None)
-
-    if asked == "auto":
-        return next(name for name in PATHS if name == "xla" or (length >= FUSED_FROM and not refusal(name)))
-    if why := refusal(asked):
-        raise UserError(f"model.attention={asked}: {why} (model.attention=auto takes what can run)")
-    return asked

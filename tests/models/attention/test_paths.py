@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.models import attention
+from electra_jax.models.attention import choice
 from electra_jax.models.attention import rows as row_path
 from electra_jax.models.attention.projection import rotate
 from electra_jax.models.attention.splash import splash
@@ -124,7 +124,7 @@ BASE = ((12, 64), (4, 64))
     ],
 )
 def test_auto_takes_what_can_run(asked, platform, length, of, path):
-    assert attention.choose(asked, platform, length, of) == path
+    assert choice.choose(asked, platform, length, of) == path
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_auto_takes_what_can_run(asked, platform, length, of, path):
 )
 def test_what_cannot_run_says_why(asked, platform, length, of, why):
     with pytest.raises(UserError, match=why):
-        attention.choose(asked, platform, length, of)
+        choice.choose(asked, platform, length, of)
 
 
 @pytest.mark.parametrize("kernel", [rows, splash, "xla"])

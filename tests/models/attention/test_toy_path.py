@@ -7,6 +7,7 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.models import attention, electra
+from electra_jax.models.attention import choice
 from electra_jax.train import step
 from tests import tiny
 
@@ -37,9 +38,9 @@ def test_it_is_trained_through_the_config():
 
 def test_it_is_chosen_by_name_and_refused_in_its_own_words():
     network = tiny.model(attention_dropout=0.0).discriminator
-    assert attention.choose("toy", "cpu", 64, [network]) == "toy"
-    assert attention.choose("auto", "cpu", 512, [network]) == "xla"
+    assert choice.choose("toy", "cpu", 64, [network]) == "toy"
+    assert choice.choose("auto", "cpu", 512, [network]) == "xla"
     with pytest.raises(UserError, match="model.attention=toy: rows of 65 tokens are too long for a toy .model.attention=auto takes"):
-        attention.choose("toy", "cpu", 65, [network])
+        choice.choose("toy", "cpu", 65, [network])
     with pytest.raises(UserError, match="did you mean 'toy'"):
         tiny.model(attention="tov")

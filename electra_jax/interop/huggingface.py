@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
-from electra_jax.interop import cards, names, weights
+from electra_jax.interop import cards, names, tensor_files
 from electra_jax.interop import model as models
 from electra_jax.interop import tokenizers as tokenizer_files
 from electra_jax.interop.model import Model
@@ -61,7 +61,7 @@ _OLD_NORM = {"gamma": "weight", "beta": "bias"}  # of files that transformers wr
 
 
 def is_folder(path: pathlib.Path) -> bool:
-    return (path / CONFIG).is_file() and any((path / name).is_file() for name in weights.ALL)
+    return (path / CONFIG).is_file() and any((path / name).is_file() for name in tensor_files.ALL)
 
 
 # --- Reading
@@ -69,8 +69,8 @@ def is_folder(path: pathlib.Path) -> bool:
 
 def read(folder: pathlib.Path) -> Model:
     """One folder of transformers. UserError, in one line, for whatever is wrong with it."""
-    fields = weights.read_json(folder / CONFIG)
-    with weights.opened(folder) as (shapes, tensor):
+    fields = tensor_files.read_json(folder / CONFIG)
+    with tensor_files.opened(folder) as (shapes, tensor):
         kind = _architecture(fields, shapes, folder)
         config = _to_config(fields, ARCHITECTURES[kind], folder)
         return _assemble(folder, fields, kind, config, shapes, tensor)
@@ -102,7 +102,7 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
             raise UserError(f"{folder}: {name} differs from what it is tied to: an output layer of its own has no place here")
     if extra_head:
         head_tensors = [t for t in names.torch_tensors(config, network, "", "rtd") if t.path.startswith(f"{network}/head/")]
-        with weights.opened(folder, RTD_HEAD) as (head_shapes, head_tensor):
+        with tensor_files.opened(folder, RTD_HEAD) as (head_shapes, head_tensor):
             arrays |= names.assemble(head_tensors, sizes, head_shapes, head_tensor, str(rtd_file))
     params = names.nested(arrays)
     tokenizer = _tokenizer(folder)
@@ -254,7 +254,7 @@ def write(folder: pathlib.Path, model: Model, network: str) -> None:
     if family == "roformer":
         arrays = {path: _rotary_order(path, x, config, network, to_torch=True) for path, x in arrays.items()}
     tensors = names.torch_tensors(config, network, f"{family}." if head else "", head)
-    _save(folder / weights.WEIGHTS, names.disassemble(tensors, arrays) | _sinusoids(config, network, family, head))
+    _save(folder / tensor_files.WEIGHTS, names.disassemble(tensors, arrays) | _sinusoids(config, network, family, head))
     rtd_beside = family == "roformer" and head is None and "head" in model.params[network]
     if rtd_beside:
         tensors = [t for t in names.torch_tensors(config, network, "", "rtd") if t.path.startswith(f"{network}/head/")]

@@ -50,12 +50,12 @@ def part(stored: ours.Stored, name: str, steps: int, folder: str | None = None) 
     batch = jax.device_put(ours.batch(built.recipe, "full"), jax.devices()[0])
     plan, _ = jax.jit(lambda b: parts.objective.plan(b, rng.StepRng(parts.root, jnp.int32(0)), True))(batch)
     model = built.recipe.model
-    shape = batch.tokens.shape if name == "discriminator" else (batch.tokens.size, model.generator.hidden_size)
+    shape = batch.tokens.shape if name == "discriminator" else (*batch.tokens.shape, model.generator.hidden_size)
     weights = jax.random.normal(jax.random.key(0), shape, jnp.float32)
 
     def generator(params, batch, plan, weights):
         vocabulary = Vocabulary(rows.CLS, rows.SEP, rows.MASK, jnp.ones(model.vocab_size, bool))
-        hidden = models.hidden_states(params, model, "generator", masking.mask(batch, plan.slots, vocabulary), plan.generator_seeds)
+        hidden = models.hidden_states(params, model, masking.mask(batch, plan.slots, vocabulary), plan.generator_seeds, "generator")
         return jnp.vdot(hidden.astype(jnp.float32), weights), None
 
     def mlm(params, batch, plan, weights):
@@ -236,7 +236,10 @@ def _on_tpu(recipe: Recipe) -> tuple[dict[str, float], str]:
 
 
 def draw(bars: Mapping[str, Mapping[str, tuple[float, float]]], path: pathlib.Path) -> None:
-    """A panel a platform: achieved and floor of each part, ms. {platform: {part: (seconds, floor)}} -> an .svg or .png."""
+    """A panel a platform: achieved and floor of each part as points, ms: a bar has no length on a log scale.
+
+    {platform: {part: (seconds, floor)}} -> an .svg or .png.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -246,13 +249,18 @@ def draw(bars: Mapping[str, Mapping[str, tuple[float, float]]], path: pathlib.Pa
     figure, axes = pyplot.subplots(1, len(bars), figsize=(5.5 * len(bars), 2.8), squeeze=False, layout="constrained")
     for axis, (platform, parts) in zip(axes[0], bars.items(), strict=True):
         places = range(len(parts))
-        axis.barh([y - 0.19 for y in places], [1e3 * took for took, _ in parts.values()], 0.38, label="achieved", color="#4477aa")
-        axis.barh([y + 0.19 for y in places], [1e3 * least for _, least in parts.values()], 0.38, label="floor", color="#ccbb44")
+        took, least = ([1e3 * secs[i] for secs in parts.values()] for i in range(2))
+        axis.hlines(places, least, took, color="#bbbbbb", zorder=1)
+        axis.plot(least, places, "|", markersize=12, markeredgewidth=2.5, color="#997700", label="floor")
+        axis.plot(took, places, "o", color="#4477aa", label="achieved")
         axis.set_yticks(list(places), list(parts))
+        axis.margins(y=0.2)
         axis.invert_yaxis()
         axis.set_xscale("log")
         axis.set_xlabel("ms a step (log scale)")
         axis.set_title(platform)
-        axis.legend()
+        axis.grid(axis="x", color="#eeeeee")
+        axis.set_axisbelow(True)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, metadata={"Date": None, "Creator": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)

@@ -2,6 +2,8 @@
 
 import importlib
 
+__version__ = "0.1.0"
+
 _HOME = {
     "ElectraConfig": "electra_jax.models.config",
     "PRESETS": "electra_jax.models.config",
@@ -17,10 +19,14 @@ _HOME = {
     "save": "electra_jax.interop.formats",
     "encode": "electra_jax.interop.text",
 }
-__all__ = list(_HOME)
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module 'electra_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -6,15 +6,19 @@ Importing this module costs nothing but absl: a typo in a flag should answer at 
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags
 
-from electra_jax import exit_codes
+from electra_jax import exit_codes, interrupts
 
 # A path given by a person that cannot be used, wherever it was noticed.
 _PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EISDIR, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP}
+_MISSING = re.compile(r"Flag --(\w+) must have a value other than None")  # absl's words
+# What Python and the dynamic linker say where there is no room.
+_WANT = re.compile("can't start new thread|failed to map segment|[Cc]annot allocate memory")
 
 
 class UserError(Exception):
@@ -55,6 +59,7 @@ def run(
     more_help: lines that --help prints after the flags. check(argv): raises UserError for a flag that absl would refuse with a poorer line.
     """
     argv = list(sys.argv if argv is None else argv)
+    interrupts.begun()
     app.define_help_flags()
     try:
         check(argv)
@@ -65,7 +70,9 @@ def run(
         print("\n".join(more_help()))
         sys.exit(0)
     except _WRONG_FLAGS as error:
-        _fail(argv[0], f"{one_line(error)} (--help lists the flags)")
+        missing = _MISSING.search(str(error))
+        words = f"--{missing[1]} is missing: {flags.FLAGS[missing[1]].help}" if missing else one_line(error)
+        _fail(argv[0], f"{words} (--help lists the flags)")
     if len(positional) > 1:
         _fail(argv[0], f"{positional[1]!r} is not a flag: write --name=value (--help lists the flags)")
     try:
@@ -85,7 +92,10 @@ def outcome(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, Preempted):
         return exit_codes.AGAIN, one_line(error)
     if isinstance(error, KeyboardInterrupt):
-        return exit_codes.USER, "interrupted: run the same command again"
+        return exit_codes.AGAIN, "interrupted: run the same command again"
+    if isinstance(error, MemoryError) or _WANT.search(str(error)):
+        words = one_line(error) or "out of memory"
+        return exit_codes.USER, f"the system refuses memory or threads ({words}): raise its limits (ulimit -v, -u)"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return exit_codes.USER, f"the disk is full ({one_line(error)}): free some space, then run the same command again"
     if isinstance(error, OSError) and error.filename and error.errno in _PLACES:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import pathlib
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 
@@ -41,6 +42,13 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def read_ordinary(path: str | os.PathLike) -> bytes:
+    """What the file holds. OSError also for a pipe, a socket or a device: reading one may never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+    return pathlib.Path(path).read_bytes()
+
+
 def refuse_taken(target: str | os.PathLike) -> pathlib.Path:
     """The real path of a folder to write. Raises UserError unless it is absent or empty."""
     path = pathlib.Path(os.path.realpath(target))
@@ -59,10 +67,9 @@ def whole_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
     Raises UserError unless `target` is absent or empty, before and after the block.
     """
     path = refuse_taken(target)
-    new_parents = [parent for parent in path.parents if not parent.exists()]
     temporary = _aside(path)
+    new = make_folder(temporary)
     try:
-        temporary.mkdir(parents=True)
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
@@ -76,9 +83,7 @@ def whole_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
             raise UserError(f"{target} is there already, since a moment ago: name a new folder") from None
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        for parent in new_parents:  # the innermost first, each as long as nobody else uses it
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+        remove_empty(new)
         raise
 
 
@@ -91,16 +96,40 @@ def sync_folder(folder: str | os.PathLike) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Makes it, and those above it; returns what was not there, the innermost first."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def remove_empty(folders: list[pathlib.Path]) -> None:
+    """Of these, the innermost first, as many as nobody uses."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _is_still_there(path: str | os.PathLike, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, *, wait: bool) -> Iterator[None]:
     """Holds a file, which is made, or a folder, which is there, for this process; the lock ends with it, however it ends.
 
     wait: until no other process holds it. Otherwise raises BlockingIOError where one does.
     """
-    is_folder = os.path.isdir(path)
-    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_WRONLY | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-    finally:
-        os.close(descriptor)
+    flags = os.O_RDONLY if os.path.isdir(path) else os.O_WRONLY | os.O_CREAT
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if _is_still_there(path, descriptor):  # who held it before may have removed it
+                yield
+                return
+        finally:
+            os.close(descriptor)

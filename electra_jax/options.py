@@ -77,6 +77,8 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
         return _frozen(value)
     if kind is float and type(value) is int:
         return float(value)
+    if type(value) is int and abs(value) >= 2**53:
+        raise UserError(f"{name} is {value}: no whole number of a config is so large")
     if type(value) is not kind:
         raise UserError(f"{name} is {value!r}: it must be {_NAMES.get(kind, kind.__name__)}")
     return value

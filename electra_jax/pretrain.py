@@ -46,7 +46,7 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
         first_batch=abstract_batch(train.batch_rows, stream.length),
         batches=lambda start_step, rows: loader.batches(stream, start_step=start_step, global_batch=train.batch_rows, rows=rows),
         heldout=data.heldout,
-        reference={"eval/unigram_entropy": data.unigram_entropy},
+        reference={name: value for name, value in data.reference.items() if name in parts.objective.view.shown},
         identity=data.identity,
         about=data.summaries,
         rows_in_words=f"{train.steps * train.batch_rows / stream.num_rows:.2f} epochs over {stream.num_rows:,} rows",

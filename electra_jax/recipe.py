@@ -19,15 +19,16 @@ from electra_jax import cli, options
 from electra_jax.cli import UserError
 from electra_jax.data.config import DataConfig
 from electra_jax.models.attention import choice
-from electra_jax.models.config import ElectraConfig
+from electra_jax.models.config import PRESETS, ElectraConfig
+from electra_jax.objectives import OBJECTIVES
 from electra_jax.objectives.config import MaskingConfig, ObjectiveConfig
-from electra_jax.options import option
+from electra_jax.options import load, option
 from electra_jax.parallel.config import ParallelConfig
 from electra_jax.store.config import CheckpointConfig
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from electra_jax.watch.config import LogConfig
 
-FORMAT = 2  # of what `stored` gives; what was stored before had no number
+FORMAT = 3  # of what `stored` gives; what was stored before had no number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +100,11 @@ class Recipe:
         """
         from ml_collections import config_flags
 
+        named = default
         if not os.path.exists(default.split(":")[0]):
             default = str(pathlib.Path(__file__).resolve().parents[1] / default)
         with cli.defining(sys.argv[0]):
+            _check_file(sys.argv, named)
             cls.check_flags(sys.argv)
             return config_flags.DEFINE_config_file("config", default, "The config file and its preset.", lock_config=True)
 
@@ -111,6 +114,8 @@ class Recipe:
 
         What the config lacks has the default of its record. UserError names the flag of what is wrong.
         """
+        if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
+            raise UserError(f"the config is {config!r}: get_config must return an ml_collections.ConfigDict, as configs/pretrain.py does")
         values, sections = config.to_dict() if hasattr(config, "to_dict") else dict(config), cls.sections()
         top = options.parse(cls, {name: value for name, value in values.items() if name not in (*sections, "format")}, "")
         for name, record in sections.items():
@@ -134,14 +139,29 @@ class Recipe:
             whole[name] = part(getattr(self, name))
         return whole
 
-    def resolve(self, platform: Any) -> Self:
-        """With what was left to the platform (a parallel.mesh.Platform) decided: the type of products, and the path of attention."""
+    def resolve(self, platform: Any, networks: Sequence[str] | None = None) -> Self:
+        """With what was left to the platform (a parallel.mesh.Platform) decided: the type of products, and the path of attention.
+
+        networks: that are trained; None: the objective's. UserError where the model has no sizes for one of them.
+        """
+        networks = load(OBJECTIVES, self.objective.name).NETWORKS if networks is None else networks
         dtype = platform.dtype if self.model.dtype == "auto" else self.model.dtype
         model = dataclasses.replace(self.model, dtype=dtype)
-        path = choice.choose(model.attention, platform.name, self.data.length, (model.discriminator, model.generator))
+        path = choice.choose(model.attention, platform.name, self.data.length, [model.encoder(name) for name in networks])
         return dataclasses.replace(self, model=dataclasses.replace(model, attention=path))
 
     def stored(self) -> dict[str, Any]:
         """JSON values."""
         tree = {**options.values(self), **{name: options.values(getattr(self, name)) for name in self.sections()}}
         return {"format": FORMAT, **json.loads(json.dumps(tree))}
+
+
+def _check_file(argv: Sequence[str], default: str) -> None:
+    """UserError unless --config names a file that is there; a bare preset is a common slip."""
+    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch(r"--?config(?:=(.*))?", flag):
+            file, _, argument = (following if match[1] is None else match[1]).partition(":")
+            if not os.path.isfile(file):
+                file = default.split(":")[0]
+                preset = argument or (match[1] if match[1] and match[1].split(",")[0] in PRESETS else default.split(":")[1])
+                raise UserError(f"{flag}: no such file: a config is a file and a preset, such as --config={file}:{preset}")

@@ -8,8 +8,10 @@ from electra_jax.cli import UserError
 from electra_jax.recipe import FORMAT
 
 # What a resume may change, by regex over "section.field". Anything else would be another run under the old one's name.
+# The rows may lie elsewhere: that they are the same is known by their hash, the identity.
 MAY_CHANGE = (
-    r"^(log|eval|checkpoint|parallel)\.|^model\.(remat|scan_layers|attention)$|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
+    r"^(log|eval|checkpoint|parallel)\.|^data\.path$|^model\.(remat|scan_layers|attention)$"
+    r"|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
 )
 _LISTED = 6  # changes in one message
 
@@ -29,17 +31,33 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str
     old, new = _flat(before), _flat(now)
     may_change = MAY_CHANGE + (r"|^train\.steps$" if old.get("schedule.decay_steps") and new["schedule.decay_steps"] else "")
     changed = [
-        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+        _in_words(name, old, new)
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not re.search(may_change, name)
+        if old.get(name) != new.get(name) and not re.search(may_change, name) and (name in old or new[name])  # else a later field, unused
     ]
     if changed:
-        more = "; ..." if len(changed) > _LISTED else ""
-        raise UserError(
-            f"{where} holds a run with another config ({'; '.join(changed[:_LISTED])}{more}): "
-            "take these back, or start in another --workdir. A resume may change log, eval, checkpoint and parallel fields, "
-            "accumulation, max_non_finite_steps, hang_secs, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
+        may = (
+            "log, eval, checkpoint and parallel fields, data.path where the rows are the same, accumulation, max_non_finite_steps, "
+            "hang_secs, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
         )
+        changes = "; ".join(changed[:_LISTED]) + ("; ..." if len(changed) > _LISTED else "")
+        raise UserError(f"{where} holds another run ({changes}): take these back, or start in another --workdir. A resume may change {may}")
+
+
+def warnings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each change that is allowed and that a person should know of."""
+    old, new = before["eval"]["max_rows"], now["eval"]["max_rows"]
+    if old == new:
+        return []
+    return [f"warning: eval.max_rows was {old} and is {new}: held-out figures from here on are of other rows than those before"]
+
+
+def _in_words(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if name == "identity.data":  # hashes, which tell a person nothing
+        return f"it was begun on the rows of data.path={old.get('data.path')}, and {new.get('data.path')} holds others"
+    if name.startswith("identity."):
+        return f"another {name.removeprefix('identity.')}"
+    return f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

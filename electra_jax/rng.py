@@ -82,14 +82,17 @@ def keep_mask(seeds_Bx2: Array, shape: tuple[int, ...], rate: float) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dropout(x: Array, seeds_Bx2: Array, rate: float) -> Array:
-    """Zeroes elements of x [N, ...] with probability `rate` and scales the rest by 1 / (1 - rate).
+    """Zeroes elements of x [N, ...] with probability `rate` and scales the rest by 1 / (1 - rate), in at least float32 (the scale itself
+    would be rounded to bfloat16 otherwise: 1.109 for 1.111).
 
     N is a multiple of B: the leading axis is the rows' (row-major, so [B x L, H] is welcome). The mask is computed again in
     the backward pass: it is cheaper to hash than to read back.
     """
     shape = (x.shape[0] // seeds_Bx2.shape[0], *x.shape[1:])
     mask = keep_mask(seeds_Bx2, shape, rate).reshape(x.shape)
-    return jnp.where(mask, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    scaled = (x.astype(wide) * jnp.asarray(1.0 / (1.0 - rate), wide)).astype(x.dtype)
+    return jnp.where(mask, scaled, jnp.zeros((), x.dtype))
 
 
 def _dropout_fwd(x, seeds_Bx2, rate):

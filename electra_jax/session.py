@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from electra_jax import gcs
+from electra_jax import gcs, resume
 from electra_jax.build import Parts
 from electra_jax.cli import Preempted, UserError
 from electra_jax.data.tokenizers import Tokenizer
@@ -23,12 +23,11 @@ from electra_jax.interop import formats, start
 from electra_jax.parallel import chips, executors, mesh, multihost
 from electra_jax.parallel.executors import Program
 from electra_jax.recipe import Recipe
-from electra_jax.resume import refuse_changes
 from electra_jax.store import names, workdirs
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.train import evaluation, loop
 from electra_jax.types import Batch, TrainState
-from electra_jax.views import Examples
+from electra_jax.views import Examples, Run
 from electra_jax.watch import clock, report
 from electra_jax.watch.profiler import ProfilerWindow
 from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal
@@ -115,7 +114,7 @@ def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run
     with run_clock.section("init"):
         multihost.agree("data set", _sha256(work.identity), "give every host the same prepared folders")
         stored = {**recipe.stored(), "identity": dict(work.identity)}
-        multihost.together(lambda: _check_resume(place, stored))
+        warnings = multihost.together(lambda: _check_resume(place, stored))
         checkpoints = Checkpoints(
             place.checkpoints,
             keep=recipe.checkpoint.keep,
@@ -161,18 +160,23 @@ def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run
         if restored or telemetry.reached.step > start_step:
             # A run may die several times before its next checkpoint; writing the summary at once makes the time lost in each attempt count.
             telemetry.write(start_step, run_clock.summary())
+        if damaged := telemetry.reached.damaged:
+            notes = [*notes, f"warning: {damaged} line(s) of {names.METRICS} were damaged and are dropped: the curves lack their steps"]
         state = restored.state if restored else start.placed(parts.init(parts.root), values)
-        for line in (*plan_lines(work, program, run_clock, start_step), *notes):
+        for line in (*plan_lines(work, program, run_clock, start_step), *warnings, *notes):
             telemetry.note(line)
         place.publish()  # now, not at the first save: what may not be written there should be known before hours of training
     return Opened(programs, state, checkpoints, telemetry, run_clock)
 
 
-def _check_resume(place: workdirs.Workdir, stored: Mapping[str, Any]) -> None:
-    """Raises UserError where the workdir holds another run. Of several processes, those that have no such file see nothing wrong."""
+def _check_resume(place: workdirs.Workdir, stored: Mapping[str, Any]) -> list[str]:
+    """Lines for a person on what changed. Raises UserError where the workdir holds another run. Of several processes, those that have no
+    such file see nothing wrong."""
     before = workdirs.read_config(place)
-    if before is not None:
-        refuse_changes(before, stored, place.name)
+    if before is None:
+        return []
+    resume.refuse_changes(before, stored, place.name)
+    return resume.warnings(before, stored)
 
 
 def _first_values(work: Work) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -222,26 +226,29 @@ class _Evaluator:
     def __init__(self, work: Work, state: TrainState, telemetry: Telemetry | Silent):
         self._work, self._telemetry = work, telemetry
         self._warned: set[str] = set()
+        recipe = work.recipe
+        self._run = Run(recipe.train.steps, recipe.schedule.warmup_steps, recipe.model.positions, recipe.optimizer.name)
         self.metrics: dict[str, float] = {}
         devices = work.parts.devices
+        self._rows = sum(int(valid_B.sum()) for _, valid_B in work.heldout)
         self._heldout = [mesh.to_devices(batch, devices.mesh) for batch in work.heldout]
         step = jax.jit(evaluation.make_eval_step(work.parts.objective), out_shardings=mesh.replicated(devices.mesh))
         lower, options = mesh.on_mesh(step.lower, devices.mesh), executors.compiler_options(devices.mesh) or None
         # Compiled now, a program for each row length: a peer that compiles for half a minute later on would be taken for dead.
         self._programs = {}
         for batch in self._heldout:
-            if _shape(batch) not in self._programs:
-                self._programs[_shape(batch)] = lower(state.params, state.root, *batch).compile(compiler_options=options)
+            if executors.shapes(batch) not in self._programs:
+                self._programs[executors.shapes(batch)] = lower(state.params, state.root, *batch).compile(compiler_options=options)
 
     def _step(self, params, root, batch, valid_B):
-        return self._programs[_shape((batch, valid_B))](params, root, batch, valid_B)
+        return self._programs[executors.shapes((batch, valid_B))](params, root, batch, valid_B)
 
     def __call__(self, state: TrainState, at_step: int) -> dict[str, float]:
-        view, recipe = self._work.parts.objective.view, self._work.recipe
+        view = self._work.parts.objective.view
         metrics = evaluation.evaluate(self._work.parts.objective, self._step, state.params, state.root, self._heldout)
-        self.metrics = metrics = {**metrics, **self._work.reference}
+        self.metrics = metrics = {**metrics, **self._work.reference, "eval/rows": self._rows}
         self._telemetry.note(f"step {at_step}: {view.headline(metrics)}")
-        found = dict(view.warnings(metrics, at_step, recipe.schedule.warmup_steps, recipe.train.steps))
+        found = dict(view.warnings(metrics, at_step, self._run))
         for name in found.keys() - self._warned:
             self._telemetry.note(f"warning: {found[name]}")
         self._warned = set(found)
@@ -253,11 +260,6 @@ class _Evaluator:
         outputs = jax.device_get(self._step(state.params, state.root, *self._heldout[0])[1].outputs)
         rows, outputs = (jax.tree.map(lambda x: x[valid_B], tree) for tree in (batch, outputs))
         return self._work.parts.objective.view.examples(rows, outputs, self._work.tokenizer.pieces)
-
-
-def _shape(batch: tuple[Batch, Any]) -> tuple[int, ...]:
-    """What of a held-out batch decides its program."""
-    return batch[0].tokens.shape
 
 
 def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, opened: Opened) -> Result:
@@ -273,6 +275,7 @@ def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, op
             place.path / names.REPORT,
             metrics=place.path / names.METRICS,
             title=f"{recipe.preset} in {place.name.rsplit('/', 1)[-1]}",
+            verdict=objective.view.verdict(evaluate.metrics) if evaluate.metrics else "",
             summary={"preset": recipe.preset, "steps": train.steps, **shown},
             panels=objective.view.panels,
             examples=examples,

@@ -38,6 +38,15 @@ class Examples(NamedTuple):
     sentences: Sequence[Sequence[Span]]
 
 
+class Run(NamedTuple):
+    """What of a run a warning goes by: advice that it follows already is no advice."""
+
+    total_steps: int
+    warmup_steps: int
+    positions: str  # model.positions
+    optimizer: str  # optimizer.name
+
+
 Warnings = list[tuple[str, str]]  # (name, one line with the cures)
 
 
@@ -45,15 +54,17 @@ class View(NamedTuple):
     """How a person reads an objective's metrics, which nothing outside its file names. Metrics are `eval/*` of one evaluation.
 
     headline(metrics) -> one line about an evaluation.
+    verdict(metrics) -> sentences with which the report opens: what was learned, for who does not know the metrics.
     shown: the metrics of the last evaluation that the report's table has, in order.
-    warnings(metrics, step, warmup_steps, total_steps) -> the failures that they show.
+    warnings(metrics, step, run) -> the failures that they show.
     panels: of the report, before those that every objective has.
     examples(batch, outputs, pieces) -> some held-out rows as the model saw them; `outputs` are Terms.outputs of that batch's valid
       rows, `pieces(ids)` the tokenizer's.
     """
 
     headline: Callable[[Mapping[str, float]], str]
+    verdict: Callable[[Mapping[str, float]], str]
     shown: tuple[str, ...]
-    warnings: Callable[[Mapping[str, float], int, int, int], Warnings]
+    warnings: Callable[[Mapping[str, float], int, Run], Warnings]
     panels: tuple[Panel, ...]
     examples: Callable[[Any, Mapping[str, Any], Callable[[Sequence[int]], list[str]]], Examples]

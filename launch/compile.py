@@ -16,7 +16,9 @@ import sys
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, ROOT)
+from electra_jax import interrupts
 
+interrupts.catch()
 from absl import flags
 
 from electra_jax import cli

@@ -13,7 +13,9 @@ import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from electra_jax import interrupts
 
+interrupts.catch()
 from absl import flags
 
 from electra_jax import cli
@@ -27,10 +29,11 @@ HEAD_SIZE = flags.DEFINE_integer("head_size", 64, "Of a TF1 checkpoint, which do
 
 
 def main(_):
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was begun is removed on the way out
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was begun is removed on the way out
     from electra_jax.parallel import process
 
     process.prepare()
+    process.require_devices()
     from electra_jax.interop import formats
 
     options = dict(format=FORMAT.value or "", network=NETWORK.value or "", head_size=HEAD_SIZE.value, with_slots=SLOTS.value)

@@ -10,7 +10,9 @@ import pathlib
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from electra_jax import interrupts
 
+interrupts.catch()
 from absl import flags
 
 from electra_jax import cli

@@ -5,16 +5,18 @@
 
 Text:  --input --documents --text_field --max_document_mib    Tokens: --tokenizer --vocab_size --lower_case --strip_accents
 Rows:  --output --length --packing --heldout --seed           Work:   --workers --buckets --parts --runner --beam_options
-On a cluster, the same shards (electra_jax/data/prepare/beam.py says what it must bring):
+On a cluster, the same shards (electra_jax/data/prepare/beam.py):
     python launch/prepare.py --input=/mnt/wiki --output=/mnt/rows --runner=FlinkRunner --beam_options=--flink_master=host:8081
-Exit codes: 0 done, 2 something to mend (one line says what).
+Exit codes: 0 done, 2 something to mend (one line says what), 42 interrupted: the same command goes on.
 """
 
 import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from electra_jax import interrupts
 
+interrupts.catch()
 from absl import flags
 
 from electra_jax import cli

@@ -2,11 +2,8 @@
 
     python launch/pretrain.py --config=configs/pretrain.py:small --workdir=runs/small --config.data.path=data/mine
 
-The workdir and the data may lie in a bucket (pip install 'electra_jax[gcs]'): --workdir=gs://BUCKET/runs/small, and
---config.data.path=gs://BUCKET/data/mine,data/here for a mixture with a local folder.
-
-The config file's own text lists the presets, what they cost and what to expect. Override any field:
---config.train.batch_rows=64 --config.optimizer.learning_rate=3e-4.
+Both may lie in a bucket (pip install 'electra_jax[gcs]'): --workdir=gs://BUCKET/runs/small; several folders are a mixture: A,B.
+The config file's own text lists the presets, what they cost and what to expect. Override any field: --config.train.batch_rows=64.
 Several processes (hosts of a TPU pod, Slurm tasks) run the same command with --distributed, or, where no cluster says who is who,
 with --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1. launch/supervise.py before it starts it again after a loss.
 Exit codes: 0 done, 2 something to mend (one line says what), 42 stopped and saved: run the same command again.
@@ -16,7 +13,9 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from electra_jax import interrupts
 
+interrupts.catch()
 from absl import flags
 
 from electra_jax import cli
@@ -48,6 +47,7 @@ def main(_):
         heartbeat_secs=HEARTBEAT_SECS.value,
         start_secs=START_SECS.value,
     ):
+        process.require_devices()
         result = pretrain(CONFIG.value, WORKDIR.value, SCRATCH.value)
         if multihost.is_lead():
             print(f"done: {result.steps:,} steps; {result.report} shows the curves")

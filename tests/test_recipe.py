@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
 from configs.pretrain import get_config
+from electra_jax import recipe, resume
 from electra_jax.cli import UserError
 from electra_jax.parallel.mesh import Platform
 from electra_jax.recipe import Recipe
@@ -128,11 +130,68 @@ def test_what_a_resume_may_change():
         (dict(model__dtype="bfloat16"), "model.dtype: 'float32' -> 'bfloat16'"),
         (dict(optimizer__learning_rate=1e-3), "optimizer.learning_rate: 0.002 -> 0.001"),
     ):
-        with pytest.raises(UserError, match=f"here holds a run with another config .{words}.*another --workdir"):
+        with pytest.raises(UserError, match=f"here holds another run .{words}.*another --workdir"):
             refuse_changes(before, now(**fields), "here")
+    here = {**before, "identity": {"data": ["ab12"], "tokenizer": "cd34"}}
+    refuse_changes(here, {**here, "data": {**before["data"], "path": "/moved/rows"}}, "here")
+    other = {**here, "data": {**before["data"], "path": "/other"}, "identity": {"data": ["ef56"], "tokenizer": "ab78"}}
+    words = "begun on the rows of data.path=.*, and /other holds others; another tokenizer"
+    with pytest.raises(UserError, match=f"here holds another run .it was {words}") as error:
+        refuse_changes(here, other, "here")
+    assert not re.search("ab12|ef56|cd34|ab78", str(error.value))
+    earlier = {**here, "optimizer": {name: value for name, value in before["optimizer"].items() if name != "muon_weight_decay"}}
+    later = {**here, "optimizer": {**before["optimizer"], "muon_weight_decay": 0.0}}
+    refuse_changes(earlier, later, "here")  # a field that was not there yet, and is not used
+    with pytest.raises(UserError, match="optimizer.muon_weight_decay: None -> 0.1"):
+        refuse_changes(earlier, here, "here")
     unset = Recipe.parse(changed()).resolve(CPU).stored()
     with pytest.raises(UserError, match="train.steps: 1000 -> 900"):
         refuse_changes(unset, Recipe.parse(changed(train__steps=900)).resolve(CPU).stored(), "here")
+
+
+def test_a_network_that_is_not_trained_refuses_nothing():
+    recipe = Recipe.parse(changed(model__hidden_size=224))
+    with pytest.raises(UserError, match="the generator is 112 wide, which 3 heads do not divide"):
+        recipe.resolve(CPU)
+    assert recipe.resolve(CPU, ["encoder"]).model.hidden_size == 224
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        (dict(train__steps=10**20), "no whole number of a config is so large"),
+        (dict(train__steps=2**31), "train.steps is 2147483648"),
+        (dict(schedule__decay_steps=2**31), "schedule.decay_steps is 2147483648"),
+        (dict(train__batch_rows=10**20), "no whole number of a config is so large"),
+        (dict(eval__batch_rows=10**12), "eval.batch_rows is 1" + "0" * 12),
+    ],
+)
+def test_numbers_past_every_type(fields, words):
+    with pytest.raises(UserError, match=words):
+        Recipe.parse(changed(**fields))
+    with pytest.raises(UserError, match="get_config must return"):
+        Recipe.parse(3)
+
+
+def test_other_held_out_rows_are_said():
+    before, now = (Recipe.parse(changed(eval__max_rows=rows)).stored() for rows in (2_000, 500))
+    (line,) = resume.warnings(before, now)
+    assert "eval.max_rows was 2000 and is 500" in line and not resume.warnings(now, now)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--config=small"], "--config=configs/pretrain.py:small$"),
+        (["--config=small,flash"], "--config=configs/pretrain.py:small,flash$"),
+        (["--config", "configs/pretrian.py:base"], "--config=configs/pretrain.py:base$"),
+        (["--config="], "--config=configs/pretrain.py:tiny$"),
+    ],
+)
+def test_a_config_file_that_is_not_there(flags, words):
+    with pytest.raises(UserError, match=f"no such file: .*{words}"):
+        recipe._check_file(["pretrain.py", *flags, "--workdir=x"], "configs/pretrain.py:tiny")
+    recipe._check_file(["pretrain.py", f"--config={__file__}:small"], "configs/pretrain.py:tiny")
 
 
 def test_a_run_of_an_earlier_version_is_refused_in_one_line():

@@ -102,3 +102,13 @@ def test_neighbours_along_every_axis_are_independent():
 
 def test_layer_may_be_traced():
     np.testing.assert_array_equal(jax.jit(rng.site_seeds, static_argnums=2)(seeds(4), jnp.uint32(3), 2), rng.site_seeds(seeds(4), 3, 2))
+
+
+def test_dropout_of_bfloat16_scales_by_all_of_the_rate():
+    """1 / 0.9 is 1.109 in bfloat16: every sum over what is kept would be 0.16% too small."""
+    x = jax.random.normal(jax.random.key(1), (64 * 128, 64)).astype(jnp.bfloat16)
+    y = rng.dropout(x, seeds(64), 0.1)
+    kept = y != 0
+    assert y.dtype == jnp.bfloat16
+    sizes = [float(jnp.sum(jnp.abs(jnp.where(kept, z, 0)).astype(jnp.float32))) for z in (y, x)]
+    assert abs(sizes[0] / sizes[1] * 0.9 - 1) < 2e-4

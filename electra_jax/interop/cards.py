@@ -1,7 +1,9 @@
 """What a person reads in an exported folder: a model card, and the code that applies an RTD head which transformers has no class for."""
 
 import json
+import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from electra_jax.interop.model import Model
@@ -56,9 +58,10 @@ def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
         "---",
         "library_name: transformers",
         "tags: [electra, electra_jax]",
+        "license: unknown  # what the text and the model it began with allow: name it before you publish",
         "---",
         "",
-        f"# {about.get('name') or 'ELECTRA'}, {network}",
+        f"# {_escaped(about.get('name') or 'ELECTRA')}, {network}",
         "",
         f"This is {_WHAT[network]}. Written by electra_jax.",
         "",
@@ -88,14 +91,15 @@ def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
         options = ", ".join(f"{name}={value}" for name, value in model.tokenizer.options.items())
         lines += ["", f"Tokenizer: {options}."]
     lines += ["", "## Training", ""]
-    run = about.get("config") or {}
-    training = {"source": about.get("source"), "steps": about.get("step"), "began with": run.get("init_from") or None}
+    run = _without_places(about.get("config") or {})
+    training = {"source": _name(about.get("source")), "steps": about.get("step"), "began with": run.get("init_from") or None}
     training |= about.get("training") or {}
+    training |= {name: _name(training[name]) for name in ("converted from",) if name in training}
     lines += _table({name: value for name, value in training.items() if value is not None})
     if about.get("metrics"):
         lines += ["", "Held out, at the last evaluation:", "", *_table({k: f"{v:.4g}" for k, v in sorted(about["metrics"].items())})]
     if about.get("data"):
-        lines += ["", "Data, as prepared:", "", "```json", json.dumps(about["data"], indent=1, sort_keys=True), "```"]
+        lines += ["", "Data, as prepared:", "", "```json", json.dumps(_without_places(about["data"]), indent=1, sort_keys=True), "```"]
     if "train" in run:  # a run, and not a model from elsewhere
         lines += ["", "<details><summary>The run's whole config</summary>", "", "```json"]
         lines += [json.dumps(run, indent=1, sort_keys=True), "```", "", "</details>"]
@@ -103,4 +107,24 @@ def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
 
 
 def _table(rows: Mapping[str, Any]) -> list[str]:
-    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return ["| | |", "|---|---|", *(f"| {_escaped(name)} | {_escaped(value)} |" for name, value in rows.items())]
+
+
+def _escaped(value: Any) -> str:
+    """As a cell of a table: Markdown's and HTML's own characters as they are."""
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(str(value).split()))
+
+
+def _name(source: Any) -> str | None:
+    """The last part of a path: where it lies on the machine that wrote it is nobody else's business. A URL stays."""
+    return ",".join(part if "://" in part else PurePath(part).name for part in str(source).split(",")) if source else None
+
+
+def _without_places(tree: Any, name: str = "") -> Any:
+    """A config or summary in which each path of this machine is its last part."""
+    if isinstance(tree, Mapping):
+        return {key: _without_places(value, key) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_without_places(value, name) for value in tree]
+    is_path = isinstance(tree, str) and (name in ("path", "init_from") or re.match(r"(~|\.{0,2})/", tree))
+    return (_name(tree) or "") if is_path else tree

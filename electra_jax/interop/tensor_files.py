@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 
 from electra_jax.cli import UserError, one_line
+from electra_jax.files import read_ordinary
 
 WEIGHTS, INDEX, TORCH_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 ALL = (WEIGHTS, INDEX, TORCH_WEIGHTS)  # the first that is there is read
@@ -52,7 +53,7 @@ def opened(folder: pathlib.Path, name: str | None = None) -> Iterator[tuple[Shap
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The object in a file of JSON. UserError where there is none."""
     try:
-        fields = json.loads(path.read_bytes())
+        fields = json.loads(read_ordinary(path))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}: name a folder that transformers wrote") from None
     except (ValueError, RecursionError) as error:

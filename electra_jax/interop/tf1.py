@@ -18,6 +18,7 @@ import numpy as np
 
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
+from electra_jax.files import read_ordinary
 from electra_jax.interop import model as models
 from electra_jax.interop import names
 from electra_jax.interop.model import Model, Slots
@@ -139,7 +140,7 @@ def index(prefix: pathlib.Path) -> dict[str, Entry]:
     """{name: where its tensor lies}, of `PREFIX.index`. UserError where it or a data file is absent, cut short or damaged."""
     path = prefix.with_name(prefix.name + ".index")
     with _explained(path):
-        table = dict(_table(path.read_bytes()))
+        table = dict(_table(read_ordinary(path)))
         header = dict(_fields(table.pop(b"", b"")))
         num_shards = header.get(1, 0)
         if not 0 < num_shards < 100_000 or header.get(2, 0) != 0:

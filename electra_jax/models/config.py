@@ -98,29 +98,32 @@ class ElectraConfig:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be from 0 to below 1")
         from_zero_up(self, "model", "init_std", "layer_norm_eps", "generator_hidden_fraction", "generator_layers_fraction")
-        for network in ("discriminator", "generator"):
-            encoder = self.encoder(network)
-            if encoder.hidden_size < 1 or encoder.num_layers < 1:
-                raise UserError(f"the {network} has no width or no layers: raise model.generator_*_fraction")
-            if encoder.hidden_size % encoder.num_heads:
-                raise UserError(
-                    f"the {network} is {encoder.hidden_size} wide, which {encoder.num_heads} heads do not divide: "
-                    "choose a width that is a multiple of model.head_size"
-                )
-            if self.positions == "rotary" and encoder.head_size % 2:
-                raise UserError(f"the {network}'s heads are {encoder.head_size} wide: rotary positions need an even width")
+        self.encoder("discriminator")
 
     def encoder(self, network: str) -> EncoderConfig:
-        """The network of this name: "generator" is sized by the generator's rule, and every other has the model's own sizes."""
+        """The network of this name: "generator" is sized by the generator's rule, and every other has the model's own sizes.
+
+        UserError where these make no network. Not before: an objective may have no generator.
+        """
         hidden_size, num_layers, ffn_size = self.hidden_size, self.num_layers, self.ffn_size
         if network == "generator":
             hidden_size = round(self.hidden_size * self.generator_hidden_fraction)
             num_layers = round(self.num_layers * self.generator_layers_fraction)
             ffn_size = self.generator_ffn_size
+        num_heads = max(1, hidden_size // self.head_size)
+        if not (0 < hidden_size < 2**31 and 0 < num_layers < 2**31):
+            raise UserError(f"the {network} has {num_layers} layers of width {hidden_size}: choose another model.generator_*_fraction")
+        if hidden_size % num_heads:
+            raise UserError(
+                f"the {network} is {hidden_size} wide, which {num_heads} heads do not divide: "
+                "choose a width that is a multiple of model.head_size"
+            )
+        if self.positions == "rotary" and (hidden_size // num_heads) % 2:
+            raise UserError(f"the {network}'s heads are {hidden_size // num_heads} wide: rotary positions need an even width")
         sizes = dict(
             hidden_size=hidden_size,
             num_layers=num_layers,
-            num_heads=max(1, hidden_size // self.head_size),
+            num_heads=num_heads,
             ffn_size=ffn_size or 4 * hidden_size,
         )
         shared = [field.name for field in dataclasses.fields(EncoderConfig) if field.name not in sizes]

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from electra_jax.cli import UserError
 from electra_jax.models import heads, layers
 from electra_jax.models.backbones import backbone
 from electra_jax.models.config import ElectraConfig
@@ -46,11 +48,30 @@ def _head(config: ElectraConfig, network: str, head: str):
     return heads.MLMHead(encoder, config.vocab_size) if head == "mlm" else heads.RTDHead(encoder)
 
 
-def hidden_states(params: Params, config: ElectraConfig, network: str, batch: Batch, seeds_Bx2: Array | None = None) -> Array:
-    """[B x L, H]: the last layer of `network`, a name in params. `seeds_Bx2` (uint32) switch dropout on."""
+def hidden_states(
+    params: Params, config: ElectraConfig, batch: Batch, seeds_Bx2: Array | None = None, network: str = "discriminator"
+) -> Array:
+    """[B, L, H]: the last layer of `network`, a name in params. `seeds_Bx2` (uint32) switch dropout on."""
+    return _encode(params, config, network, batch, seeds_Bx2).reshape(*batch.tokens.shape, -1)
+
+
+def _encode(params: Params, config: ElectraConfig, network: str, batch: Batch, seeds_Bx2: Array | None) -> Array:
+    """[B x L, H]: the same. UserError where params lack the network, or where a position is past the model's table."""
+    if network not in params:
+        has = ", ".join(name for name in params if name not in ("embeddings", *heads.TASKS)) or "none"
+        raise UserError(f"the model has no network {network!r}: it has {has} (network=... names one)")
+    if config.positions != "rotary" and not isinstance(batch.positions, jax.core.Tracer) and np.size(batch.positions):
+        if (last := int(np.max(batch.positions))) >= config.max_length:  # a table that is read past its end gives what stands last in it
+            raise UserError(f"a position of the batch is {last} and the model has {config.max_length}: cut the rows")
     embed = sharding.on_rows(lambda params, batch: layers.Embeddings(config).apply({"params": params}, batch))
     embedded_NxE = embed(params["embeddings"], batch)
     return backbone(config.backbone).apply(params[network], config.encoder(network), embedded_NxE, batch, seeds_Bx2)
+
+
+def _head_of(params: Params, network: str) -> Params:
+    if "head" not in params[network]:
+        raise UserError(f"the model's {network} has no head: hidden_states gives its last layer")
+    return params[network]["head"]
 
 
 def generator_apply(
@@ -91,7 +112,7 @@ def _at_slots(
     Only the slots are projected onto the vocabulary: projecting every position would cost a seventh to a quarter of a step
     (docs/speed.md).
     """
-    x_NxH = hidden_states(params, config, network, batch, seeds_Bx2)
+    x_NxH = _encode(params, config, network, batch, seeds_Bx2)
     B, L = batch.tokens.shape
     # Row by row, so that a batch which is cut by rows stays so.
     x_BxKxH = jax.vmap(lambda x_LxH, slots_K: x_LxH[slots_K])(x_NxH.reshape(B, L, -1), slots_BxK)
@@ -100,10 +121,10 @@ def _at_slots(
     def head(params, x_BxKxH, *more_BxK):
         flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
         x_SxE, bias_V = _head(config, network, "mlm").apply({"params": params["head"]}, flat(x_BxKxH))
-        out = function(x_SxE, params["word"].astype(x_SxE.dtype), bias_V, *map(flat, more_BxK))
+        out = function(x_SxE, params["word"], bias_V, *map(flat, more_BxK))
         return jax.tree.map(lambda y: y.reshape(*x_BxKxH.shape[:2], *y.shape[1:]), out)
 
-    head_params = {"head": params[network]["head"], "word": params["embeddings"]["word"]}
+    head_params = {"head": _head_of(params, network), "word": params["embeddings"]["word"]}
     return sharding.rows(sharding.on_rows(head, config.dtype)(head_params, x_BxKxH, *more_BxK))
 
 
@@ -111,9 +132,9 @@ def discriminator_apply(
     params: Params, config: ElectraConfig, batch: Batch, seeds_Bx2: Array | None = None, network: str = "discriminator"
 ) -> Array:
     """Logits [B, L] that a token was replaced. network: whose head is "rtd"."""
-    x_NxH = hidden_states(params, config, network, batch, seeds_Bx2)
+    x_NxH = _encode(params, config, network, batch, seeds_Bx2)
     head = sharding.on_rows(lambda params, x: _head(config, network, "rtd").apply({"params": params}, x), config.dtype)
-    logits_N = head(params[network]["head"], x_NxH)
+    logits_N = head(_head_of(params, network), x_NxH)
     return logits_N.reshape(batch.tokens.shape)
 
 
@@ -128,7 +149,10 @@ def task_apply(
     params: Params, config: ElectraConfig, batch: Batch, task: str, seeds_Bx2: Array | None = None, network: str = "discriminator"
 ) -> Array:
     """Logits of one of heads.TASKS: [B, labels] from each row's first token, or [B, L, labels]; question answering: start and end."""
-    x_NxH = hidden_states(params, config, network, batch, seeds_Bx2)
+    if task not in params:
+        has = ", ".join(name for name in params if name in heads.TASKS) or "none"
+        raise UserError(f"the model has no head for {task!r}: it has {has}")
+    x_NxH = _encode(params, config, network, batch, seeds_Bx2)
     B, L = batch.tokens.shape
     head = heads.TASKS[task](config.encoder(network), params[task]["out"]["bias"].shape[0])
     if task == "sequence_classification":

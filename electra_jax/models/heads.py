@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from electra_jax.models.config import EncoderConfig
 from electra_jax.models.layers import Dense, LayerNorm, glorot_dense
 from electra_jax.models.ops.gelu import gelu
-from electra_jax.models.ops.precision import wide_type
 from electra_jax.types import Array
 
 
@@ -36,8 +35,7 @@ class RTDHead(nn.Module):
     @nn.compact
     def __call__(self, x_NxH: Array) -> Array:
         x_NxH = gelu(Dense(self.config, self.config.hidden_size, name="dense")(x_NxH))
-        logits_Nx1 = glorot_dense(self.config, 1, "out")(x_NxH)
-        return logits_Nx1[:, 0].astype(wide_type(logits_Nx1))
+        return glorot_dense(self.config, 1, "out", is_logits=True)(x_NxH)[:, 0]
 
 
 class SequenceHead(nn.Module):
@@ -49,8 +47,7 @@ class SequenceHead(nn.Module):
     @nn.compact
     def __call__(self, x_BxH: Array) -> Array:
         x_BxH = gelu(Dense(self.config, self.config.hidden_size, name="dense")(x_BxH))
-        logits_BxC = Dense(self.config, self.num_labels, name="out")(x_BxH)
-        return logits_BxC.astype(wide_type(logits_BxC))
+        return Dense(self.config, self.num_labels, is_logits=True, name="out")(x_BxH)
 
 
 class TokenHead(nn.Module):
@@ -61,8 +58,7 @@ class TokenHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_NxH: Array) -> Array:
-        logits_NxC = Dense(self.config, self.num_labels, name="out")(x_NxH)
-        return logits_NxC.astype(wide_type(logits_NxC))
+        return Dense(self.config, self.num_labels, is_logits=True, name="out")(x_NxH)
 
 
 # A task's head lies in params under the task's name, beside the networks.

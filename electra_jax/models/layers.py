@@ -11,9 +11,10 @@ from flax.typing import Initializer
 
 from electra_jax.models import attention
 from electra_jax.models.config import ElectraConfig, EncoderConfig
-from electra_jax.models.ops.dense import product
+from electra_jax.models.ops.dense import product, wide_product
 from electra_jax.models.ops.gelu import gelu
 from electra_jax.models.ops.layer_norm import layer_norm
+from electra_jax.models.ops.precision import wide_type
 from electra_jax.types import Array, Batch
 
 
@@ -62,18 +63,22 @@ class Weights(nn.Module):
 
 
 class Dense(Weights):
-    """x @ kernel + bias of x [N, C]: [N, features] in the type of products."""
+    """x @ kernel + bias of x [N, C]: [N, features] in the type of products; with `is_logits`, in at least float32."""
+
+    is_logits: bool = False
 
     @nn.compact
     def __call__(self, x_NxC: Array) -> Array:
         kernel, bias = super().__call__(x_NxC.shape[1])
         x_NxC = x_NxC.astype(self.config.dtype)
-        return product(x_NxC, kernel) + bias.astype(x_NxC.dtype)[None]
+        is_rounded = self.is_logits and x_NxC.dtype != wide_type(x_NxC)
+        y_NxF = (wide_product if is_rounded else product)(x_NxC, kernel)
+        return y_NxF + bias.astype(y_NxF.dtype)[None]
 
 
-def glorot_dense(config: EncoderConfig, features: int, name: str) -> Dense:
+def glorot_dense(config: EncoderConfig, features: int, name: str, is_logits: bool = False) -> Dense:
     """For the dense layers to which the published code passes no initializer: TensorFlow's default is Glorot uniform."""
-    return Dense(config, features, nn.initializers.glorot_uniform(), name=name)
+    return Dense(config, features, nn.initializers.glorot_uniform(), is_logits, name=name)
 
 
 class Embeddings(nn.Module):

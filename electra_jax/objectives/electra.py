@@ -19,7 +19,7 @@ from electra_jax.objectives.electra_view import VIEW
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, Params, Terms, Vocabulary
 
-GENERATOR, DISCRIMINATOR = electra.NETWORKS  # with an MLM head, and with an RTD head
+NETWORKS = GENERATOR, DISCRIMINATOR = tuple(electra.NETWORKS)  # with an MLM head, and with an RTD head
 
 
 class Plan(flax.struct.PyTreeNode):

@@ -48,14 +48,20 @@ PANELS = (
         (Curve("train/rtd_loss", "training", "blue"), Curve("eval/rtd_loss", "held out", "orange")),
     ),
     Panel(
+        "Discriminator: accuracy",
+        "Most tokens are original, so accuracy means something only above the dashed line, which is what calling no token "
+        "replaced would reach.",
+        (
+            Curve("eval/rtd_accuracy", "accuracy", "blue"),
+            Curve("eval/majority_accuracy", "majority class", "grey", dashed=True),
+        ),
+    ),
+    Panel(
         "Discriminator: held out",
-        "AUC is the chance that a replaced token scores above an original one; 0.5 knows nothing. Most "
-        "tokens are original, so accuracy means something only above the dashed line, and recall stays near "
+        "AUC is the chance that a replaced token scores above an original one; 0.5 knows nothing. Recall stays near "
         "0 until the discriminator is sure of single tokens.",
         (
             Curve("eval/rtd_auc", "AUC", "orange"),
-            Curve("eval/rtd_accuracy", "accuracy", "blue"),
-            Curve("eval/majority_accuracy", "majority class", "grey", dashed=True),
             Curve("eval/rtd_precision", "precision", "green"),
             Curve("eval/rtd_recall", "recall", "purple"),
         ),
@@ -81,6 +87,23 @@ def headline(metrics: Mapping[str, float]) -> str:
         f"held-out MLM loss {metrics['eval/mlm_loss']:.3f} (word frequencies alone: {metrics['eval/unigram_entropy']:.3f}), "
         f"RTD AUC {metrics['eval/rtd_auc']:.3f}, accuracy {metrics['eval/rtd_accuracy']:.3f} "
         f"(calling nothing replaced: {metrics['eval/majority_accuracy']:.3f})"
+    )
+
+
+def verdict(metrics: Mapping[str, float]) -> str:
+    loss, entropy = metrics["eval/mlm_loss"], metrics["eval/unigram_entropy"]
+    auc, accuracy, majority = metrics["eval/rtd_auc"], metrics["eval/rtd_accuracy"], metrics["eval/majority_accuracy"]
+    if loss < 0.98 * entropy:
+        fills = f"reads context: it fills a masked token with a loss of {loss:.2f} nats, {entropy - loss:.2f} better than word frequencies"
+    else:
+        fills = f"knows word frequencies at most: a loss of {loss:.2f} nats beside {entropy:.2f} for them alone"
+    if auc < 0.53:
+        tells = f"cannot tell replaced tokens from original ones (AUC {auc:.2f}; chance is 0.50)"
+    else:
+        tells = f"ranks a replaced token above an original one {auc:.0%} of the time (AUC; chance is 50%)"
+    return (
+        f"On held-out text the generator {fills}. The discriminator {tells}; its accuracy is {accuracy:.1%}, where calling nothing "
+        f"replaced would reach {majority:.1%}."
     )
 
 
@@ -130,4 +153,4 @@ def marked(tokens: Sequence[str], originals: Sequence[str], replaced: Sequence[b
         )
 
 
-VIEW = View(headline, SHOWN, warnings, PANELS, examples)
+VIEW = View(headline, verdict, SHOWN, warnings, PANELS, examples)

@@ -7,7 +7,7 @@ Users of every code base report them, and one printed loss shows none (google-re
 import math
 from collections.abc import Mapping
 
-from electra_jax.views import Warnings
+from electra_jax.views import Run, Warnings
 
 WORD_FREQUENCIES = "word_frequencies"
 GENERATOR_TOO_STRONG = "generator_too_strong"
@@ -40,7 +40,7 @@ _MAJORITY_RECALL = 0.01
 _MAJORITY_MARGIN = 0.001
 
 
-def warnings(metrics: Mapping[str, float], step: int, warmup_steps: int, total_steps: int) -> Warnings:
+def warnings(metrics: Mapping[str, float], step: int, run: Run) -> Warnings:
     """The failures that the held-out `eval/*` metrics of `step` show. A pure function.
 
     The generator is judged after its warm-up and as long again (100 to 5,000 steps). The discriminator, which
@@ -51,28 +51,33 @@ def warnings(metrics: Mapping[str, float], step: int, warmup_steps: int, total_s
     discriminator is at chance for that reason.
     """
     heldout = {name.removeprefix("eval/"): value for name, value in metrics.items() if math.isfinite(value)}
-    settled_step = warmup_steps + min(max(warmup_steps, 100), 5_000)
-    last = step >= total_steps
+    settled_step = run.warmup_steps + min(max(run.warmup_steps, 100), 5_000)
+    last = step >= run.total_steps
     if not last and step < settled_step:
         return []
-    if message := _word_frequencies(heldout):
+    if message := _word_frequencies(heldout, run):
         return [(WORD_FREQUENCIES, message)]
     if message := _generator_too_strong(heldout):
         return [(GENERATOR_TOO_STRONG, message)]
-    if last or step >= min(total_steps / 2, _MAJORITY_STEPS):
-        if message := _discriminator_at_chance(heldout, step):
+    if last or step >= min(run.total_steps / 2, _MAJORITY_STEPS):
+        if message := _discriminator_at_chance(heldout, step, run):
             return [(DISCRIMINATOR_AT_CHANCE, message)]
     return []
 
 
-def _word_frequencies(metrics: Mapping[str, float]) -> str | None:
+def _word_frequencies(metrics: Mapping[str, float], run: Run) -> str | None:
     loss, entropy = metrics.get("mlm_loss"), metrics.get("unigram_entropy")
     if loss is None or entropy is None or loss < _PLATEAU_SHARE * entropy:
         return None
+    cures = [*([] if run.positions == "rotary" else ["model.positions=rotary"]), *_muon(run), "more steps"]
     return (
         f"only word frequencies learned so far: held-out MLM loss {loss:.2f}, unigram entropy {entropy:.2f}. "
-        "Cures, in this order: model.positions=rotary, optimizer.name=muon, more steps"
+        f"Cures, in this order: {', '.join(cures)}"
     )
+
+
+def _muon(run: Run) -> list[str]:
+    return [] if run.optimizer == "muon" else ["optimizer.name=muon"]
 
 
 def _generator_too_strong(metrics: Mapping[str, float]) -> str | None:
@@ -93,10 +98,10 @@ def _generator_too_strong(metrics: Mapping[str, float]) -> str | None:
     return None
 
 
-def _discriminator_at_chance(metrics: Mapping[str, float], step: int) -> str | None:
+def _discriminator_at_chance(metrics: Mapping[str, float], step: int, run: Run) -> str | None:
     auc = metrics.get("rtd_auc")
-    cures = "Cures: optimizer.name=muon, a lower rate for the discriminator (optimizer.rates), "
-    cures += "larger batches, more steps"
+    cures = [*_muon(run), "a lower rate for the discriminator (optimizer.rates)", "larger batches", "more steps"]
+    cures = f"Cures: {', '.join(cures)}"
     if auc is not None and auc < _CHANCE_AUC:
         return f"the discriminator is at chance: AUC {auc:.2f} on held-out tokens. {cures}"
     if step < _MAJORITY_STEPS or not {"rtd_accuracy", "majority_accuracy", "rtd_recall"} <= metrics.keys():

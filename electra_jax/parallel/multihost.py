@@ -134,7 +134,7 @@ def _leave_alone(error: BaseException, heartbeat_secs: int) -> None:
     if lost:
         # Within this time the service learns which process it is, and XLA aborts this one with its number, which supervise.py reads.
         time.sleep(2 * heartbeat_secs + 5)
-    if code == exit_codes.USER:
+    if line is not None and not lost:
         # All may have met the same mistake. The service ends with process 0, and XLA aborts whoever has not left by then.
         with contextlib.suppress(Exception):
             _client().wait_at_barrier("electra_jax leaving", _LEAVING_MS)

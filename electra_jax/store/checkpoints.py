@@ -27,8 +27,8 @@ from electra_jax.store.checksums import checksums
 from electra_jax.store.damage import Damaged
 from electra_jax.types import Array
 
-FORMAT = 2  # 1 had no root key in its state: its parameters can be read, and no run goes on from it
-READABLE = (1, FORMAT)
+FORMAT = 3  # 1 had no root key in its state, 2 a schedule's own count: their parameters can be read, and no run goes on from them
+READABLE = (1, 2, FORMAT)
 LISTED = 6  # names in one message
 
 _ORBAX = f"{os.sep}orbax{os.sep}"

@@ -66,7 +66,8 @@ def visited(workdir: str | os.PathLike) -> Workdir:
 
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Makes the folder and holds it: a second run there is refused in a line. The lock ends with the process, however it ends."""
+    """Makes the folder and holds it: a second run there is refused in a line. The lock ends with the process, however it ends. A block
+    that fails before it writes anything leaves no folder behind that it made."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"{workdir} is a file: choose a folder as --workdir")
     if workdir.exists():
@@ -86,13 +87,19 @@ def _refuse_foreign(workdir: str, found: set[str]) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path, workdir: str) -> Iterator[pathlib.Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+    new = files.make_folder(folder)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(files.locked(folder / names.LOCK, wait=False))
         except BlockingIOError:
             raise UserError(f"another process trains in {workdir}: wait for it or stop it, or choose another --workdir") from None
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if {path.name for path in folder.iterdir()} == {names.LOCK}:  # it failed before it wrote anything
+                (folder / names.LOCK).unlink()
+                files.remove_empty(new)
+            raise
 
 
 def check_shared(place: Workdir, wait_secs: float = 10.0) -> None:
@@ -135,9 +142,12 @@ def read_config(place: Workdir) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict):
+            raise ValueError("it is no JSON object")
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place.name}/{names.CONFIG} is damaged ({error}): restore it, or start in another --workdir") from error
+    return config
 
 
 def write_config(place: Workdir, config: Mapping[str, Any]) -> None:

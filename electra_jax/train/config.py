@@ -20,6 +20,8 @@ class ScheduleConfig:
 
     def __post_init__(self):
         at_least(self, "schedule", warmup_steps=0, decay_steps=0)
+        if self.decay_steps >= 2**31:
+            raise UserError(f"schedule.decay_steps is {self.decay_steps}: it must be below 2**31")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +31,11 @@ class OptimizerConfig:
     name: str = option("adamw", f"{', '.join(OPTIMIZERS)} (muon: on the layers' matrices, and AdamW elsewhere)")
     learning_rate: float = option(5e-4, "AdamW's, at its peak")
     muon_learning_rate: float = option(0.02, "Muon's, at its peak")
+    muon_weight_decay: float = option(0.1, "Muon's, times its rate")
     beta1: float = option(0.9, "decay of AdamW's mean of the gradients, per step")
     beta2: float = option(0.999, "decay of AdamW's mean of their squares, per step")
     epsilon: float = option(1e-6, "added to the root of that mean")
-    weight_decay: float = option(0.01, "AdamW's, times the rate; LayerNorms and biases have none")
+    weight_decay: float = option(0.01, "AdamW's, times its rate; LayerNorms and biases have none")
     bias_correction: bool = option(True, "of AdamW's two means; the published code has none")
     clip_norm: float = option(1.0, "largest norm of all gradients together; 0 = no clip")
     rates: tuple = option(
@@ -42,7 +45,7 @@ class OptimizerConfig:
 
     def __post_init__(self):
         one_of("optimizer.name", self.name, OPTIMIZERS)
-        from_zero_up(self, "optimizer", "learning_rate", "muon_learning_rate", "epsilon", "weight_decay", "clip_norm")
+        from_zero_up(self, "optimizer", "learning_rate", "muon_learning_rate", "muon_weight_decay", "epsilon", "weight_decay", "clip_norm")
         for name in ("beta1", "beta2"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise UserError(f"optimizer.{name} is {getattr(self, name)}: it must be between 0 and 1")
@@ -72,6 +75,9 @@ class TrainConfig:
     def __post_init__(self):
         if self.steps < 1:
             raise UserError(f"train.steps is {self.steps}: it must be at least 1")
+        for name in ("steps", "batch_rows", "accumulation_steps"):
+            if getattr(self, name) >= 2**31:
+                raise UserError(f"train.{name} is {getattr(self, name)}: it must be below 2**31")
         at_least(self, "train", max_non_finite_steps=0, hang_secs=0)
 
 
@@ -83,3 +89,5 @@ class EvalConfig:
 
     def __post_init__(self):
         at_least(self, "eval", batch_rows=1, max_rows=0, every_steps=0)
+        if self.batch_rows >= 2**31:
+            raise UserError(f"eval.batch_rows is {self.batch_rows}: it must be below 2**31")

@@ -2,7 +2,10 @@
 
 The published optimizer (google-research/electra `model/optimization.py`): AdamW with beta 0.9 and 0.999, epsilon 1e-6, no bias
 correction, decay 0.01 times the rate on all but LayerNorms and biases, one clip of the global norm at 1.0, warm-up times linear decay.
-Muon (arXiv 2502.16982, as in optax.contrib), for the layers' matrices alone, is an addition; configs/pretrain.py says what for.
+Muon, for the layers' matrices alone, is an addition; configs/pretrain.py says what for. It is optax.contrib's with its defaults: Jordan's
+(github.com/KellerJordan/Muon: Nesterov momentum 0.95, five Newton-Schulz steps in his coefficients, an update times
+sqrt(max(1, fan_out / fan_in))), and not that of arXiv 2502.16982, which scales by 0.2 sqrt(max(fan_in, fan_out)); from there is the decay
+of the matrices, `muon_weight_decay` times the rate. Without it they grow without bound, because an orthogonal update has a fixed size.
 """
 
 import math
@@ -111,22 +114,36 @@ def scale_by_path(rates: Sequence[tuple[str, float | tuple[float, ...]]]) -> opt
     return optax.GradientTransformation(init, lambda updates, state, params=None: (scale(updates), state))
 
 
-def make_optimizer(config: OptimizerConfig, schedule_config: ScheduleConfig, total_steps: int) -> optax.GradientTransformation:
-    """clip -> AdamW, or Muon on the layers' matrices and AdamW elsewhere -> rates by path."""
+def scale_by_rate(rate: Callable[[Array], Array]) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by rate(step), the run's own step, which `update` is given. optax's schedules count updates, and a skipped step is none:
+    the rate would lag behind the run and not reach its end."""
+
+    def update(updates, state, params=None, *, step, **extra):
+        factor = rate(step)
+        return jax.tree.map(lambda x: jnp.asarray(factor, x.dtype) * x, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def make_optimizer(config: OptimizerConfig, schedule_config: ScheduleConfig, total_steps: int) -> optax.GradientTransformationExtraArgs:
+    """clip -> AdamW, or Muon on the layers' matrices and AdamW elsewhere -> rates by path. Its `update` wants `step`, from 0."""
     factor = schedule(schedule_config, total_steps)
     adamw = optax.chain(
         scale_by_adam(config.beta1, config.beta2, config.epsilon, config.bias_correction),
         optax.add_decayed_weights(config.weight_decay, lambda params: jax.tree.map(lambda x: not x, matching(NO_DECAY)(params))),
-        optax.scale_by_learning_rate(lambda step: config.learning_rate * factor(step)),
+        optax.scale(-1.0),
+        scale_by_rate(lambda step: config.learning_rate * factor(step)),
     )
     rule = adamw
     if config.name == "muon":
         # [layers, in, out]: each layer's matrix is orthogonalised by itself; query, key and value are matrices of their own.
         matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-        muon = optax.contrib.muon(
-            lambda step: config.muon_learning_rate * factor(step),
+        direction = optax.contrib.muon(
+            1.0,
+            weight_decay=config.muon_weight_decay,
             muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: matrix, params),
         )
+        muon = optax.chain(direction, scale_by_rate(lambda step: config.muon_learning_rate * factor(step)))
         labels = lambda params: jax.tree.map(lambda is_matrix: "muon" if is_matrix else "adamw", matching(LAYER_MATRICES)(params))  # noqa: E731
         rule = optax.multi_transform({"muon": muon, "adamw": adamw}, labels)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []

@@ -42,7 +42,8 @@ def make_train_step(
 
     Micro-batches are strided ([B] -> [B/A, A], scanned over A), so that a sharded batch never moves. Means of means would be
     wrong where counts differ; the denominators are planned before the backward pass and reduced over all devices.
-    `learning_rate` is told among the metrics alone. A skipped step does not advance the optimizer's own count.
+    `learning_rate` is told among the metrics alone. The optimizer is given the step, for its schedule; its own counts, which correct the
+    bias of its means, are of updates, and a skipped step is none.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -74,7 +75,7 @@ def make_train_step(
 
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optax.with_extra_args_support(optimizer).update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
         params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state))
         skipped = (~finite).astype(jnp.int32)

@@ -66,6 +66,7 @@ class Reached(NamedTuple):
 
     step: int  # never less than the step that it was cut back to
     clock: dict[str, float]  # the last `clock/*` values in it
+    damaged: int  # lines that could not be read
 
 
 class Clock:

@@ -20,21 +20,26 @@ def write(
     metrics: str | os.PathLike,
     title: str,
     summary: Mapping[str, Any],
+    verdict: str = "",
     panels: Sequence[Panel] = (),
     examples: Examples | None = None,
     config: str | None = None,
 ) -> None:
     """Writes the page to `path`, whole or not at all, from the lines of `metrics`, a metrics.jsonl that need not be there.
 
-    summary: the rows of the table at the top. panels: of the objective; those that every run has come after them. config: shown as it is.
+    verdict: sentences to open with. summary: the rows of a table below the curves. panels: of the objective; those that every run has
+    come after them. config: shown as it is.
     """
-    history = read_history(metrics)
+    history, damaged = read_history(metrics)
     panels = [panel for panel in (*panels, *PANELS) if any(curve.metric in history for curve in panel.curves)]
     body = [
         f"<h1>{html.escape(title)}</h1>",
-        _table(summary),
+        f"<p class=verdict>{html.escape(verdict)}</p>" if verdict else "",
         "" if panels else "<p>No metrics yet.</p>",
+        _other_rows(history),
+        f"<p>{damaged} damaged line(s) of the metrics are left out.</p>" if damaged else "",
         f"<div class=panels>{''.join(_panel(panel, history) for panel in panels)}</div>",
+        f"<details><summary>All figures of the last evaluation</summary>{_table(summary)}</details>",
         _where_the_time_went(history),
         _examples(examples) if examples and examples.sentences else "",
         _details("Config", config) if config is not None else "",
@@ -43,16 +48,19 @@ def write(
     write_whole(path, head.replace("@TITLE@", html.escape(title)) + "\n".join(body) + tail)
 
 
-def read_history(path: str | os.PathLike) -> Curves:
-    """`{metric: (steps, values)}` of a metrics.jsonl: at most some MAX_POINTS a metric, however long.
+def read_history(path: str | os.PathLike) -> tuple[Curves, int]:
+    """`{metric: (steps, values)}` of a metrics.jsonl, at most some MAX_POINTS a metric, however long; and how many lines are damaged.
 
     Lines are thinned before they are parsed; those with held-out metrics are rare, and thinned apart.
     """
-    heldout, others = _Thinned(), _Thinned()
+    heldout, others, damaged = _Thinned(), _Thinned(), 0
     if os.path.exists(path):
         with open(path, "rb") as file:
             for line in file:
-                (heldout if b'"eval/' in line else others).add(line)
+                if telemetry.is_whole(line):
+                    (heldout if b'"eval/' in line else others).add(line)
+                else:
+                    damaged += line.endswith(b"\n")  # the last one, without its end, is being written
     lines = [values for line in heldout.lines() + others.lines() if (values := telemetry.parse_line(line))]
     history: Curves = {}
     for values in sorted(lines, key=lambda values: values["step"]):
@@ -61,7 +69,18 @@ def read_history(path: str | os.PathLike) -> Curves:
                 steps, numbers = history.setdefault(name, ([], []))
                 steps.append(values["step"])
                 numbers.append(value)
-    return history
+    return history, damaged
+
+
+def _other_rows(history: Curves) -> str:
+    """Where an evaluation was of another number of rows than the one before, its curves do not go on."""
+    steps, rows = history.get("eval/rows", ([], []))
+    breaks = [
+        f"from step {steps[i]:,} on of {rows[i]:,.0f} held-out rows (before: {rows[i - 1]:,.0f})"
+        for i in range(1, len(rows))
+        if rows[i] != rows[i - 1]
+    ]
+    return f"<p>The evaluation is {'; '.join(breaks)}: its curves have a break there.</p>" if breaks else ""
 
 
 class _Thinned:

@@ -1,7 +1,9 @@
 """What stops a run between two steps: a signal, or numbers that are no longer finite. The exit codes: exit_codes.py."""
 
+import contextlib
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable
 
@@ -12,11 +14,12 @@ from electra_jax.parallel import multihost
 
 
 class PreemptionSignal:
-    """SIGTERM, or a first Ctrl-C, asks the loop to save and stop; a second Ctrl-C interrupts it at once.
+    """SIGTERM, a lost terminal (SIGHUP, unless ignored as under nohup), or a first Ctrl-C asks the loop to save and stop; a second
+    Ctrl-C interrupts it at once.
 
     A context manager, of the main thread (elsewhere Python allows no handlers, and nothing is caught); the handlers of
     before come back when it is left. Where several processes run, jax's own service hears SIGTERM on any of them and agrees
-    with the others on a step; Ctrl-C is passed on to it.
+    with the others on a step; the other two are passed on to it.
     """
 
     def __init__(self) -> None:
@@ -25,8 +28,9 @@ class PreemptionSignal:
 
     def __enter__(self) -> "PreemptionSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT,) if multihost.count() > 1 else (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGHUP, *((signal.SIGTERM,) if multihost.count() == 1 else ())):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_) -> None:
@@ -40,12 +44,22 @@ class PreemptionSignal:
             os.kill(os.getpid(), signal.SIGTERM)
         elif not self.requested:  # os.write, because the signal may have come in the middle of a print
             again = " (Ctrl-C again: at once)" if number == signal.SIGINT else ""
-            os.write(2, f"\n{signal.Signals(number).name}: saving after this step, then stopping{again}\n".encode())
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{signal.Signals(number).name}: saving after this step, then stopping{again}\n".encode())
         self.requested = True
+        if number == signal.SIGHUP:
+            _let_go_of_the_terminal()
 
     def reached(self, step: int) -> bool:
         """Whether to save and stop after this step; the same answer on every process. Call it after each step."""
         return multihost_utils.reached_preemption_sync_point(step) if multihost.count() > 1 else self.requested
+
+
+def _let_go_of_the_terminal() -> None:
+    """Where it is gone, each print would raise, and the save would not be reached: what is said from now on goes nowhere."""
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 class NonFinitePolicy:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,28 +18,36 @@ _DRAW_EVERY_SECS = 0.2  # where it is a terminal
 _TENSORBOARD_FLUSH_SECS = 30.0
 
 
-def read_lines(path: str | os.PathLike) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """(line, its values) for each line of a metrics.jsonl; one torn by a death is passed over."""
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """(line, its values) for each line of a metrics.jsonl; None for the values of a damaged line. The end that a death tore off is
+    passed over."""
     try:
         file = open(path, "rb")
     except FileNotFoundError:
         return
     with file:
         for line in file:
-            if (values := parse_line(line)) is not None:
+            values = parse_line(line)
+            if values is not None or line.endswith(b"\n"):
                 yield line, values
 
 
+_CRC = b', "crc32": '
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether the line is as it was written: it ends with the CRC-32 of the bytes before that."""
+    body, _, crc = line.removesuffix(b"\n").rpartition(_CRC)
+    return crc == b"%d}" % zlib.crc32(body)
+
+
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """`{"step": s, name: number, ...}`, NaN and infinities as floats again; None where the line is torn."""
-    try:
-        values = json.loads(line)
-        for name, value in values.items():
-            if type(value) is str:
-                values[name] = float(value)
-        return values if values["step"] >= 0 else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    """`{"step": s, name: number, ...}`, NaN and infinities as floats again; None where the line is torn or damaged."""
+    if not is_whole(line):
         return None
+    values = json.loads(line)
+    del values["crc32"]
+    return {name: float(value) if type(value) is str else value for name, value in values.items()}
 
 
 def format_line(step: int, metrics: Mapping[str, float]) -> bytes:
@@ -46,7 +55,7 @@ def format_line(step: int, metrics: Mapping[str, float]) -> bytes:
 
     JSON has no NaN and no infinities: they are the strings "NaN", "Infinity" and "-Infinity", as protobuf's
     JSON mapping writes them, which Python's `float` and JavaScript's `Number` read. A null would not tell
-    them apart.
+    them apart. The last field, `crc32`, is of the bytes before it: a flipped bit in a digit would else be another number.
     """
     values: dict[str, Any] = {"step": int(step)}
     for name, value in metrics.items():
@@ -55,33 +64,38 @@ def format_line(step: int, metrics: Mapping[str, float]) -> bytes:
             values[name] = value
         else:
             values[name] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return json.dumps(values, allow_nan=False).encode() + b"\n"
+    body = json.dumps(values, allow_nan=False).encode().removesuffix(b"}")
+    return body + _CRC + b"%d}\n" % zlib.crc32(body)
 
 
 def cut_back(path: str | os.PathLike, step: int) -> Reached:
-    """Drops from a metrics.jsonl every line after `step`, and torn ones: the steps after it will be run again.
+    """Drops from a metrics.jsonl every line after `step`, and damaged ones: the steps after it will be run again.
 
     Atomic: after a death in here, the file is the old one or the new one.
     """
     path = pathlib.Path(path)
-    reached, with_clock, kept_bytes = step, {}, 0
+    reached, with_clock, kept_bytes, damaged = step, {}, 0, 0
     for line, values in read_lines(path):
+        if values is None:
+            damaged += 1
+            continue
         reached = max(reached, values["step"])
         with_clock = values if b'"clock/' in line else with_clock
         kept_bytes += len(line) if values["step"] <= step and line.endswith(b"\n") else 0
     if path.exists() and kept_bytes != path.stat().st_size:
         with whole_file(path) as temporary, open(temporary, "wb") as file:
-            file.writelines(line.rstrip(b"\n") + b"\n" for line, values in read_lines(path) if values["step"] <= step)
+            kept = (line for line, values in read_lines(path) if values is not None and values["step"] <= step)
+            file.writelines(line.removesuffix(b"\n") + b"\n" for line in kept)
         sync_folder(path.parent)
-    return Reached(reached, {name: value for name, value in with_clock.items() if name.startswith("clock/")})
+    return Reached(reached, {name: value for name, value in with_clock.items() if name.startswith("clock/")}, damaged)
 
 
 class Telemetry:
     """Writes the metrics of one session and shows its progress (one process's business).
 
     Opening it cuts metrics.jsonl back to `start_step` (0 for a run without a checkpoint) and hides later
-    steps in TensorBoard; `reached` says how far an earlier session had come. Raises OSError where the disk
-    is full; what was written before stays good.
+    steps in TensorBoard; `reached` says how far an earlier session had come, and how many damaged lines were
+    dropped. Raises OSError where the disk is full; what was written before stays good.
     """
 
     def __init__(
@@ -146,7 +160,7 @@ class Telemetry:
 class Silent:
     """The Telemetry of every process but the first."""
 
-    reached = Reached(0, {})
+    reached = Reached(0, {}, 0)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def flush(self) -> None: ...

@@ -82,3 +82,26 @@ def test_the_config_checks_its_own_values():
     assert (config.folders, config.weights, config.length) == (["a", "b"], (0.7, 0.3), 128)
     with pytest.raises(UserError, match="--config.data.lenght: no such field; did you mean 'length'"):
         parse(DataConfig, {"lenght": 1}, "data")
+
+
+def test_the_naive_guess_knows_the_weights_of_a_mixture(config, rows, tmp_path, monkeypatch):
+    """What a generator sees most often it can guess most often: the frequencies are those of what is trained on."""
+    counts = np.array(records.load_token_counts(rows))
+    flat = np.full_like(counts, counts.sum() // len(counts))
+    shutil.copytree(rows, tmp_path / "other")
+    monkeypatch.setattr(records, "load_token_counts", lambda folder: flat.copy() if folder.endswith("other") else counts.copy())
+    first, even, second = (
+        open_rows(dataclasses.replace(config, path=f"{rows},{tmp_path}/other", weights=weights), **MODEL, scratch=tmp_path).unigram_entropy
+        for weights in ((0.99, 0.01), (0.5, 0.5), (0.01, 0.99))
+    )
+    assert first < even < second and second == pytest.approx(np.log(600 - 4), rel=0.05)
+
+
+def test_a_mixture_of_other_held_out_shares_is_refused(config, rows, tmp_path):
+    """A document is held out by a hash and the share: with two shares it could be held out in one folder and trained on in the other."""
+    shutil.copytree(rows, tmp_path / "other")
+    manifest = records.load_manifest(rows)
+    manifest["options"] = {**manifest["options"], "heldout": 0.5}
+    records.save_manifest(tmp_path / "other", manifest)
+    with pytest.raises(UserError, match="0.1 of the documents in .* and 0.5 in .*/other are held out: .*--heldout"):
+        open_rows(dataclasses.replace(config, path=f"{rows},{tmp_path}/other"), **MODEL, scratch=tmp_path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import glob
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -18,7 +20,7 @@ from electra_jax.cli import UserError
 from electra_jax.data import prepare, tokenizers
 from electra_jax.data.prepare import PrepareOptions, claim, packing, stages
 from electra_jax.data.prepare.job import Job
-from electra_jax.data.prepare.split import is_heldout, text_hash
+from electra_jax.data.prepare.split import document_hash, is_heldout, text_hash
 from electra_jax.data.readers import corpus
 from electra_jax.data.rows import hashing, order, records
 from tests.data import kill_prepare
@@ -113,6 +115,13 @@ def test_a_part_is_shuffled_whole(real_text, pieces, tmp_path):
         near = np.abs(np.diff(places)) <= 10  # by chance: 20 of all the places
         assert near.mean() < 3 * 20 / len(expected)
         start += size
+
+
+def test_copies_of_a_document_fall_on_one_side():
+    text = "Une idée\nfraîche\n\nà lire"
+    copies = [text, text.replace("\n", "\r\n"), f"  {text}\n \t", unicodedata.normalize("NFD", text), text.replace("\n", "\r")]
+    assert len(set(copies)) == 5 and len({document_hash(copy) for copy in copies}) == 1
+    assert document_hash(text + "!") != document_hash(text)
 
 
 def test_equal_documents_share_a_split_and_the_split_is_a_fraction(tmp_path):
@@ -299,9 +308,9 @@ def test_a_disk_that_is_really_full(text, pieces, tmp_path):
 
 
 def test_workers_end_with_their_parent(real_text, pieces, tmp_path):
-    arguments = [f"--input={real_text}", f"--output={tmp_path / 'o'}", f"--tokenizer={pieces}", "--length=32", "--workers=2"]
+    arguments = [*[f"--input={real_text}"] * 12, f"--output={tmp_path / 'o'}", f"--tokenizer={pieces}", "--length=32", "--workers=2"]
     process = subprocess.Popen(kill_prepare.command(*arguments), stderr=subprocess.DEVNULL, start_new_session=True)
-    while not list((tmp_path / "o").rglob("*.spill")):
+    while not glob.glob(f"{tmp_path}/o/.work/*/*.spill"):
         assert process.poll() is None
     process.kill()
     process.wait()

@@ -428,6 +428,22 @@ def test_bad_folders_are_named(text, tmp_path):
         load(tmp_path)
 
 
+def test_what_never_ends_is_not_read(tmp_path):
+    """A pipe that nobody writes to, and a device without an end; also where a folder has them."""
+    os.mkfifo(tmp_path / "vocab.txt")
+    with pytest.raises(UserError, match="vocab.txt: it is no ordinary file: name a folder"):
+        load(tmp_path / "vocab.txt")
+    (tmp_path / "spm.model").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="spm.model: it is no ordinary file"):
+        load(tmp_path / "spm.model")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    bad(folder, "vocab.txt", "\n".join(SPECIALS))
+    os.mkfifo(folder / "tokenizer_config.json")
+    with pytest.raises(UserError, match="tokenizer_config.json: it is no ordinary file"):
+        load(folder)
+
+
 @pytest.mark.parametrize("train", [train_wordpiece, train_sentencepiece])
 def test_nothing_to_train_on(train):
     with pytest.raises(UserError, match="no word"):

@@ -4,7 +4,10 @@ import dataclasses
 import io
 import json
 import pathlib
+import pydoc
+import re
 import shutil
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -171,6 +174,19 @@ def test_three_lines_from_python(tmp_path):
         with pytest.raises(UserError, match=words):
             electra_jax.encode(texts, tokenizer, length)
     np.testing.assert_allclose(scores[1, :3], alone[0], rtol=1e-5)
+
+
+def test_special_pieces_in_a_text_are_themselves(real_text, tmp_path):
+    words = vocabulary()
+    ids = [words.cls_id, *words.encode_batch(["piece3"])[0], words.mask_id, *words.encode_batch(["piece4"])[0], words.sep_id]
+    assert electra_jax.encode(["piece3 [MASK] piece4"], words, 24).tokens.tolist() == [ids]
+    assert electra_jax.encode(["[MASK]", ""], words, 24).tokens.tolist() == [[2, words.mask_id, 3], [2, 3, 0]]
+    assert words.mask_id not in electra_jax.encode(["[mask]"], words, 24).tokens
+
+
+def test_the_package_tells_what_it_has():
+    assert set(electra_jax.__all__) <= set(dir(electra_jax)) and "encode" in pydoc.render_doc(electra_jax)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", electra_jax.__version__)
 
 
 def test_the_config_names_the_tokenizers_padding(tmp_path):
@@ -408,6 +424,17 @@ def test_other_turns_than_those_of_rotary_positions(tmp_path):
     refused(folder, "roformer.encoder.embed_positions.weight is not the table of sines and cosines")
 
 
+@pytest.mark.parametrize("length, words", [(2**31 - 1, "max_position_embeddings is 2147483647"), (1 << 20, "is not the table")])
+def test_a_length_of_any_size_costs_no_memory_before_it_is_compared(tmp_path, length, words):
+    formats.write(tmp_path / "out", model(dataclasses.replace(CONFIG, positions="rotary")), "huggingface")
+    change_config(tmp_path / "out" / "generator", max_position_embeddings=length)
+    tracemalloc.start()
+    refused(tmp_path / "out" / "generator", words)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 10 << 20
+
+
 def test_the_tokenizer_of_another_run_is_refused(tmp_path):
     formats.write(tmp_path / "run", model(tokenizer=vocabulary()), "electra_jax")
     vocabulary(start="other").save(tmp_path / "run" / "tokenizer")
@@ -445,10 +472,20 @@ def test_the_card_states_what_was_trained(tmp_path):
     trained = dataclasses.replace(model(dataclasses.replace(CONFIG, positions="rotary"), vocabulary()), about=about)
     formats.write(tmp_path / "out", trained, "huggingface")
     card = (tmp_path / "out" / "discriminator" / "README.md").read_text()
-    rows = ("| steps | 1234 |", "| eval/rtd_auc | 0.75 |", "| began with | runs/before |")
+    rows = ("| steps | 1234 |", "| eval/rtd_auc | 0.75 |", "| began with | before |")
     for words in (*rows, '"sha256": "abc"', '"seed": 7', "RoFormerModel", "rtd_head", "lower_case=True"):
         assert words in card
     assert (tmp_path / "out" / "discriminator" / "rtd_head.py").is_file()
+    assert "\nlicense: " in card
+
+
+def test_the_card_has_no_path_of_the_machine_and_nothing_unescaped(tmp_path):
+    about = dict(source="/home/someone/runs/a|b", name="<b>tiny</b>", step=3, data=[{"path": "/home/someone/rows"}])
+    about["config"] = {"train": {}, "init_from": "../someone/before", "data": {"path": "/home/someone/rows,gs://bucket/rows"}}
+    formats.write(tmp_path / "out", dataclasses.replace(model(tokenizer=vocabulary()), about=about), "huggingface")
+    card = (tmp_path / "out" / "generator" / "README.md").read_text()
+    assert "someone" not in card and str(tmp_path) not in card and "<b>" not in card.replace("\\<b\\>", "")
+    assert "| source | a\\|b |" in card and '"path": "rows,gs://bucket/rows"' in card
 
 
 def test_the_card_of_a_model_from_elsewhere_names_no_steps(tmp_path):
@@ -457,7 +494,7 @@ def test_the_card_of_a_model_from_elsewhere_names_no_steps(tmp_path):
     formats.convert(pair, str(tmp_path / "ours"))
     formats.convert(str(tmp_path / "ours"), str(tmp_path / "out"))
     card = (tmp_path / "out" / "generator" / "README.md").read_text()
-    assert f"| converted from | {pair} |" in card and "| steps |" not in card
+    assert "| converted from | discriminator,generator |" in card and "| steps |" not in card
 
 
 def test_rotary_order_is_a_permutation_of_each_head(tmp_path):

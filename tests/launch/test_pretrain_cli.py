@@ -1,11 +1,18 @@
 """launch/pretrain.py as its user runs it: to the end, killed, stopped, and with everything wrong that can be."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
 import random
+import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -120,6 +127,83 @@ def test_what_is_announced_as_saved_is_saved_also_in_an_evaluation(rows, cache, 
     step = int(stderr.splitlines()[-1].split("stopped at step ")[1].split()[0])
     assert [p.name for p in (workdir / "checkpoints").iterdir()] == [str(step)]
     assert [line["step"] for line in runs.learned(workdir) if "train/loss" in line] == list(range(1, step + 1))
+
+
+def test_a_lost_terminal_saves_and_exits_42(rows, cache, tmp_path):
+    """A real terminal, closed while the run writes to it: the kernel sends SIGHUP, and each further write fails."""
+    workdir = tmp_path / "run"
+    ours, theirs = pty.openpty()
+
+    def own_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # libtpu ignores it for the process that loads it, ours here
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    command = runs.command(workdir, rows, **{"checkpoint.every_steps": 1000})
+    process = subprocess.Popen(command, env=runs.environment(cache), stdout=theirs, stderr=theirs, stdin=theirs, preexec_fn=own_terminal)
+    os.close(theirs)
+    while not (workdir / "metrics.jsonl").exists() or '"step": 4, "train' not in (workdir / "metrics.jsonl").read_text():
+        assert process.poll() is None
+        os.set_blocking(ours, False)
+        with contextlib.suppress(BlockingIOError):
+            os.read(ours, 1 << 16)
+        time.sleep(0.005)
+    os.close(ours)
+    assert process.wait(timeout=60) == 42
+    (saved,) = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    assert 4 <= saved < 60 and max(line["step"] for line in runs.learned(workdir)) == saved
+
+
+@pytest.mark.parametrize(
+    "flags, variables, words",
+    [
+        (dict(), {"JAX_PLATFORMS": "cuda"}, "no device of JAX_PLATFORMS=cuda .*: install jax for it, or leave JAX_PLATFORMS out"),
+        ({"data.path": "/nowhere"}, {}, "/nowhere: no such folder"),
+        ({"train.batch_rows": 7, "train.accumulation_steps": 2}, {}, "accumulation"),
+    ],
+)
+def test_a_start_that_fails_leaves_no_folder(rows, cache, tmp_path, flags, variables, words):
+    workdir = tmp_path / "new" / "run"
+    environment = {**runs.environment(cache), **variables}
+    done = subprocess.run(runs.command(workdir, rows, **flags), env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert re.search(words, done.stderr.splitlines()[-1]) and not (tmp_path / "new").exists()
+
+
+def test_without_a_workdir_it_is_asked_for(rows, cache):
+    command = [part for part in runs.command("x", rows) if not part.startswith("--workdir")]
+    done = subprocess.run(command, env=runs.environment(cache), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("pretrain.py: --workdir is missing: Where the run lives")
+
+
+@pytest.mark.parametrize("command", ["pretrain", "prepare", "convert"])
+def test_an_interrupted_start_is_one_line(rows, cache, tmp_path, command):
+    """At some moments of the start, most of them within an import."""
+    (tmp_path / "text.txt").write_text("a line of text that is prepared\n\n" * 400_000)
+    line = {
+        "pretrain": runs.command(tmp_path / "run", rows),
+        "prepare": [sys.executable, f"{runs.ROOT}/launch/prepare.py", f"--input={tmp_path}/text.txt", f"--output={tmp_path / 'rows'}"],
+        "convert": [sys.executable, f"{runs.ROOT}/launch/convert.py", f"--from={rows}", f"--to={tmp_path / 'model'}"],
+    }[command]
+    for secs in (0.15, 0.3, 0.5) if command == "convert" else (0.15, 0.4, 0.8, 1.3):  # convert has refused its input within a second
+        process = subprocess.Popen(line, env=runs.environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(secs)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 42 and "Traceback" not in stderr, (secs, process.returncode, stderr)
+        assert "the same command" in stderr.splitlines()[-1], (secs, stderr)
+
+
+def test_too_small_a_limit_on_memory_is_one_line(rows, cache, tmp_path):
+    """ArrayRecord waits for ever for threads that the system refuses."""
+    command = runs.command(tmp_path / "run", rows)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (2_000_000 << 10,) * 2)
+
+    done = subprocess.run(command, env=runs.environment(cache), capture_output=True, text=True, timeout=60, preexec_fn=limit)
+    assert done.returncode == 2 and "ulimit -v" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr, done.stderr
 
 
 def test_a_stop_signal_before_the_first_step_exits_42(rows, cache, tmp_path):

@@ -48,4 +48,4 @@ def test_every_field_says_what_it_means():
 )
 def test_contradictions_are_named(fields, message):
     with pytest.raises(UserError, match=message):
-        ElectraConfig(**fields)
+        ElectraConfig(**fields).encoder("generator")

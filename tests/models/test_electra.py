@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from electra_jax import rng
+from electra_jax.cli import UserError
 from electra_jax.models import electra
 from electra_jax.types import Batch
 from tests import tiny
@@ -29,8 +30,8 @@ def test_a_packed_document_is_computed_as_if_alone(positions):
     config = dataclasses.replace(TINY, positions=positions)
     params = init(config)
     batch = tiny.packed()
-    hidden = jax.jit(lambda batch: electra.hidden_states(params, config, "discriminator", batch))
-    together = hidden(batch).reshape(4, 24, -1)
+    hidden = jax.jit(lambda batch: electra.hidden_states(params, config, batch))
+    together = hidden(batch)
     for b in range(4):
         for segment in (1, 2):
             place = np.flatnonzero(batch.segments[b] == segment)
@@ -43,7 +44,7 @@ def test_a_packed_document_is_computed_as_if_alone(positions):
                 np.zeros(1, np.int32),
             )
             one = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 12 - n))) if x.ndim == 2 else x, one)
-            np.testing.assert_allclose(together[b, place], hidden(one)[:n], atol=2e-5)
+            np.testing.assert_allclose(together[b, place], hidden(one)[0, :n], atol=2e-5)
 
 
 def test_all_embeddings_are_shared_and_both_networks_reach_them(params):
@@ -97,7 +98,7 @@ def test_bfloat16_policy_keeps_parameters_logits_and_norms_wide():
     apply = jax.jit(electra.discriminator_apply, static_argnums=1)
     logits = apply(params, config, batch)
     assert logits.dtype == jnp.float32
-    hidden = jax.eval_shape(lambda p: electra.hidden_states(p, config, "generator", batch), params)
+    hidden = jax.eval_shape(lambda p: electra.hidden_states(p, config, batch, network="generator"), params)
     assert hidden.dtype == jnp.bfloat16
     exact = apply(params, TINY, batch)
     np.testing.assert_allclose(logits[batch.segments > 0], exact[batch.segments > 0], atol=0.05)
@@ -113,6 +114,26 @@ def test_networks_are_named_by_whoever_asks():
     nll, _, _ = electra.generator_nll(params, config, batch, slots, jnp.zeros((4, 2), jnp.int32), network="encoder")
     assert logits.shape == (4, 2, tiny.VOCAB_SIZE)
     np.testing.assert_allclose(nll, -jax.nn.log_softmax(logits)[..., 0], atol=1e-5)
-    assert electra.hidden_states(params, config, "encoder", batch).shape == (batch.tokens.size, config.hidden_size)
+    assert electra.hidden_states(params, config, batch, network="encoder").shape == (*batch.tokens.shape, config.hidden_size)
     scores = jax.jit(lambda key: electra.init_params(key, config, {"judge": "rtd"}))(tiny.ROOT)
     assert electra.discriminator_apply(scores, config, batch, network="judge").shape == batch.tokens.shape
+
+
+def test_what_a_model_lacks_is_said(params):
+    batch = tiny.packed()
+    encoder = {"embeddings": params["embeddings"], "generator": {k: v for k, v in params["generator"].items() if k != "head"}}
+    with pytest.raises(UserError, match="no network 'discriminator': it has generator"):
+        electra.discriminator_apply(encoder, TINY, batch)
+    with pytest.raises(UserError, match="generator has no head"):
+        electra.generator_apply(encoder, TINY, batch, jnp.ones((4, 1), jnp.int32))
+    with pytest.raises(UserError, match="no head for 'sequence_classification': it has none"):
+        electra.task_apply(params, TINY, batch, "sequence_classification")
+
+
+def test_a_position_past_the_table_is_refused(params):
+    batch = tiny.packed()
+    far = batch.replace(positions=batch.positions + TINY.max_length)
+    with pytest.raises(UserError, match=f"the model has {TINY.max_length}: cut the rows"):
+        electra.hidden_states(params, TINY, far)
+    rotary = dataclasses.replace(TINY, positions="rotary")
+    assert np.isfinite(electra.hidden_states(init(rotary), rotary, far)).all()

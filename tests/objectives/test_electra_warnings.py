@@ -5,6 +5,7 @@ import math
 import pytest
 
 from electra_jax.objectives.electra_warnings import DISCRIMINATOR_AT_CHANCE, GENERATOR_TOO_STRONG, WORD_FREQUENCIES, warnings
+from electra_jax.views import Run
 
 ENTROPY = 6.1471
 NAMES = ("mlm_loss", "sampled_accuracy", "rtd_auc")
@@ -36,8 +37,12 @@ def heldout(row: tuple[float, ...], **changes: float) -> dict[str, float]:
     return {f"eval/{name}": value for name, value in (metrics | changes).items()}
 
 
+PUBLISHED = Run(total_steps=1000, warmup_steps=100, positions="learned", optimizer="adamw")
+
+
 def names(metrics: dict[str, float], step: int, warmup_steps: int = 100, total_steps: int = 1000) -> list[str]:
-    return [name for name, _ in warnings(metrics, step=step, warmup_steps=warmup_steps, total_steps=total_steps)]
+    run = PUBLISHED._replace(total_steps=total_steps, warmup_steps=warmup_steps)
+    return [name for name, _ in warnings(metrics, step, run)]
 
 
 @pytest.mark.parametrize("step", HEALTHY)
@@ -61,10 +66,20 @@ def test_two_percent_under_the_entropy_is_the_border(ratio, found):
 
 
 def test_the_cures_stand_in_order():
-    ((_, message),) = warnings(heldout(STUCK[500]), step=500, warmup_steps=100, total_steps=1000)
+    ((_, message),) = warnings(heldout(STUCK[500]), 500, PUBLISHED)
     places = [message.index(cure) for cure in ("model.positions=rotary", "optimizer.name=muon", "more steps")]
     assert places == sorted(places)
     assert "6.11" in message and "6.15" in message and "\n" not in message
+
+
+def test_what_the_run_does_already_is_no_advice():
+    tiny = PUBLISHED._replace(positions="rotary", optimizer="muon")
+    ((_, message),) = warnings(heldout(STUCK[500]), 500, tiny)
+    assert message.endswith("Cures, in this order: more steps")
+    chance = heldout(HEALTHY[500], rtd_auc=0.5)
+    for run in (PUBLISHED, tiny):
+        ((_, message),) = warnings(chance, 1000, run)
+        assert ("optimizer.name=muon" in message) == (run is PUBLISHED) and "optimizer.rates" in message
 
 
 @pytest.mark.parametrize("warmup_steps, first", [(0, 100), (100, 200), (10_000, 15_000)])
@@ -84,13 +99,13 @@ def test_a_generator_that_leaves_nothing_to_learn():
     assert names(heldout(HEALTHY[500], sampled_accuracy=0.6, replace_rate=0.06, **late), 600) == []
     starved = heldout(HEALTHY[500], sampled_accuracy=0.85, replace_rate=0.0225, **late)
     assert names(starved, 600) == [GENERATOR_TOO_STRONG]
-    ((_, message),) = warnings(starved, step=600, warmup_steps=100, total_steps=1000)
+    ((_, message),) = warnings(starved, 600, PUBLISHED)
     assert message.index("model.generator_hidden_fraction") < message.index("masking.rate")
 
 
 def test_a_low_mask_rate_is_not_blamed_on_the_generator():
     metrics = heldout(HEALTHY[500], sampled_accuracy=0.2, replace_rate=0.02)
-    ((_, message),) = warnings(metrics, step=600, warmup_steps=100, total_steps=1000)
+    ((_, message),) = warnings(metrics, 600, PUBLISHED)
     assert "masking.rate" in message and "generator_hidden_fraction" not in message
 
 

@@ -55,7 +55,7 @@ with multihost.connected(coordinator="localhost:" + sys.argv[1], num_processes=1
         ("UserError('mend this')", 2, "mend this"),
         ("OSError(errno.ENOSPC, 'No space left on device')", 2, "the disk is full"),
         ("RuntimeError('a defect')", 1, "Traceback"),
-        ("KeyboardInterrupt", 2, "interrupted"),
+        ("KeyboardInterrupt", 42, "interrupted"),
         ("ValueError('UNKNOWN: Gloo all-reduce failed: Connection closed by peer')", 42, "lost a peer"),
     ],
 )

@@ -91,7 +91,7 @@ def ours(model, batch):
     if task:
         return electra.task_apply(params, config, batch, task)
     if "head" not in params[network]:
-        return electra.hidden_states(params, config, network, batch).reshape(*batch.tokens.shape, -1)
+        return electra.hidden_states(params, config, batch, network=network)
     if network == "discriminator":
         return electra.discriminator_apply(params, config, batch)
     slots = jnp.broadcast_to(jnp.arange(batch.tokens.shape[1]), batch.tokens.shape)
@@ -251,7 +251,7 @@ def test_a_published_encoder_gives_its_own_hidden_states():
         ids, mask = (torch.tensor(np.asarray(x)).long() for x in (batch.tokens, batch.segments))
         expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
     params = jax.tree.map(jnp.asarray, model.params)
-    found = np.asarray(electra.hidden_states(params, model.config, "generator", batch)).reshape(expected.shape)
+    found = np.asarray(electra.hidden_states(params, model.config, batch, network="generator")).reshape(expected.shape)
     real = np.asarray(batch.segments) > 0
     error = np.abs(found - expected)[real].max()
     print(f"all-MiniLM-L6-v2, {real.sum():,} tokens: largest difference {error:.1e} of values up to {np.abs(expected[real]).max():.1f}")

@@ -195,7 +195,7 @@ def test_one_combined_step(preset, packed, dtype):
         corrupted = batch.replace(tokens=np.asarray(outputs["tokens"]))
         slots = np.asarray(plan.slots.positions)
         hidden = {
-            name: np.asarray(jax.jit(lambda p, n=name, b=b: models.hidden_states(p, config, n, b))(params)).reshape(*batch.tokens.shape, -1)
+            name: np.asarray(jax.jit(lambda p, n=name, b=b: models.hidden_states(p, config, b, network=n))(params))
             for name, b in (("generator", masked), ("discriminator", corrupted))
         }
         mlm_logits = np.asarray(jax.jit(lambda p: models.generator_apply(p, config, masked, slots))(params))
@@ -281,7 +281,7 @@ def test_rotary_is_roformer():
         docs = documents(config.vocab_size)
         batch, places = rows(docs, packed=True)
         params = random_params(config, seed=2)
-        ours = np.asarray(jax.jit(lambda p: models.hidden_states(p, config, "discriminator", batch))(params)).reshape(3, 64, -1)
+        ours = np.asarray(jax.jit(lambda p: models.hidden_states(p, config, batch))(params))
         encoder = config.discriminator
         half = encoder.head_size // 2
         order = np.stack([np.arange(half), np.arange(half) + half], 1).ravel()

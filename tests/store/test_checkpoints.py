@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -375,15 +376,15 @@ def test_another_format_and_another_name_are_not_damage(tmp_path):
     (tmp_path / "20").rename(tmp_path / "30")
     with pytest.raises(UserError, match="/30 holds step 20: give the folder its own name back"):
         store.restore(abstract(make_state(0)))
-    rewrite_metadata(tmp_path / "30", format=3)
-    with pytest.raises(UserError, match="/30 has format 3 and this program reads 2"):
+    rewrite_metadata(tmp_path / "30", format=4)
+    with pytest.raises(UserError, match="/30 has format 4 and this program reads 3"):
         store.restore(abstract(make_state(0)))
     assert sorted(os.listdir(tmp_path)) == ["10", "30"]
 
 
 def test_of_a_run_of_an_earlier_version_the_arrays_can_be_read_and_no_run_goes_on(tmp_path):
     store = write(tmp_path, 10)
-    rewrite_metadata(tmp_path / "10", format=1)
+    rewrite_metadata(tmp_path / "10", format=2)
     with pytest.raises(UserError, match="/10 was saved by an earlier version .*--config.init_from"):
         store.restore(abstract(make_state(0)))
     assert store.read(lambda name: name.startswith("params/")).step == 10
@@ -404,7 +405,7 @@ def test_no_permission_is_not_damage():
         if was == 0:
             os.seteuid(65534)
         try:
-            with pytest.raises(UserError, match=r"cannot read .*/20 \(Permission denied\): mend this"):
+            with pytest.raises(UserError, match=r"cannot read .*/20 \(Permission denied\), which says nothing of its files: mend this"):
                 store.restore(wanted)
             if was == 0:
                 with pytest.raises(UserError, match=r"^Permission denied: step 30 could not be saved in .*: mend this"):
@@ -414,6 +415,27 @@ def test_no_permission_is_not_damage():
             os.seteuid(was)
         directory.chmod(0o755)
         assert sorted(os.listdir(directory)) == ["10", "20"]
+
+
+@pytest.mark.parametrize("lacking", ["threads", "memory", "open files"])
+def test_a_want_of_the_machine_is_not_damage(tmp_path, monkeypatch, lacking):
+    """The newest step is good: to set it aside, and to go on from an older one, would lose what was trained since."""
+    store, wanted = write(tmp_path, 10, 20), abstract(make_state(0))
+
+    def refuse(*args, **kwargs):
+        raise {
+            "threads": RuntimeError("can't start new thread"),
+            "memory": MemoryError(),
+            "open files": OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+        }[lacking]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)  # Orbax reads in a thread of its own
+        for read in (lambda: store.restore(wanted), lambda: store.read(lambda name: True)):
+            words = {"threads": "can't start new thread", "memory": "out of memory", "open files": "Too many open files"}[lacking]
+            with pytest.raises(UserError, match=rf"cannot read .*/20 \(.*{words}\), which says nothing of its files"):
+                read()
+    assert sorted(os.listdir(tmp_path)) == ["10", "20"] and store.restore(wanted).step == 20
 
 
 # --- The disk and the process

@@ -73,9 +73,10 @@ def objective(model) -> Objective:
         return {"f1": 2 * hits / max(int(np.sum(called == 1) + np.sum(labels == 1)), 1)}
 
     view = View(
+        verdict=lambda metrics: f"It tells the classes apart with accuracy {metrics['eval/accuracy']:.2f}.",
         headline=lambda metrics: f"accuracy {metrics['eval/accuracy']:.2f}, F1 {metrics['eval/f1']:.2f}",
         shown=("eval/accuracy", "eval/f1"),
-        warnings=lambda metrics, step, warmup_steps, total_steps: [],
+        warnings=lambda metrics, step, run: [],
         panels=(),
         examples=lambda batch, outputs, pieces: Examples("Rows", "", [[Span(str(label), " ")] for label in outputs["called"]]),
     )
@@ -88,7 +89,7 @@ def objective(model) -> Objective:
 
 def open_work(recipe: Recipe, scratch) -> session.Work:
     devices = Devices.of(recipe)
-    recipe = recipe.resolve(devices.platform)
+    recipe = recipe.resolve(devices.platform, ["discriminator"])
 
     def batches(start_step: int, places: np.ndarray):
         step = start_step

@@ -9,10 +9,12 @@ from electra_jax.types import Objective, Terms
 from electra_jax.views import Curve, Examples, Panel, Span, View
 
 NETWORK = "encoder"
+NETWORKS = (NETWORK,)
 VIEW = View(
+    verdict=lambda metrics: "It fills words.",
     headline=lambda metrics: f"words filled with loss {metrics['eval/words_loss']:.3f}, worst {metrics['eval/worst']:.2f}",
     shown=("eval/words_loss", "eval/worst"),
-    warnings=lambda metrics, step, warmup_steps, total_steps: [("toy", "this is a toy")] if step >= total_steps else [],
+    warnings=lambda metrics, step, run: [("toy", "this is a toy")] if step >= run.total_steps else [],
     panels=(Panel("Words", "It should fall.", (Curve("train/words_loss", "training", "blue"),)),),
     examples=lambda batch, outputs, pieces: Examples(
         "What was filled", "", [[Span(word, " ") for word in pieces(outputs["targets"][0].tolist())]]
@@ -44,4 +46,4 @@ def make(model, masking_config, config, vocabulary, slots_multiple=1) -> Objecti
     def measure(outputs):
         return {"worst": float(max(batch["nll"].max() for batch in outputs))}
 
-    return Objective(init, plan, terms, {"words": config.mlm_weight}, flops, measure, (NETWORK,), NETWORK, VIEW)
+    return Objective(init, plan, terms, {"words": config.mlm_weight}, flops, measure, NETWORKS, NETWORK, VIEW)

@@ -67,8 +67,8 @@ def test_adamw_equals_the_published_optimizer(faithful):
         rule = optimizer.make_optimizer(config, ScheduleConfig(3, product=faithful), 10)
         params = jax.tree.map(jnp.asarray, start)
         state = rule.init(params)
-        for g in grads:
-            updates, state = rule.update(g, state, params)
+        for step, g in enumerate(grads):
+            updates, state = rule.update(g, state, params, step=step)
             params = optax.apply_updates(params, updates)
         kwargs = dict(peak=0.1, warmup=3, total=10)
         expected = published_adamw(flat(start), [flat(g) for g in grads], **kwargs, product=faithful, bias_correction=not faithful)
@@ -104,12 +104,12 @@ def numpy_muon(m, out_in_axes=True):
 def test_muon_on_the_layers_matrices_and_adamw_elsewhere():
     with jax.enable_x64(True):
         start, grads = tree(0), [tree(i) for i in range(1, 4)]
-        config = OptimizerConfig(name="muon", learning_rate=0.1, muon_learning_rate=0.02, clip_norm=0.0)
+        config = OptimizerConfig(name="muon", learning_rate=0.1, muon_learning_rate=0.02, muon_weight_decay=0.3, clip_norm=0.0)
         rule = optimizer.make_optimizer(config, ScheduleConfig(2), 10)
         params = jax.tree.map(jnp.asarray, start)
         state = rule.init(params)
-        for g in grads:
-            updates, state = rule.update(g, state, params)
+        for step, g in enumerate(grads):
+            updates, state = rule.update(g, state, params, step=step)
             params = optax.apply_updates(params, updates)
         # Everything but the layers' matrices: AdamW.
         expected = published_adamw(
@@ -118,13 +118,13 @@ def test_muon_on_the_layers_matrices_and_adamw_elsewhere():
         got, matrix = flat(params), "discriminator/layers/attention/query/kernel"
         for name in set(got) - {matrix}:
             np.testing.assert_allclose(got[name], expected[name], rtol=1e-6, atol=1e-7)  # rates are float32
-        # Each layer's matrix alone: bias-corrected Nesterov momentum, orthogonalised.
+        # Each layer's matrix alone: bias-corrected Nesterov momentum, orthogonalised; and decayed.
         w, m = flat(start)[matrix].copy(), np.zeros((2, 4, 6))
         for step, g in enumerate(flat(g)[matrix] for g in grads):
             m = 0.95 * m + 0.05 * g
             nesterov = 0.95 * m / (1 - 0.95 ** (step + 2)) + 0.05 * g / (1 - 0.95 ** (step + 1))
             lr = 0.02 * min((step + 1) / 2, (10 - step) / 8)
-            w = w - lr * np.stack([numpy_muon(layer) for layer in nesterov])
+            w = w - lr * (np.stack([numpy_muon(layer) for layer in nesterov]) + 0.3 * w)
         np.testing.assert_allclose(got[matrix], w, rtol=1e-5, atol=1e-7)
 
 
@@ -132,8 +132,8 @@ def test_one_clip_over_both_networks():
     rule = optimizer.make_optimizer(OptimizerConfig(clip_norm=1.0), ScheduleConfig(0), 10)
     big, params = tree(1, 100.0), jax.tree.map(jnp.asarray, tree(0))
     norm = np.sqrt(sum((g**2).sum() for g in flat(big).values()))
-    a, _ = rule.update(big, rule.init(params), params)
-    b, _ = rule.update(jax.tree.map(lambda g: g / norm, big), rule.init(params), params)
+    a, _ = rule.update(big, rule.init(params), params, step=0)
+    b, _ = rule.update(jax.tree.map(lambda g: g / norm, big), rule.init(params), params, step=0)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), a, b)
 
 
@@ -143,7 +143,10 @@ def test_rates_by_path():
         OptimizerConfig(rates=(("discriminator/layers/", 0.5), ("discriminator/", 0.0))), ScheduleConfig(0), 10
     )
     params, grads = jax.tree.map(jnp.asarray, tree(0)), tree(1)
-    a, b = flat(plain.update(grads, plain.init(params), params)[0]), flat(halved.update(grads, halved.init(params), params)[0])
+    a, b = (
+        flat(plain.update(grads, plain.init(params), params, step=0)[0]),
+        flat(halved.update(grads, halved.init(params), params, step=0)[0]),
+    )
     for name in a:
         factor = 0.5 if "discriminator/layers/" in name else 0.0 if "discriminator" in name else 1.0
         np.testing.assert_allclose(b[name], factor * a[name], rtol=1e-6)
@@ -155,7 +158,10 @@ def test_rates_of_each_layer():
     rates = (("discriminator/layers/", (0.25, 0.5)), ("embeddings/", 0.125))
     decayed = optimizer.make_optimizer(OptimizerConfig(rates=rates), ScheduleConfig(0), 10)
     params, grads = jax.tree.map(jnp.asarray, tree(0)), tree(1)
-    a, b = flat(plain.update(grads, plain.init(params), params)[0]), flat(decayed.update(grads, decayed.init(params), params)[0])
+    a, b = (
+        flat(plain.update(grads, plain.init(params), params, step=0)[0]),
+        flat(decayed.update(grads, decayed.init(params), params, step=0)[0]),
+    )
     for name in a:
         factors = np.array([0.25, 0.5]) if "layers/" in name else np.array([0.125 if "embeddings" in name else 1.0])
         np.testing.assert_allclose(b[name], factors.reshape(-1, *[1] * (a[name].ndim - 1)) * a[name], rtol=1e-6)

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from electra_jax import rng
-from electra_jax.train import step
+from electra_jax.train import optimizer, step
+from electra_jax.train.config import OptimizerConfig, ScheduleConfig
 from tests import tiny
 from tests.tiny import ROOT
 
@@ -80,6 +81,22 @@ def test_non_finite_steps_change_nothing_and_are_counted():
     healed, _ = one(after.replace(params=start.params), good)
     assert (int(healed.skipped), int(healed.skipped_in_a_row)) == (2, 0)
     assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(healed.params), jax.tree.leaves(start.params), strict=True))
+
+
+def test_the_schedule_ends_with_the_run_also_after_skipped_steps():
+    """The rate that is told is the rate that is applied: both follow the run's step, not the updates that were made."""
+    recipe = OptimizerConfig(learning_rate=0.5, weight_decay=0.0, clip_norm=0.0)
+    rule, factor = optimizer.make_optimizer(recipe, ScheduleConfig(0), 4), optimizer.schedule(ScheduleConfig(0), 4)
+    one = jax.jit(step.make_train_step(objective(), rule, learning_rate=lambda at: 0.5 * factor(at)))
+    state, batch, told, moved = step.init_state(ROOT, objective(), rule), tiny.batch(), [], []
+    for number in range(5):
+        given = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params)) if number == 1 else state
+        after, metrics = one(given, batch)
+        told.append(float(metrics["learning_rate"]))
+        moved.append(max(float(jnp.max(jnp.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (after.params, given.params)), strict=True)))
+        state = after.replace(params=state.params) if number == 1 else after
+    assert told == [0.5, 0.375, 0.25, 0.125, 0.0]
+    assert moved[4] == 0 and 0 < moved[3] <= 0.13 / (1 - 0.9)  # Adam's step is about the rate
 
 
 def test_a_step_is_a_function_of_state_and_batch():

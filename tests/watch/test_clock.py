@@ -112,7 +112,7 @@ def test_a_resumed_clock_goes_on_counting(time):
     with second.section("init"):
         time.now += 7
         second.from_dict(saved)
-    second.resumed(4, Reached(4, last_line))
+    second.resumed(4, Reached(4, last_line, 0))
     run_steps(second, time, 6)
     assert (second.steps, second.tokens, second.lost_steps, second.lost_secs) == (10, 1000, 0, 0)
     assert second.secs() == dict.fromkeys(SECTIONS, 0.0) | {"data": 5, "step": 15, "init": 7}
@@ -125,7 +125,7 @@ def test_what_died_with_a_session_is_lost_and_lowers_goodput(time):
     run_steps(clock, time, 4)
     saved = clock.to_dict()  # 8 s, then the checkpoint of step 4
     run_steps(clock, time, 3)
-    reached = Reached(7, clock.summary())  # its last line; then kill -9
+    reached = Reached(7, clock.summary(), 0)  # its last line; then kill -9
 
     # Each of two more sessions dies before a checkpoint of its own; each first writes down what was lost before it.
     for steps_done in (2, 1):
@@ -134,9 +134,9 @@ def test_what_died_with_a_session_is_lost_and_lowers_goodput(time):
             time.now += 1
             clock.from_dict(saved)
         clock.resumed(4, reached)
-        reached = Reached(4, clock.summary())
+        reached = Reached(4, clock.summary(), 0)
         run_steps(clock, time, steps_done)
-        reached = Reached(4 + steps_done, clock.summary())
+        reached = Reached(4 + steps_done, clock.summary(), 0)
 
     clock = Clock(now=time)
     clock.from_dict(saved)

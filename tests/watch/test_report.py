@@ -82,7 +82,7 @@ def write_metrics(workdir, steps: int, eval_every: int, extra: dict | None = Non
 def test_one_page_with_every_figure_and_nothing_fetched(tmp_path):
     write_metrics(tmp_path, 120, 40)
     config = json.dumps({"model": {"positions": "rotary"}})
-    path = write(tmp_path, "tiny", {"steps": 120, "AUC": 0.6597}, examples=EXAMPLES, config=config)
+    path = write(tmp_path, "tiny", {"steps": 120, "AUC": 0.6597}, examples=EXAMPLES, config=config, verdict="It reads context.")
     text = path.read_text()
     page = Page(text)
     titles = [panel.title for panel in (*PANELS, *plots.PANELS)]
@@ -94,17 +94,18 @@ def test_one_page_with_every_figure_and_nothing_fetched(tmp_path):
     assert "#0102" not in text  # every colour is the style sheet's
     assert '"positions": "rotary"' in "".join(page.texts)
     assert "0.6597" in page.texts
+    assert page.texts.index("It reads context.") < page.texts.index("Generator: loss") < page.texts.index("0.6597")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["metrics.jsonl", "report.html"]
 
 
 def test_everything_from_outside_is_escaped(tmp_path):
     evil = "<script>alert('&\"')</script> @BODY@ @TITLE@"
     words = Examples(evil, evil, [[Span(evil, " ", 0.7, evil, over=evil)]])
-    text = write(tmp_path, evil, {evil: evil}, examples=words, config=evil).read_text()
+    text = write(tmp_path, evil, {evil: evil}, examples=words, config=evil, verdict=evil).read_text()
     page = Page(text)
     assert "script" not in page.tags and "b" not in page.tags
-    # title, heading, two cells, the config; title and reading of the examples, the token and the small word above it
-    assert page.texts.count(evil) == 9
+    # title, heading, verdict, two cells, the config; title and reading of the examples, the token and the small word above it
+    assert page.texts.count(evil) == 10
     assert [value for _, name, value in page.attributes if name == "title"] == [evil]
 
 
@@ -135,7 +136,7 @@ def test_a_run_without_evaluations_shows_its_training_curves(tmp_path):
 def test_extreme_values_are_drawn(tmp_path, value):
     for steps in (1, 60, 1500):
         write_metrics(tmp_path, steps, 1, dict.fromkeys((f"train/{name}" for name in NAMES), value))
-        assert Page(write(tmp_path, summary={"x": value}).read_text()).tags.count("svg") == 8
+        assert Page(write(tmp_path, summary={"x": value}).read_text()).tags.count("svg") == 9
 
 
 def test_a_single_spike_does_not_flatten_the_curve():
@@ -176,19 +177,21 @@ def test_a_long_history_is_thinned_evenly_and_keeps_its_end_and_its_evaluations(
             file.write(telemetry.format_line(step, {"train/loss": step / 7}))
             if step % 100 == 0:
                 file.write(telemetry.format_line(step, {"eval/loss": step / 3}))
-    history = report.read_history(tmp_path / METRICS)
+    history, damaged = report.read_history(tmp_path / METRICS)
     got, values = history["train/loss"]
     stride = 8  # the smallest power of two that leaves at most 2,000 of 12,348
     assert got == [*range(1, steps + 1, stride), steps]
     assert values == [step / 7 for step in got]
+    assert damaged == 0
     assert history["eval/loss"] == (list(range(100, steps, 100)), [step / 3 for step in range(100, steps, 100)])
 
 
 def test_a_huge_history_takes_little_time_and_space(tmp_path):
-    line = telemetry.format_line(123_456, {f"train/{name}": 1 / 3 for name in NAMES})
+    metrics = {f"train/{name}": 1 / 3 for name in NAMES}
+    thousand = b"".join(telemetry.format_line(123_000 + i, metrics) for i in range(1000))
     with open(tmp_path / METRICS, "wb") as file:
-        for step in range(0, 400_000, 1000):
-            file.write(b"".join(line.replace(b"123456", b"%d" % (step + i)) for i in range(1000)))
+        for _ in range(400):
+            file.write(thousand)
     begun = time.process_time()
     path = write(tmp_path)
     assert time.process_time() - begun < 6  # 1.5 s on a quiet machine, matplotlib's import included

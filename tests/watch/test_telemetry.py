@@ -1,5 +1,6 @@
 """metrics.jsonl, TensorBoard's copy of it, and the progress line."""
 
+import binascii
 import io
 import json
 import math
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from electra_jax.watch import telemetry
+from electra_jax.watch import report, telemetry
 from electra_jax.watch.clock import Clock
 from electra_jax.watch.telemetry import Telemetry, cut_back, format_count, format_secs
 
@@ -28,12 +29,15 @@ def open_quietly(workdir, start_step=0, total_steps=100, **options) -> Telemetry
 
 
 def strict(line: str) -> dict:
-    """A parser that knows JSON and nothing more."""
+    """A parser that knows JSON and nothing more; without the check of the line, which is of its text before that."""
 
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
 
-    return json.loads(line, parse_constant=refuse)
+    values = json.loads(line, parse_constant=refuse)
+    text = line if isinstance(line, str) else line.decode()
+    assert values.pop("crc32") == binascii.crc32(text[: text.rindex(', "crc32"')].encode())
+    return values
 
 
 def written(workdir) -> list[dict]:
@@ -82,12 +86,12 @@ def test_cut_back_at_every_byte_that_a_death_may_leave(tmp_path, monkeypatch):
 
 
 def test_cut_back_leaves_a_good_file_and_an_absent_one_alone(tmp_path):
-    assert cut_back(tmp_path / "metrics.jsonl", 5) == (5, {})
+    assert cut_back(tmp_path / "metrics.jsonl", 5) == (5, {}, 0)
     assert list(tmp_path.iterdir()) == []
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(telemetry.format_line(3, {"train/loss": 1.0}))
     before = path.stat()
-    assert cut_back(tmp_path / "metrics.jsonl", 3) == (3, {})
+    assert cut_back(tmp_path / "metrics.jsonl", 3) == (3, {}, 0)
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
@@ -116,12 +120,42 @@ def test_a_failed_cut_back_harms_nothing(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_foreign_lines_are_dropped_and_never_crash(tmp_path):
+def test_foreign_lines_are_dropped_and_counted_and_never_crash(tmp_path):
     path = tmp_path / "metrics.jsonl"
     good = telemetry.format_line(1, {"train/loss": 1.0})
     path.write_bytes(b"\0\0\0\n[1]\n5\n{}\n" + good + b'{"step": "x"}\n\xff\xfe\n{"step": 2, "a": "what"}\n')
-    cut_back(tmp_path / "metrics.jsonl", 10)
+    assert cut_back(tmp_path / "metrics.jsonl", 10) == (10, {}, 7)
     assert path.read_bytes() == good
+    assert cut_back(tmp_path / "metrics.jsonl", 10) == (10, {}, 0)
+
+
+def test_no_damage_is_read_as_another_value_and_each_is_counted(tmp_path):
+    """A flipped bit anywhere, a lost byte, a doubled one: the line is whole and as it was, or it is dropped and counted."""
+    lines = [telemetry.format_line(step, {"train/loss": 1 / step, "train/auc": math.nan}) for step in (1, 2, 3)]
+    whole, path = b"".join(lines), tmp_path / "metrics.jsonl"
+    wanted = {step: (b"%d" % step, telemetry.parse_line(line)) for step, line in zip((1, 2, 3), lines, strict=True)}
+    start, end = len(lines[0]), len(lines[0]) + len(lines[1])
+    changes = [whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :] for at in range(start, end) for bit in range(8)]
+    changes += [whole[:at] + whole[at + 1 :] for at in range(start, end)] + [whole[: at + 1] + whole[at:] for at in range(start, end)]
+    silent = 0
+    for changed in changes:
+        path.write_bytes(changed)
+        found = list(telemetry.read_lines(path))
+        for values in (values for _, values in found if values is not None):
+            assert repr(values) == repr(wanted[values["step"]][1])
+        silent += all(values is not None for _, values in found)
+    assert not silent
+
+
+def test_a_session_and_the_report_say_how_many_lines_are_lost(tmp_path):
+    lines = [telemetry.format_line(step, {"train/loss": 1 / step}) for step in range(1, 6)]
+    lines[2] = lines[2].replace(b"0.3", b"0.4")
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines) + b'{"step": 6, "tra')
+    report.write(tmp_path / "report.html", metrics=tmp_path / "metrics.jsonl", title="", summary={}, panels=[])
+    assert "1 damaged line(s) of the metrics are left out" in (tmp_path / "report.html").read_text()
+    run = open_quietly(tmp_path, start_step=5)
+    assert run.reached.damaged == 1
+    run.close()
 
 
 def test_flush_syncs_what_was_written(tmp_path, monkeypatch):

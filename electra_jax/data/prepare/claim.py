@@ -16,7 +16,7 @@ from electra_jax.data.prepare.options import PrepareOptions
 from electra_jax.data.readers import scheme_of
 from electra_jax.data.readers.corpus import Corpus
 from electra_jax.data.rows import records
-from electra_jax.files import locked, write_whole
+from electra_jax.files import locked, make_folder, remove_empty, write_whole
 
 # What the folder is being, or was, made from. It names paths of this machine, so it is no part of the data.
 MARK = ".prepared_from.json"
@@ -35,7 +35,7 @@ def claimed(output: Path, options: PrepareOptions, corpus: Corpus, given: tokeni
     if not any(name == MARK for name in names) and any(not name.startswith(f".{MARK}") for name in names):
         what = "rows made elsewhere" if records.MANIFEST in names else "something else"
         raise UserError(f"{output} is not empty and holds {what}: choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
+    new = make_folder(output)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(output, wait=False))
@@ -57,6 +57,7 @@ def claimed(output: Path, options: PrepareOptions, corpus: Corpus, given: tokeni
             trained = given is None and work.exists() and (output / "tokenizer" / tokenizers.CONFIG).exists()
             if not (finished or trained or any(path.is_file() for path in work.rglob("*"))):
                 _clear(output)  # nothing was made yet, so the mended command may have other options
+                remove_empty(new)
             raise
 
 

@@ -6,6 +6,7 @@ tokens.
 """
 
 import bisect
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -98,6 +99,7 @@ class DensePacker:
     """
 
     OPEN_ROWS = 64  # more fill a little better and hold rows back longer
+    LINES_AT_ONCE = 1 << 14  # joined, which bounds the memory that a document of many short lines takes
 
     def __init__(self, length: int, cls_id: int, sep_id: int, pad_id: int, rng=None):
         """`rng` is not drawn from: the signature is PairPacker's."""
@@ -109,13 +111,15 @@ class DensePacker:
 
     def add(self, lines: Iterable[np.ndarray]) -> list[Row]:
         """The rows that one more document completed."""
-        lines = list(lines)
-        tokens = np.concatenate(lines) if lines else np.empty(0, np.int32)
-        step = self.length - 2
-        rows = []
-        for start in range(0, len(tokens), step):
-            rows += self._place(tokens[start : start + step])
-        return rows
+        step, lines = self.length - 2, iter(lines)
+        rows, left = [], np.empty(0, np.int32)
+        while some := list(itertools.islice(lines, self.LINES_AT_ONCE)):
+            tokens = np.concatenate([left, *some])
+            whole = len(tokens) // step * step
+            for start in range(0, whole, step):
+                rows += self._place(tokens[start : start + step])
+            left = tokens[whole:]
+        return rows + self._place(left) if len(left) else rows
 
     def flush(self) -> list[Row]:
         """The rows that are still open, the older first."""

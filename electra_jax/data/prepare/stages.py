@@ -5,6 +5,7 @@ The result of each stage depends on the corpus and the options alone. Local work
 know nothing of the files between the stages: the Beam pipeline (beam.py) calls them directly and passes their results on itself.
 """
 
+import itertools
 import json
 import random
 import re
@@ -19,7 +20,7 @@ from electra_jax.data import tokenizers
 from electra_jax.data.prepare import spill
 from electra_jax.data.prepare.job import Job
 from electra_jax.data.prepare.packing import PACKERS
-from electra_jax.data.prepare.split import text_hash
+from electra_jax.data.prepare.split import document_hash
 from electra_jax.data.readers.corpus import Corpus, Report
 from electra_jax.data.rows import hashing, records
 from electra_jax.files import write_whole
@@ -28,6 +29,9 @@ META = -1  # the key of a spill's own counts, in JSON
 BLOCK_BYTES = 32 << 20  # of rows, which are collected before they are written between the stages
 # Tokenizing a line needs some 12 times its size in memory, so a longer line is tokenized in pieces.
 LINE_CHARS = 1 << 16
+# A line or document needs some hundred bytes whatever its size, so what has many short ones is taken in smaller portions.
+LINES_AT_ONCE = 1 << 14
+DOCUMENT_CHARS = 32  # counted for each document beside its own
 _PACK, _PART, _SHUFFLE = range(3)  # a word of each hash: what it is for, so that no two uses share one
 
 
@@ -53,7 +57,7 @@ def chunks_of(job: Job, corpus: Corpus, report: Report) -> Iterator[list[str]]:
     for source in corpus.sources:
         for document in corpus.read(source, report):
             texts.append(document.text)
-            size += len(document.text)
+            size += len(document.text) + DOCUMENT_CHARS
             if size >= job.chunk_chars:
                 yield texts
                 texts, size = [], 0
@@ -87,29 +91,81 @@ def tokenize(job: Job, texts: Sequence[str]) -> tuple[list[tuple[int, list[np.nd
 
     A section: int64 (documents, lines, tokens), int32 lines of each document, int32 tokens of each line, the ids.
     """
-    lines, first_line, groups = [], [0], []
-    for text in texts:
-        groups.append(job.group(text_hash(text.encode())))
-        lines += [line for line in text.split("\n") if line and not line.isspace()]
-        first_line.append(len(lines))
-    ids = _encode(_tokenizer(Path(job.output) / "tokenizer", job.tokenizer_sha256), lines)
-    by_group: dict[int, tuple[list[int], list[np.ndarray]]] = {}
-    counts = {"documents": [0, 0], "tokens": [0, 0]}
-    for number, group in enumerate(groups):
-        of_document = [line for line in ids[first_line[number] : first_line[number + 1]] if len(line)]
-        if of_document:
-            line_counts, group_lines = by_group.setdefault(group, ([], []))
-            line_counts.append(len(of_document))
-            group_lines += of_document
+    tokenizer = _tokenizer(Path(job.output) / "tokenizer", job.tokenizer_sha256)
+    groups = [job.group(document_hash(text)) for text in texts]
+    by_group: dict[int, _Group] = {group: _Group() for group in set(groups)}
+    for portion in _portions(texts):
+        ids = iter(_encode(tokenizer, [line for _, lines in portion for line in lines]))
+        for number, lines in portion:
+            by_group[groups[number]].add(number, [line for line in itertools.islice(ids, len(lines)) if len(line)])
+        for group in by_group.values():
+            group.pack(job.dtype)
     sections = []
-    for group, (line_counts, group_lines) in sorted(by_group.items()):
-        flat, split = np.concatenate(group_lines).astype(job.dtype), int(group >= job.buckets[0])
-        counts["documents"][split] += len(line_counts)
-        counts["tokens"][split] += len(flat)
-        sizes = np.array([len(line_counts), len(group_lines), len(flat)], "<i8")
-        lengths = np.fromiter(map(len, group_lines), "<i4", len(group_lines))
-        sections.append((group, [sizes, np.array(line_counts, "<i4"), lengths, flat]))
+    counts = {"documents": [0, 0], "tokens": [0, 0]}
+    for number, group in sorted(by_group.items()):
+        if section := group.section():
+            sections.append((number, section))
+            documents, _, tokens = section[0].tolist()
+            split = int(number >= job.buckets[0])
+            counts["documents"][split] += documents
+            counts["tokens"][split] += tokens
     return sections, counts
+
+
+def _portions(texts: Sequence[str]) -> Iterator[list[tuple[int, list[str]]]]:
+    """[(number of a text, some of its lines)], some LINES_AT_ONCE lines in all."""
+    portion, size = [], 0
+    for number, text in enumerate(texts):
+        for lines in _lines(text):
+            portion.append((number, lines))
+            size += len(lines)
+            if size >= LINES_AT_ONCE:
+                yield portion
+                portion, size = [], 0
+    if portion:
+        yield portion
+
+
+def _lines(text: str) -> Iterator[list[str]]:
+    """The lines of a text that are no white space, some at a time."""
+    if len(text) <= LINE_CHARS:
+        yield [line for line in text.split("\n") if line and not line.isspace()]
+        return
+    lines = (match[0] for match in re.finditer(r"[^\n]+", text) if not match[0].isspace())
+    while some := list(itertools.islice(lines, LINES_AT_ONCE)):
+        yield some
+
+
+class _Group:
+    """The documents of a split and bucket, portion by portion, as the arrays of a section."""
+
+    def __init__(self):
+        self._last, self._line_counts, self._lines = -1, [], []
+        self._lengths, self._ids = [], []
+
+    def add(self, number: int, lines: list[np.ndarray]) -> None:
+        """Further lines of the document of this number."""
+        if lines:
+            if number != self._last:
+                self._line_counts.append(0)
+                self._last = number
+            self._line_counts[-1] += len(lines)
+            self._lines += lines
+
+    def pack(self, dtype: np.dtype) -> None:
+        """Joins what was added: an array takes a hundred bytes more than its line's tokens."""
+        if self._lines:
+            self._lengths.append(np.fromiter(map(len, self._lines), "<i4", len(self._lines)))
+            self._ids.append(np.concatenate(self._lines).astype(dtype))
+            self._lines = []
+
+    def section(self) -> list[np.ndarray] | None:
+        """None where no document had a token."""
+        if not self._ids:
+            return None
+        lengths, flat = np.concatenate(self._lengths), np.concatenate(self._ids)
+        sizes = np.array([len(self._line_counts), len(lengths), len(flat)], "<i8")
+        return [sizes, np.array(self._line_counts, "<i4"), lengths, flat]
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, lines: Sequence[str]) -> list[np.ndarray]:
@@ -130,18 +186,24 @@ def _pieces(line: str) -> Iterable[str]:
         yield match[0]
 
 
-def _documents(section: bytes, dtype: np.dtype) -> Iterator[list[np.ndarray]]:
+def _documents(section: bytes, dtype: np.dtype) -> Iterator[Iterator[np.ndarray]]:
     """Each document's lines, from what `tokenize_chunk` wrote."""
     documents, lines, tokens = np.frombuffer(section, "<i8", 3).tolist()
     line_counts = np.frombuffer(section, "<i4", documents, 24)
     lengths = np.frombuffer(section, "<i4", lines, 24 + 4 * documents)
     flat = np.frombuffer(section, dtype, tokens, 24 + 4 * documents + 4 * lines)
-    ends = np.cumsum(lengths, dtype=np.int64).tolist()
-    views = [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     first = 0
     for count in line_counts.tolist():
-        yield views[first : first + count]
+        yield _views(flat, bounds[first : first + count + 1])
         first += count
+
+
+def _views(flat: np.ndarray, bounds: np.ndarray) -> Iterator[np.ndarray]:
+    for block in range(0, len(bounds) - 1, LINES_AT_ONCE):
+        some = bounds[block : block + LINES_AT_ONCE + 1].tolist()
+        for start, end in itertools.pairwise(some):
+            yield flat[start:end]
 
 
 def pack_bucket(job: Job, split: int, bucket: int, chunks: Sequence[Path]) -> None:

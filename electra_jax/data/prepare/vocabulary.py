@@ -7,7 +7,7 @@ from pathlib import Path
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
 from electra_jax.data.prepare.options import PrepareOptions
-from electra_jax.data.prepare.split import is_heldout, text_hash
+from electra_jax.data.prepare.split import document_hash, is_heldout, text_hash
 from electra_jax.data.prepare.totals import empty_split
 from electra_jax.data.prepare.workers import Meter
 from electra_jax.data.readers import is_packed, scheme_of
@@ -57,7 +57,7 @@ def _training_texts(options: PrepareOptions, corpus: Corpus, meter: Meter) -> It
         for document in corpus.read(source):
             data = document.text.encode()
             total += 1
-            if not is_heldout(text_hash(data), options.heldout):
+            if not is_heldout(document_hash(document.text), options.heldout):
                 yield document.text
                 left -= len(data)
                 meter.add(len(data))

@@ -20,15 +20,14 @@ def texts(stream: BinaryIO, path: str, options: ReadOptions) -> Iterator[tuple[s
 
 def _paragraphs(stream: BinaryIO, path: str, options: ReadOptions) -> Iterator[tuple[str, int]]:
     """What stands between lines of white space."""
-    lines, size = [], 0
-    while line := stream.readline(options.max_document_bytes - size + 1):
+    document = bytearray()
+    while line := stream.readline(options.max_document_bytes - len(document) + 1):
         if line.isspace() or (not line.isascii() and not line.decode(errors="replace").strip()):
-            if lines:
-                yield decode(b"".join(lines).replace(b"\r\n", b"\n"))
-            lines, size = [], 0
+            if document:
+                yield decode(bytes(document).replace(b"\r\n", b"\n"))
+                document.clear()
         else:
-            lines.append(line)
-            size += len(line)
-            options.check_size(size, path)
-    if lines:
-        yield decode(b"".join(lines).replace(b"\r\n", b"\n"))
+            document += line
+            options.check_size(len(document), path)
+    if document:
+        yield decode(bytes(document).replace(b"\r\n", b"\n"))

@@ -23,6 +23,11 @@ class Data:
     unigram_entropy: float  # of the held-out set: see counts.py
 
     @property
+    def reference(self) -> dict[str, float]:
+        """What a naive guess reaches on the held-out set, as an evaluation's metrics."""
+        return {"eval/unigram_entropy": self.unigram_entropy}
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What tells these rows from any other: a run goes on only with the same."""
         return {"data": [manifest["sha256"] for manifest in self.stream.manifests], "tokenizer": self.tokenizer.sha256}
@@ -82,13 +87,16 @@ def open_rows(
     vocabulary = Vocabulary(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.word_starts)
     batch_rows = -(-eval_batch_rows // num_devices) * num_devices
     heldout = list(loader.heldout_batches(folders, batch=batch_rows, max_rows=eval_max_rows or None))
-    return Data(stream, tokenizer, vocabulary, heldout, _entropy(folders, heldout, tokenizer))
+    return Data(stream, tokenizer, vocabulary, heldout, _entropy(folders, stream.shares, heldout, tokenizer))
 
 
-def _entropy(folders: list[str], heldout: list[tuple[Batch, np.ndarray]], tokenizer: tokenizers.Tokenizer) -> float:
-    """The unigram entropy of the held-out set, over the tokens that can be masked."""
-    counts_V = sum(records.load_token_counts(folder) for folder in folders)
-    heldout_counts_V = np.zeros_like(counts_V)
+def _entropy(folders: list[str], shares: np.ndarray, heldout: list[tuple[Batch, np.ndarray]], tokenizer: tokenizers.Tokenizer) -> float:
+    """The unigram entropy of the held-out set, over the tokens that can be masked, under what the run trains on: the folders' frequencies
+    by their `shares` of its rows."""
+    counts = [records.load_token_counts(folder).astype(np.float64) for folder in folders]
+    total = sum(each.sum() for each in counts)
+    counts_V = sum(each * (share * total / each.sum()) for share, each in zip(shares, counts, strict=True))
+    heldout_counts_V = np.zeros(len(counts_V), np.int64)
     for batch, valid_B in heldout:
         heldout_counts_V += np.bincount(batch.tokens[valid_B].ravel(), minlength=len(counts_V))
     special = [tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]

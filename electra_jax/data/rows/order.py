@@ -24,7 +24,7 @@ _CHUNKS, _ROWS, _MIX = range(3)  # a word of each hash: what it is for, so that 
 class Stream:
     """The training rows of one or more prepared folders, endless and shuffled.
 
-    Attributes: `length` of a row, `num_rows` of all folders together, `manifests`, one a folder.
+    Attributes: `length` of a row, `num_rows` of all folders together, `manifests`, one a folder, and `shares`, of each folder in the rows.
     """
 
     def __init__(self, directories: Sequence[str], weights: Sequence[float] | None, seed: int):
@@ -37,6 +37,7 @@ class Stream:
         self.num_rows = sum(split.num_rows for split in splits)
         self.manifests = [split.manifest for split in splits]
         self._quotas = _quotas(directories, weights or [split.num_rows for split in splits])
+        self.shares = self._quotas / PERIOD
         self._which, self._rank = _pattern(self._quotas, seed)
         self._shuffled = [_Shuffled(split, seed, number) for number, split in enumerate(splits)]
 
@@ -107,7 +108,7 @@ class _Chunk:
 
 
 def agreeing(directories: Sequence[str], split: str) -> list[records.Split]:
-    """That split of each folder. UserError where they do not agree on length, layout and tokenizer."""
+    """That split of each folder. UserError where they do not agree on length, layout, held-out share and tokenizer."""
     if not directories:
         raise UserError("no data: name a folder that launch/prepare.py wrote")
     splits = [records.Split(directory, split) for directory in directories]
@@ -120,6 +121,12 @@ def agreeing(directories: Sequence[str], split: str) -> list[records.Split]:
         layout, others = layouts.layout_of(first.manifest), layouts.layout_of(other.manifest)
         if layout != others:
             raise UserError(f"rows of the layout {layout} in {directories[0]}, {others} in {directory}: prepare one of them again")
+        share, others = (each.manifest.get("options", {}).get("heldout") for each in (first, other))
+        if share != others:  # a document is held out by a hash and the share
+            raise UserError(
+                f"{share} of the documents in {directories[0]} and {others} in {directory} are held out: a document of both may be "
+                "trained on in one of them: prepare one again with the other's --heldout"
+            )
         if other.manifest["tokenizer"]["sha256"] != first.manifest["tokenizer"]["sha256"]:
             raise UserError(
                 f"{directories[0]} and {directory} were made with different tokenizers: prepare one with --tokenizer={directories[0]}"

@@ -14,6 +14,7 @@ several times as fast (docs/speed.md).
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -26,9 +27,10 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from electra_jax import limits
 from electra_jax.cli import UserError
 from electra_jax.data.rows.layouts import check_layout
-from electra_jax.files import whole_file, write_whole
+from electra_jax.files import read_ordinary, whole_file, write_whole
 
 FORMAT = 1
 ROWS_PER_RECORD = 256
@@ -38,6 +40,7 @@ TOKEN_COUNTS = "token_counts.npy"
 _HEADER = struct.Struct("<4s6I")  # magic, CRC-32 of the shard's rows, record, rows, length, bytes a token, CRC-32
 _MAGIC = b"EJR1"
 _OPEN_SHARDS = 128  # readers kept open
+_LIBRARY_THREADS = 64  # of array_record 0.8
 
 
 def row_dtype(vocab_size: int) -> np.dtype:
@@ -84,7 +87,7 @@ def load_manifest(directory) -> dict:
     """The manifest of a prepared folder. UserError if it is absent, damaged, or of another format or layout."""
     path = Path(directory) / MANIFEST
     try:
-        content = path.read_bytes()
+        content = read_ordinary(path)
     except FileNotFoundError:
         if not Path(directory).is_dir():
             raise UserError(f"{directory}: no such folder: name one that launch/prepare.py wrote") from None
@@ -184,6 +187,7 @@ class Split:
         with self._lock:
             reader = self._readers.pop(number, None)
             if reader is None:
+                _require_threads()
                 reader = ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
                 records = -(-self._shards[number]["rows"] // ROWS_PER_RECORD)
                 if reader.num_records() != records:
@@ -192,6 +196,12 @@ class Split:
             if len(self._readers) > _OPEN_SHARDS:
                 self._readers.popitem(last=False)
             return reader
+
+
+@functools.cache
+def _require_threads() -> None:
+    """ArrayRecord would wait for ever for those that the system refuses. It starts them at its first file, whatever its options."""
+    limits.require_threads(_LIBRARY_THREADS)
 
 
 def damaged(path: str | os.PathLike, why: str) -> UserError:

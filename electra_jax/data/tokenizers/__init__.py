@@ -23,6 +23,7 @@ from electra_jax.cli import UserError
 from electra_jax.data.tokenizers.base import CONFIG, SPECIALS, Tokenizer
 from electra_jax.data.tokenizers.sentencepiece import SentencePiece, train_sentencepiece
 from electra_jax.data.tokenizers.wordpiece import WordPiece, train_wordpiece
+from electra_jax.files import read_ordinary
 from electra_jax.options import load as load_module
 
 __all__ = [
@@ -79,9 +80,11 @@ def load(path: str | os.PathLike, *, lower_case: bool | None = None, strip_accen
         if path.is_dir():
             config = _config(path)
             module, path = _find(path, config)
-        data = path.read_bytes()
+        data = read_ordinary(path)
     except OSError as error:
-        raise UserError(f"tokenizer {path}: {error.strerror or error}: name a folder, {_known(' or ')} that exists") from None
+        raise UserError(
+            f"tokenizer {error.filename or path}: {error.strerror or error}: name a folder, {_known(' or ')} that exists"
+        ) from None
     try:
         tokenizer = (module or _module_of(path)).read(path, data, config, lower_case, strip_accents)
         for name, wanted in {"lower_case": lower_case, "strip_accents": strip_accents}.items():
@@ -98,7 +101,7 @@ def _config(folder: Path) -> dict:
     """What the folder's CONFIG says; {} where it has none."""
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_bytes()) if path.exists() else {}
+        config = json.loads(read_ordinary(path)) if path.exists() else {}
     except (ValueError, RecursionError) as error:
         raise UserError(f"tokenizer {path} is not JSON ({error}): make the folder anew") from None
     if not isinstance(config, dict):

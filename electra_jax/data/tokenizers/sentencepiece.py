@@ -108,8 +108,8 @@ def read(path: Path, data: bytes, config: dict, lower_case: bool | None, strip_a
 def _train_model(texts: Iterable[str], vocab_size: int, model_type: str, lower_case: bool) -> bytes:
     """A serialised model of at most `vocab_size` pieces.
 
-    Of more than 256 MiB of text a sample is taken, line by line, by a hash of the line. UserError if `vocab_size` is too
-    small for the alphabet.
+    Of more than 256 MiB of text (a line counting for 64 bytes at least) a sample is taken, line by line, by a hash of the line.
+    UserError if `vocab_size` is too small for the alphabet.
     """
     lines = _sample_lines(texts, MAX_TRAINING_BYTES)
     if not lines:
@@ -142,6 +142,11 @@ def _train_model(texts: Iterable[str], vocab_size: int, model_type: str, lower_c
     return written.getvalue()
 
 
+def _cost(line: bytes) -> int:
+    """What a line counts for: a short one takes as much memory as one of 64 bytes."""
+    return max(len(line), 64)
+
+
 def _sample_lines(texts: Iterable[str], max_bytes: int) -> list[str]:
     """Lines, the long ones cut at white space; when there are too many, those whose hash is in the lower half, and so on."""
     lines, size, limit = [], 0, 1 << 32
@@ -151,9 +156,9 @@ def _sample_lines(texts: Iterable[str], max_bytes: int) -> list[str]:
             data = match[0].encode()
             if zlib.crc32(data) < limit:
                 lines.append(match[0])
-                size += len(data)
+                size += _cost(data)
         while size > max_bytes:
             limit //= 2
             lines = [line for line in lines if zlib.crc32(line.encode()) < limit]
-            size = sum(len(line.encode()) for line in lines)
+            size = sum(_cost(line.encode()) for line in lines)
     return lines

@@ -8,7 +8,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers.base import SPECIALS
-from electra_jax.data.tokenizers.words import MAX_WORD_CHARS, bert_rules, split_words
+from electra_jax.data.tokenizers.words import MAX_WORD_CHARS, bert_rules, portions
 
 MAX_DISTINCT_WORDS = 2_000_000  # counted in training; beyond it the rarest are forgotten, which bounds the memory
 MIN_ALPHABET_COVERAGE = 0.995
@@ -42,7 +42,8 @@ def _count_words(texts: Iterable[str], rust: tokenizers.Tokenizer, lower_case: b
     """How often each word, as WordPiece meets it, stands in the texts."""
     raw, rarest = Counter(), 0
     for text in texts:
-        raw.update(split_words(text))
+        for words in portions(text):
+            raw.update(words)
         while len(raw) > MAX_DISTINCT_WORDS:
             rarest += 1
             raw = Counter({word: count for word, count in raw.items() if count > rarest})

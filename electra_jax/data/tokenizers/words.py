@@ -1,6 +1,7 @@
 """BERT's rules for words: how WordPiece cuts text before it looks for pieces (google-research/electra, model/tokenization.py)."""
 
 import re
+from collections.abc import Iterator
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -9,6 +10,20 @@ MAX_WORD_CHARS = 200  # a longer word is [UNK]
 
 # Control characters that BERT deletes, which joins what stands on both sides of them; str.split would cut there.
 _DELETED = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
+
+
+# Most of what BERT takes for ideographs, each a word of its own (the rest is cut by its own rules, more slowly).
+_IDEOGRAPH = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f\U0002f800-\U0002fa1f]"
+_IDEOGRAPHS = re.compile(_IDEOGRAPH)
+_PORTION = re.compile(rf".{{0,65535}}(?:\s|{_IDEOGRAPH}|\Z)|.{{1,65536}}", re.DOTALL)
+
+
+def portions(text: str) -> Iterator[list[str]]:
+    """The text's words, ideographs by themselves, some at a time: text without spaces would else be one word, and Python's strings take
+    many times the bytes of short words. A word of more than 65,536 characters is cut."""
+    for match in _PORTION.finditer(text):
+        portion = match[0]
+        yield split_words(portion if portion.isascii() else _IDEOGRAPHS.sub(r" \g<0> ", portion))
 
 
 def split_words(text: str) -> list[str]:

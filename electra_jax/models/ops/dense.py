@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from electra_jax.models.ops.precision import wide_type
 from electra_jax.types import Array
 
 
@@ -46,3 +47,25 @@ def _backward(residuals, grad_NxF):
 
 
 product.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def wide_product(x_NxC: Array, kernel_CxF: Array) -> Array:
+    """The same in at least float32: sums, result, and the result's gradient. For the few columns of logits, which bfloat16 would round
+    before the loss sees them."""
+    return _wide_forward(x_NxC, kernel_CxF)[0]
+
+
+def _wide_forward(x_NxC, kernel_CxF):
+    narrow_CxF = kernel_CxF.astype(x_NxC.dtype)
+    return jnp.matmul(x_NxC, narrow_CxF, preferred_element_type=wide_type(x_NxC)), (x_NxC, narrow_CxF, kernel_CxF)
+
+
+def _wide_backward(residuals, grad_NxF):
+    x_NxC, narrow_CxF, kernel_CxF = residuals  # the last for its type
+    wide = grad_NxF.dtype
+    grad_x = (grad_NxF @ narrow_CxF.T.astype(wide)).astype(x_NxC.dtype)
+    return grad_x, (x_NxC.T.astype(wide) @ grad_NxF).astype(kernel_CxF.dtype)
+
+
+wide_product.defvjp(_wide_forward, _wide_backward)

@@ -8,7 +8,16 @@ from electra_jax.types import Array
 
 
 def logits(x_SxE: Array, word_VxE: Array, bias_V: Array) -> Array:
-    """[S, V], at least float32."""
+    """[S, V], at least float32. The words are cast to the type of x."""
+    return _logits(x_SxE, _narrow(word_VxE, x_SxE), bias_V)
+
+
+def _narrow(word_VxE: Array, x_SxE: Array) -> Array:
+    """Cast once, behind a barrier (see ops/dense.py), and here, so that the gradient of the words is not rounded."""
+    return word_VxE if word_VxE.dtype == x_SxE.dtype else jax.lax.optimization_barrier(word_VxE.astype(x_SxE.dtype))
+
+
+def _logits(x_SxE: Array, word_VxE: Array, bias_V: Array) -> Array:
     return jnp.einsum("se,ve->sv", x_SxE, word_VxE, preferred_element_type=wide_type(x_SxE)) + bias_V[None]
 
 
@@ -16,21 +25,23 @@ def logits(x_SxE: Array, word_VxE: Array, bias_V: Array) -> Array:
 def nll(x_SxE: Array, word_VxE: Array, bias_V: Array, targets_S: Array) -> tuple[Array, Array, Array]:
     """(-log softmax(logits)[target] [S], the unnormalised probabilities [S, V], is the target the likeliest [S] bool).
 
-    At least float32. The probabilities are exp(logit - the row's largest), for sampling; no gradient flows through them.
-    The backward pass multiplies them as they are, and normalises and corrects by the target on the side of [S, E]: only its two
-    products read [S, V] again. The accuracy costs no argmax, because the largest logit is at hand (docs/speed.md).
+    At least float32; the gradient of the words is in their own type. The probabilities are exp(logit - the row's largest), for sampling;
+    no gradient flows through them. The backward pass multiplies them as they are, and normalises and corrects by the target on the side
+    of [S, E]: only its two products read [S, V] again. The accuracy costs no argmax, because the largest logit is at hand
+    (docs/speed.md).
     """
     return _forward(x_SxE, word_VxE, bias_V, targets_S)[0]
 
 
 def _forward(x_SxE, word_VxE, bias_V, targets_S):
-    logits_SxV = logits(x_SxE, word_VxE, bias_V)
+    narrow_VxE = _narrow(word_VxE, x_SxE)
+    logits_SxV = _logits(x_SxE, narrow_VxE, bias_V)
     best_S = jnp.max(logits_SxV, axis=1)
     target_S = jax.lax.platform_dependent(logits_SxV, targets_S, tpu=pick_by_sum, default=pick)
     mass_SxV = jnp.exp(logits_SxV - best_S[:, None])
     total_S = jnp.sum(mass_SxV, axis=1)
     out = jnp.log(total_S) + best_S - target_S, mass_SxV, target_S >= best_S
-    return out, (x_SxE, word_VxE, targets_S, mass_SxV, total_S)
+    return out, (x_SxE, narrow_VxE, word_VxE, targets_S, mass_SxV, total_S)
 
 
 def pick(logits_SxV: Array, targets_S: Array) -> Array:
@@ -44,13 +55,13 @@ def pick_by_sum(logits_SxV: Array, targets_S: Array) -> Array:
 
 
 def _backward(residuals, grads):
-    x_SxE, word_VxE, targets_S, mass_SxV, total_S = residuals
+    x_SxE, narrow_VxE, word_VxE, targets_S, mass_SxV, total_S = residuals  # word_VxE for its type
     grad_S, dtype, wide = grads[0], x_SxE.dtype, total_S.dtype
     share_S = grad_S / total_S
     x_wide = x_SxE.astype(wide)
     mass_narrow = mass_SxV.astype(dtype)
-    expected_SxE = jnp.einsum("sv,ve->se", mass_narrow, word_VxE, preferred_element_type=wide)
-    grad_x = expected_SxE * share_S[:, None] - word_VxE[targets_S].astype(wide) * grad_S[:, None]
+    expected_SxE = jnp.einsum("sv,ve->se", mass_narrow, narrow_VxE, preferred_element_type=wide)
+    grad_x = expected_SxE * share_S[:, None] - narrow_VxE[targets_S].astype(wide) * grad_S[:, None]
     grad_word = jnp.einsum("sv,se->ve", mass_narrow, (x_wide * share_S[:, None]).astype(dtype), preferred_element_type=wide)
     grad_word = grad_word.at[targets_S].add(-x_wide * grad_S[:, None])
     grad_bias = (share_S @ mass_SxV).at[targets_S].add(-grad_S)

@@ -9,7 +9,7 @@ from scipy import special, stats
 from electra_jax import rng
 from electra_jax.models.ops import layer_norm, vocabulary
 from electra_jax.models.ops.attention import attention
-from electra_jax.models.ops.dense import product
+from electra_jax.models.ops.dense import product, wide_product
 from electra_jax.models.ops.gelu import gelu
 
 SEEDS = jnp.asarray([[1, 2], [3, 4]], jnp.uint32)
@@ -158,3 +158,29 @@ def test_what_a_tpu_computes():
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     logits, targets = jnp.asarray(normal(1, 9, 300), jnp.float32), TARGETS
     np.testing.assert_array_equal(vocabulary.pick_by_sum(logits, targets), vocabulary.pick(logits, targets))
+
+
+def test_logits_of_bfloat16_and_their_gradients_are_not_rounded():
+    """Against float64 on the same bfloat16 operands; rounded to bfloat16 they would be off by up to 4e-3 of themselves."""
+    x = jnp.asarray(normal(21, 64, 48), jnp.bfloat16)
+    kernel, upstream = (np.float32(normal(n, *shape)) for n, shape in ((22, (48, 2)), (23, (64, 2))))
+    y, pullback = jax.vjp(wide_product, x, jnp.asarray(kernel))
+    grad_x, grad_kernel = pullback(jnp.asarray(upstream))
+    assert (y.dtype, grad_x.dtype, grad_kernel.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
+    exact, narrow = np.asarray(x, np.float64), np.asarray(jnp.asarray(kernel, jnp.bfloat16), np.float64)
+    np.testing.assert_allclose(y, exact @ narrow, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(grad_kernel, exact.T @ upstream.astype(np.float64), rtol=1e-5, atol=1e-4)
+    assert jnp.any(y != y.astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def test_the_gradient_of_float32_words_is_not_rounded_to_bfloat16():
+    x, word, bias = (jnp.asarray(a, kind) for a, kind in zip(VOCABULARY, (jnp.bfloat16, jnp.float32, jnp.float32), strict=True))
+    upstream = jnp.asarray(normal(24, 9), jnp.float32)
+    found = jax.vjp(lambda *a: vocabulary.nll(*a, TARGETS)[0], x, word, bias)[1](upstream)[1]
+    x_wide, word_wide = x.astype(jnp.float32), word.astype(jnp.bfloat16).astype(jnp.float32)
+    wanted = jax.vjp(lambda *a: plain_nll(*a, TARGETS), x_wide, word_wide, bias)[1](upstream)[1]
+    assert found.dtype == jnp.float32
+    # The rows of targets, whose largest part is x itself, and which bfloat16 would round to 3 digits.
+    rows = np.unique(TARGETS)
+    np.testing.assert_allclose(found[rows], wanted[rows], rtol=2e-3, atol=2e-3)
+    assert jnp.any(found != found.astype(jnp.bfloat16).astype(jnp.float32))

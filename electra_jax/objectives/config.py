@@ -26,7 +26,7 @@ class MaskingConfig:
 
     def max_predictions(self, length: int) -> int:
         """The published N: 19 for rows of 128, 79 for 512 (130 at 25%)."""
-        return max(1, int((self.rate + 0.005) * length))
+        return min(length, max(1, int((self.rate + 0.005) * length)))
 
     def num_slots(self, length: int, multiple: int) -> int:
         """N rounded up to a multiple of what the hardware likes; the slots added have weight 0."""

@@ -13,6 +13,7 @@ from electra_jax.objectives.config import MaskingConfig
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Vocabulary
 
+WORD_PIECES = 8  # of a word at most, where whole words are chosen
 BLOCK = 128  # tokens of the sampling's first level: a TPU's register is so wide
 
 
@@ -69,21 +70,48 @@ def choose(batch: Batch, rng: StepRng, config: MaskingConfig, vocabulary: Vocabu
 
 
 def _whole_words(batch, noise_BxL, able_BxL, wanted_B, N, vocabulary):
-    """Words in random order until the next would pass what is wanted; the first always, cut to N where it is longer."""
+    """Words in random order, each that still fits (BERT's create_pretraining_data.py skips one that does not); where none fits, the first,
+    cut. A run of pieces without a word's beginning, as text without spaces is, counts as words of WORD_PIECES."""
     L = batch.tokens.shape[1]
+    place_1xL = jnp.arange(L)[None]
     starts_BxL = jnp.asarray(vocabulary.word_starts)[batch.tokens] | ~able_BxL
     starts_BxL |= jnp.pad(~able_BxL, ((0, 0), (1, 0)), constant_values=True)[:, :L]  # a piece after [SEP] begins a word
-    first_BxL = jax.lax.cummax(jnp.where(starts_BxL, jnp.arange(L)[None], 0), axis=1)
+    first_BxL = jax.lax.cummax(jnp.where(starts_BxL, place_1xL, 0), axis=1)
+    first_BxL = place_1xL - (place_1xL - first_BxL) % WORD_PIECES
     word_noise_BxL = jnp.where(able_BxL, jnp.take_along_axis(noise_BxL, first_BxL, axis=1), 2.0)
     order_BxL = jnp.argsort(word_noise_BxL, axis=1, stable=True)  # pieces of one word stay together, in order
     word_BxL = jnp.take_along_axis(first_BxL, order_BxL, axis=1)
-    next_BxL = jnp.pad(word_BxL[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
-    ends_BxL = (word_BxL != next_BxL) & jnp.take_along_axis(able_BxL, order_BxL, axis=1)
-    size_BxL = jnp.arange(1, L + 1)[None]
-    fits_B = jnp.max(jnp.where(ends_BxL & (size_BxL <= wanted_B[:, None]), size_BxL, 0), axis=1)
-    first_word_B = jnp.min(jnp.where(ends_BxL, size_BxL, L), axis=1)
-    used_B = jnp.where(jnp.any(able_BxL, axis=1), jnp.maximum(fits_B, jnp.minimum(first_word_B, N)), 0)
-    return order_BxL[:, :N], used_B
+    begins_BxL = word_BxL != jnp.pad(word_BxL[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    begin_BxL = jax.lax.cummax(jnp.where(begins_BxL, place_1xL, 0), axis=1)  # in this order, where each piece's word begins
+    ends_BxL = jnp.pad(begins_BxL[:, 1:], ((0, 0), (0, 1)), constant_values=True)
+    able_BxL = jnp.take_along_axis(able_BxL, order_BxL, axis=1)
+    size_BxL = place_1xL - begin_BxL + 1  # of the word, at its last piece
+    candidate_BxL = ends_BxL & able_BxL
+
+    # All words up to the first that does not fit; then, at most WORD_PIECES - 1 times, because that many pieces are left at most, the
+    # next that does.
+    refused_B = jnp.argmax(candidate_BxL & (place_1xL >= wanted_B[:, None]), axis=1)  # its last piece; 0: there is none
+    whole_B = ~jnp.any(candidate_BxL & (place_1xL >= wanted_B[:, None]), axis=1)
+    start_B = jnp.take_along_axis(begin_BxL, refused_B[:, None], axis=1)[:, 0]
+    taken_BxL = candidate_BxL & (whole_B[:, None] | (place_1xL < start_B[:, None]))
+
+    def take_next(_, carry):
+        taken_BxL, last_B = carry
+        room_B = wanted_B - jnp.sum(jnp.where(taken_BxL, size_BxL, 0), axis=1)
+        fits_BxL = candidate_BxL & (place_1xL > last_B[:, None]) & (size_BxL <= room_B[:, None])
+        next_B = jnp.argmax(fits_BxL, axis=1)
+        is_one_B = jnp.any(fits_BxL, axis=1)
+        taken_BxL |= is_one_B[:, None] & (place_1xL == next_B[:, None])
+        return taken_BxL, jnp.where(is_one_B, next_B, L)
+
+    taken_BxL, _ = jax.lax.fori_loop(0, WORD_PIECES - 1, take_next, (taken_BxL, refused_B))
+    none_B = ~jnp.any(taken_BxL, axis=1)
+    # A word is taken where its last piece is: the next such piece from each on tells.
+    last_BxL = jax.lax.cummin(jnp.where(ends_BxL, place_1xL, L - 1), axis=1, reverse=True)
+    chosen_BxL = jnp.take_along_axis(taken_BxL, last_BxL, axis=1) & able_BxL
+    chosen_BxL |= none_B[:, None] & able_BxL & (place_1xL < wanted_B[:, None]) & (begin_BxL == 0)
+    first_BxL = jnp.argsort(~chosen_BxL, axis=1, stable=True)
+    return jnp.take_along_axis(order_BxL, first_BxL, axis=1)[:, :N], jnp.sum(chosen_BxL, axis=1)
 
 
 def mask(batch: Batch, slots: Slots, vocabulary: Vocabulary) -> Batch:

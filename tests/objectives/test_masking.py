@@ -189,15 +189,55 @@ def test_whole_words_are_chosen_whole():
     totals = slots.weights.sum(1)
     words_of = np.zeros((500, 128), int)
     for b in range(500):
-        word = 0
+        word, pieces = 0, 0
         for i in range(128):
-            if starts[tokens[b, i]] or i in (0, 1, 60, 61, 127):
-                word += 1
+            pieces += 1
+            if starts[tokens[b, i]] or i in (0, 1, 60, 61, 127) or pieces > masking.WORD_PIECES:
+                word, pieces = word + 1, 1
             words_of[b, i] = word
         chosen = set(used(slots, b))
         for w in {words_of[b, i] for i in chosen}:
             assert set(np.flatnonzero(words_of[b] == w)) <= chosen | {0, 60, 127}
-    assert totals.max() <= 19 and totals.mean() > 16
+    assert totals.max() <= 19 and totals.mean() > 18
+
+
+def greedy_words(tokens, starts, noise, wanted):
+    """BERT's loop (google-research/bert create_pretraining_data.py, whole word masking): words in random order; one that does not fit is
+    skipped. A word here has at most 8 pieces; where none fits, the first is cut."""
+    words, real = [], [i for i, token in enumerate(tokens) if token > 0 and token not in (CLS, SEP, MASK)]
+    for i in real:
+        begins = starts[tokens[i]] or i - 1 not in real or len(words[-1]) == masking.WORD_PIECES
+        words.append([i]) if begins else words[-1].append(i)
+    words.sort(key=lambda word: noise[word[0]])
+    chosen = []
+    for word in words:
+        if len(chosen) + len(word) <= wanted:
+            chosen += word
+    return set(chosen or words[0][:wanted])
+
+
+@pytest.mark.parametrize("share, rate", [(0.5, 0.15), (0.2, 0.15), (0.05, 0.15), (0.0, 0.15), (0.3, 0.02)])
+def test_whole_words_are_those_of_berts_loop(share, rate):
+    """`share` of the pieces begin a word; 0: text without spaces."""
+    r = np.random.default_rng(1)
+    starts = r.random(V) < share
+    tokens = r.integers(5, V, (300, 128))
+    tokens[:, 0], tokens[:, 60], tokens[:, 120] = CLS, SEP, SEP
+    tokens[:, 121:] = 0
+    slots = choose(batch_of(tokens), vocabulary=VOCABULARY._replace(word_starts=starts), whole_word=True, rate=rate)
+    noise = np.asarray(rng.StepRng(rng.root_key(0), jnp.int32(0)).uniform("positions", jnp.arange(300), (128,)))
+    wanted = max(1, round(121 * rate))
+    for b in range(300):
+        assert set(used(slots, b)) == greedy_words(tokens[b], starts, noise[b], wanted), b
+    if not share:  # all of a document is reached
+        assert len({i // 12 for b in range(300) for i in used(slots, b)}) == 10
+
+
+@pytest.mark.parametrize("length, rate", [(512, 0.999), (16, 0.999), (8, 0.97)])
+def test_nearly_every_token_may_be_asked_for(length, rate):
+    assert MaskingConfig(rate=rate).max_predictions(length) <= length
+    slots = choose(full_rows(4, length), rate=rate)
+    assert all(len(used(slots, b)) == length - 3 for b in range(4))
 
 
 @pytest.mark.parametrize("fields", [dict(rate=0.0), dict(rate=1.0), dict(mask_fraction=1.5), dict(whole_word=True, with_replacement=True)])

@@ -4,8 +4,9 @@
     tokens_NxL = stream.rows(np.arange(256))
 
 The row at an index is a pure function of (seed, index), so that no reader has a state: each host asks for its rows of the step's global
-batch, however many hosts there are. An epoch holds every row once, in the order of a permutation of the chunks (the records of 256 rows)
-and of a permutation of the rows within each chunk.
+batch, however many hosts there are. An epoch holds every row once: the chunks (records of 256 rows) are permuted and cut into windows of
+64 that follow one another, and the rows of each window are permuted. A window bounds the memory, and mixes well: were rows permuted
+within each chunk alone, most rows of a batch would meet again in one batch of the next epoch.
 """
 
 import threading
@@ -58,51 +59,53 @@ class Stream:
 class _Shuffled:
     """One folder's rows at its own indices 0, 1, ...: an epoch after the other."""
 
-    CACHED_CHUNKS = 32  # of at most 256 rows each
+    WINDOW_CHUNKS = 64  # of at most 256 rows each
+    CACHED_WINDOWS = 3  # batches that are read ahead may stand on both sides of a window's end
 
     def __init__(self, split: records.Split, seed: int, number: int):
         self._split, self._key = split, (seed, number)
         self._lock = threading.Lock()
         self._epochs: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
-        self._chunks: OrderedDict[tuple[int, int], _Chunk] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
 
     def read(self, own: np.ndarray, tokens: np.ndarray, at: np.ndarray) -> None:
         """Writes the rows with indices `own` [n] into tokens[at]."""
         epochs, places = np.divmod(own, self._split.num_rows)
         for epoch in np.unique(epochs).tolist():
-            chunks, starts = self._epoch(epoch)
+            _, starts = self._epoch(epoch)
             here = np.flatnonzero(epochs == epoch)
             slots = np.searchsorted(starts, places[here], side="right") - 1
             for slot in np.unique(slots).tolist():
                 some = here[slots == slot]
-                tokens[at[some]] = self._chunk(epoch, int(chunks[slot]))[places[some] - starts[slot]]
+                tokens[at[some]] = self._window(epoch, slot)[places[some] - starts[slot]]
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(the chunks in this epoch's order, the place in the epoch where each begins)."""
+        """(the chunks in this epoch's order, the place in the epoch where each window of them begins)."""
         with self._lock:
             if epoch not in self._epochs:
                 chunks = hashing.permutation(len(self._split.chunk_rows), *self._key, epoch, _CHUNKS)
                 ends = np.cumsum(self._split.chunk_rows[chunks])
-                self._epochs[epoch] = chunks, ends - self._split.chunk_rows[chunks]
+                self._epochs[epoch] = chunks, (ends - self._split.chunk_rows[chunks])[:: self.WINDOW_CHUNKS]
                 if len(self._epochs) > 2:
                     self._epochs.popitem(last=False)
             return self._epochs[epoch]
 
-    def _chunk(self, epoch: int, chunk: int) -> np.ndarray:
-        """Its rows in this epoch's order; read by one thread while the others go on with other chunks."""
+    def _window(self, epoch: int, window: int) -> np.ndarray:
+        """Its rows in this epoch's order; read by one thread while the others go on with other windows."""
         with self._lock:
-            entry = self._chunks.pop((epoch, chunk), None) or _Chunk()
-            self._chunks[epoch, chunk] = entry
-            if len(self._chunks) > self.CACHED_CHUNKS:
-                self._chunks.popitem(last=False)
+            entry = self._windows.pop((epoch, window), None) or _Window()
+            self._windows[epoch, window] = entry
+            if len(self._windows) > self.CACHED_WINDOWS:
+                self._windows.popitem(last=False)
         with entry.lock:
             if entry.rows is None:
-                rows = self._split.read_chunk(chunk)
-                entry.rows = rows[hashing.permutation(len(rows), *self._key, epoch, _ROWS, chunk)]
+                chunks = self._epoch(epoch)[0][window * self.WINDOW_CHUNKS : (window + 1) * self.WINDOW_CHUNKS]
+                rows = np.concatenate([self._split.read_chunk(chunk) for chunk in chunks.tolist()])
+                entry.rows = rows[hashing.permutation(len(rows), *self._key, epoch, _ROWS, window)]
             return entry.rows
 
 
-class _Chunk:
+class _Window:
     def __init__(self):
         self.lock, self.rows = threading.Lock(), None
 

@@ -26,10 +26,11 @@ def pretrain(config: Mapping[str, Any] | Recipe, workdir: str | os.PathLike, scr
 def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
     """Folders in a bucket are staged under `scratch`. Raises UserError where the parts do not fit one another."""
     devices = Devices.of(recipe)
-    recipe = recipe.resolve(devices.platform)
+    given = recipe.given
     data = open_rows(
         recipe.data,
-        vocab_size=recipe.model.vocab_size,
+        length=recipe.data.length if "data.length" in given else None,
+        vocab_size=recipe.model.vocab_size if "model.vocab_size" in given else None,
         max_length=None if recipe.model.positions == "rotary" else recipe.model.max_length,
         eval_batch_rows=recipe.eval.batch_rows,
         eval_max_rows=recipe.eval.max_rows,
@@ -37,8 +38,10 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
         seed=recipe.seed,
         scratch=scratch,
     )
+    recipe = recipe.of_rows(data.stream.length, data.tokenizer.vocab_size).resolve(devices.platform)
     parts = build(recipe, devices, pretraining_objective(recipe, data.vocabulary, devices))
     stream, train = data.stream, recipe.train
+    epochs = train.steps * train.batch_rows / stream.num_rows
     return Work(
         recipe=recipe,
         parts=parts,
@@ -49,5 +52,6 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
         reference={name: value for name, value in data.reference.items() if name in parts.objective.view.shown},
         identity=data.identity,
         about=data.summaries,
-        rows_in_words=f"{train.steps * train.batch_rows / stream.num_rows:.2f} epochs over {stream.num_rows:,} rows",
+        rows_in_words=f"{epochs:.2f} epochs over {stream.num_rows:,} rows",
+        epochs=epochs,
     )

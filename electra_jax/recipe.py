@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from electra_jax import cli, options
@@ -51,6 +51,9 @@ class Recipe:
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     parallel: ParallelConfig = ParallelConfig()
+    # No values of the run: which fields a person set by a flag, and lines to say about those that follow from others.
+    given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
@@ -109,10 +112,16 @@ class Recipe:
             return config_flags.DEFINE_config_file("config", default, "The config file and its preset.", lock_config=True)
 
     @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> Self:
+    def flags_of(cls, argv: Sequence[str]) -> frozenset[str]:
+        """The fields, as "section.field", that flags of a command line set."""
+        return frozenset(match[1] for flag in argv if (match := re.match(r"--?(?:no)?config\.([\w.]+)(=|$)", flag)))
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any], given: Iterable[str] = ()) -> Self:
         """The recipe of a config: a ConfigDict of configs/, or what `stored` gave.
 
-        What the config lacks has the default of its record. UserError names the flag of what is wrong.
+        What the config lacks has the default of its record. A warm-up that was not given is at most a tenth of the run. UserError names
+        the flag of what is wrong. given: fields that a person set by a flag.
         """
         if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
             raise UserError(f"the config is {config!r}: get_config must return an ml_collections.ConfigDict, as configs/pretrain.py does")
@@ -122,7 +131,22 @@ class Recipe:
             if not isinstance(values.get(name, {}), dict):
                 raise UserError(f"{name} is {values[name]!r}: it is a section of the config, such as {name}.{options.names(record)[0]}")
         parsed = {name: options.parse(record, values.get(name, {}), name) for name, record in sections.items()}
-        return dataclasses.replace(top, **parsed)
+        given, notes = frozenset(given), []
+        schedule = parsed["schedule"]
+        tenth = (schedule.decay_steps or parsed["train"].steps) // 10
+        if schedule.warmup_steps > tenth and "schedule.warmup_steps" not in given:
+            notes.append(f"schedule.warmup_steps={tenth}: a tenth of the run, because the config's {schedule.warmup_steps:,} are more")
+            parsed["schedule"] = dataclasses.replace(schedule, warmup_steps=tenth)
+        return dataclasses.replace(top, **parsed, given=given, notes=tuple(notes))
+
+    def of_rows(self, length: int, vocab_size: int) -> Self:
+        """With the length and the vocabulary of the rows that the run trains on, where the config says others."""
+        data, model = dataclasses.replace(self.data, length=length), dataclasses.replace(self.model, vocab_size=vocab_size)
+        if (data, model) == (self.data, self.model):
+            return self
+        before = f"{self.data.length} and {self.model.vocab_size:,}"
+        note = f"data.length={length} and model.vocab_size={vocab_size}, as the rows are (in the config: {before})"
+        return dataclasses.replace(self, data=data, model=model, notes=(*self.notes, note))
 
     def config(self) -> Any:
         """As an ml_collections ConfigDict, for a file in configs/: its fields can then be overridden by flags, typed."""

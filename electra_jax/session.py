@@ -34,6 +34,7 @@ from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal
 from electra_jax.watch.telemetry import Silent, Telemetry, format_count, format_secs
 from electra_jax.watch.watchdog import Watchdog
 
+MANY_DAYS, MANY_EPOCHS = 30, 200  # of a run: more are most likely a preset's steps on too little text or too small a machine
 EXPECTED_UTILISATION = 0.5  # of the peak, for the hours that the plan expects; the progress bar shows the measured one
 
 
@@ -59,6 +60,7 @@ class Work(NamedTuple):
     identity: Mapping[str, Any]
     about: Any
     rows_in_words: str
+    epochs: float = 0.0  # the same number, to warn of a run that sees its rows too often
 
 
 class Result(NamedTuple):
@@ -163,7 +165,7 @@ def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run
         if damaged := telemetry.reached.damaged:
             notes = [*notes, f"warning: {damaged} line(s) of {names.METRICS} were damaged and are dropped: the curves lack their steps"]
         state = restored.state if restored else start.placed(parts.init(parts.root), values)
-        for line in (*plan_lines(work, program, run_clock, start_step), *warnings, *notes):
+        for line in (*plan_lines(work, program, run_clock, start_step), *recipe.notes, *warnings, *notes):
             telemetry.note(line)
         place.publish()  # now, not at the first save: what may not be written there should be known before hours of training
     return Opened(programs, state, checkpoints, telemetry, run_clock)
@@ -198,16 +200,35 @@ def plan_lines(work: Work, program: Program, run_clock: clock.Clock, start_step:
     axes = " x ".join(f"{name}={size}" for name, size in devices.mesh.shape.items() if size > 1)
     kind, left = devices.platform.device_kind, (steps - start_step) / steps
     where = f"{devices.mesh.size} x {kind} ({axes}; {multihost.count()} process(es); {devices.executor})" if axes else kind
+    secs = left * flops / peak / EXPECTED_UTILISATION
     return [
+        *_too_much(work, secs),
         f"plan: {recipe.preset}, {format_count(sum(sizes.values()))} parameters ({objective.encoder} "
         f"{format_count(sizes['embeddings'] + sizes[objective.encoder])} with embeddings{others})",
         f"      {steps:,} steps x {rows} rows x {length} tokens = {format_count(steps * rows * length)} tokens, "
         f"{work.rows_in_words}; {flops:.2e} FLOPs",
         f"      {where}, {recipe.model.dtype}, peak {peak / 1e12:.2f} TFLOP/s: about "
-        f"{format_secs(left * flops / peak / EXPECTED_UTILISATION)} at {EXPECTED_UTILISATION:.0%} of it; "
+        f"{format_secs(secs)} at {EXPECTED_UTILISATION:.0%} of it; "
         f"{program.peak_bytes / 2**30:.2f} GiB a step; compiled in {program.compile_secs:.0f}s",
+        *(
+            [f"warning: the schedule ends at schedule.decay_steps={recipe.schedule.decay_steps}: the steps after it train at rate 0"]
+            if 0 < recipe.schedule.decay_steps < steps
+            else []
+        ),
         *([f"      going on from step {start_step}"] if start_step else []),
     ]
+
+
+def _too_much(work: Work, secs: float) -> list[str]:
+    """Warnings of a run that hardly anybody means."""
+    recipe, days, found = work.recipe, secs / 86400, []
+    if days > MANY_DAYS:
+        fits = max(1, int(recipe.train.steps * MANY_DAYS / days))
+        found.append(f"some {days:,.0f} days here: train.steps={fits} would be {MANY_DAYS}; a smaller preset takes less")
+    if work.epochs > MANY_EPOCHS:
+        fits = max(1, int(recipe.train.steps * 40 / work.epochs))
+        found.append(f"{work.epochs:,.0f} epochs, the later of which teach little: train.steps={fits} would be 40, or prepare more text")
+    return [f"warning: the run is {'; and '.join(found)}"] if found else []
 
 
 def _sizes(parts: Parts) -> dict[str, int]:

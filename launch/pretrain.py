@@ -48,7 +48,7 @@ def main(_):
         start_secs=START_SECS.value,
     ):
         process.require_devices()
-        result = pretrain(CONFIG.value, WORKDIR.value, SCRATCH.value)
+        result = pretrain(Recipe.parse(CONFIG.value, Recipe.flags_of(sys.argv)), WORKDIR.value, SCRATCH.value)
         if multihost.is_lead():
             print(f"done: {result.steps:,} steps; {result.report} shows the curves")
 

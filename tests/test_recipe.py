@@ -41,8 +41,6 @@ def changed(arg="tiny", **fields):
         (dict(optimizer__learning_rate=float("nan")), "optimizer.learning_rate is nan"),
         (dict(data__weights=("a",)), "data.weights is"),
         (dict(train__steps=0), "train.steps is 0: it must be at least 1"),
-        (dict(schedule__warmup_steps=1000), "schedule.warmup_steps is 1000: .* below train.steps=1000"),
-        (dict(schedule__decay_steps=50), "schedule.warmup_steps is 100: .* below schedule.decay_steps=50"),
         (dict(schedule__warmup_steps=-1), "schedule.warmup_steps is -1"),
         (dict(seed=2**40), r"seed is 1099511627776: it must be from 0 to 2\*\*32 - 1"),
         (dict(init_slots=True), "init_slots is True and there is no init_from"),
@@ -147,6 +145,29 @@ def test_what_a_resume_may_change():
     unset = Recipe.parse(changed()).resolve(CPU).stored()
     with pytest.raises(UserError, match="train.steps: 1000 -> 900"):
         refuse_changes(unset, Recipe.parse(changed(train__steps=900)).resolve(CPU).stored(), "here")
+
+
+def test_a_warm_up_is_a_tenth_of_the_run_unless_given():
+    for fields, warmup_steps in ((dict(train__steps=300), 30), (dict(schedule__decay_steps=50), 5), (dict(train__steps=5000), 100)):
+        recipe = Recipe.parse(changed(**fields))
+        assert recipe.schedule.warmup_steps == warmup_steps and len(recipe.notes) == (warmup_steps < 100)
+    given = Recipe.flags_of(["pretrain.py", "--config.schedule.warmup_steps=100", "--config=x", "--workdir=y"])
+    assert given == {"schedule.warmup_steps"}
+    assert Recipe.parse(changed(train__steps=300), given).schedule.warmup_steps == 100
+    for fields, words in (
+        (dict(schedule__warmup_steps=1000), "schedule.warmup_steps is 1000: .* below train.steps=1000"),
+        (dict(schedule__decay_steps=50), "schedule.warmup_steps is 100: .* below schedule.decay_steps=50"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Recipe.parse(changed(**fields), given)
+
+
+def test_length_and_vocabulary_follow_the_rows():
+    recipe = Recipe.parse(changed())
+    assert recipe.of_rows(64, 4096) is recipe
+    other = recipe.of_rows(32, 600)
+    assert (other.data.length, other.model.vocab_size) == (32, 600) and "data.length=32 and model.vocab_size=600" in other.notes[-1]
+    assert "given" not in other.stored() and "notes" not in other.stored()
 
 
 def test_a_network_that_is_not_trained_refuses_nothing():

@@ -64,6 +64,7 @@ def test_from_text_to_batches_of_the_added_kind(characters, tmp_path):
     assert shards[0] == shards[1]
     data = open_rows(
         DataConfig(path=str(tmp_path / "rows"), length=32),
+        length=32,
         vocab_size=manifest["tokenizer"]["vocab_size"],
         max_length=32,
         eval_batch_rows=4,

@@ -14,7 +14,7 @@ from electra_jax.data.rows.counts import unigram_entropy
 from electra_jax.data.rows.opening import open_rows
 from electra_jax.options import parse
 
-MODEL = dict(vocab_size=600, max_length=32, eval_batch_rows=6, eval_max_rows=100, num_devices=4, seed=3)
+MODEL = dict(length=None, vocab_size=600, max_length=32, eval_batch_rows=6, eval_max_rows=100, num_devices=4, seed=3)
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def test_what_does_not_fit_the_config_is_one_line(config, rows, tmp_path):
 
     refused("no data: --config.data.path=FOLDER, a folder that launch/prepare.py wrote (several: A,B)", DataConfig(path=","))
     refused(
-        f"the rows in {rows} are 32 tokens long and the config says 128: --config.data.length=32, or prepare the data again with "
-        "--length=128",
-        DataConfig(path=str(rows)),
+        f"the rows in {rows} are 32 tokens long and the config says 128: leave --config.data.length out, or prepare the data again "
+        "with --length=128",
+        length=128,
     )
     refused(
-        f"the rows in {rows} were made with a vocabulary of 600 and the config says 700: --config.model.vocab_size=600, or prepare the "
-        "data again with the other tokenizer",
+        f"the rows in {rows} were made with a vocabulary of 600 and the config says 700: leave --config.model.vocab_size out, or "
+        "prepare the data again with the other tokenizer",
         vocab_size=700,
     )
     refused("rows of 32 tokens need as many positions and model.max_length is 16: --config.model.max_length=32", max_length=16)

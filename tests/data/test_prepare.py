@@ -18,7 +18,7 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.data import prepare, tokenizers
-from electra_jax.data.prepare import PrepareOptions, claim, packing, stages
+from electra_jax.data.prepare import PrepareOptions, advice, claim, packing, stages, vocabulary
 from electra_jax.data.prepare.job import Job
 from electra_jax.data.prepare.split import document_hash, is_heldout, text_hash
 from electra_jax.data.readers import corpus
@@ -103,7 +103,7 @@ def test_every_row_stands_once_and_is_what_the_packers_give(kind, real_text, pie
 def test_a_part_is_shuffled_whole(real_text, pieces, tmp_path):
     """No trace of the text's order in a shard, nor of a row's neighbours in its record."""
     manifest = make(tmp_path / "o", real_text, tokenizer=pieces, parts=2, buckets=1, packing="pairs")
-    options = PrepareOptions((), "", length=LENGTH, heldout=0.1)
+    options = PrepareOptions((), "", length=LENGTH, heldout=0.1, packing="pairs")
     expected = expected_rows([real_text], pieces, options, manifest["options"]["buckets"])[0].astype(np.uint16)
     place = {bytes(row): number for number, row in enumerate(expected)}
     sizes = [shard["rows"] for shard in manifest["splits"]["train"]["shards"]]
@@ -438,14 +438,40 @@ def test_the_output_may_lie_in_the_input_and_the_rows_know_no_place(text, pieces
 
 def test_summary(text, pieces, tmp_path):
     manifest = make(tmp_path / "o", text, tokenizer=pieces)
-    manifest = json.loads(json.dumps(manifest)) | {"length": 1024}
+    manifest = json.loads(json.dumps(manifest))
     lines = prepare.summary(manifest, "my rows")
-    assert lines[-1].endswith(
-        "--config.data.path='my rows' --config.data.length=1024 --config.model.max_length=1024 --config.model.vocab_size=600"
-    )
-    assert not any("note" in line for line in lines)
+    assert "--config=configs/pretrain.py:tiny" in lines[-1] and "--config.data.path='my rows' --config.train.steps=" in lines[-1]
+    assert not any("note" in line for line in lines) and any("--packing=pairs" in line for line in lines)
+    manifest["splits"]["train"]["documents"] = 100_000
+    (note,) = (line for line in prepare.summary(manifest, "o") if "note" in line)
+    assert note.endswith("--documents=file keeps each .txt whole")
+    manifest["splits"]["train"]["documents"] = 10
     manifest["splits"]["train"]["dropped_tokens"] = manifest["splits"]["train"]["tokens"]
     assert any("note: 50% of the training tokens were dropped; --packing=dense" in line for line in prepare.summary(manifest, "o"))
+
+
+@pytest.mark.parametrize(
+    "device, cores, tokens, preset, steps, words",
+    [
+        ("", 2, 150_000, "tiny", 1_465, "2 CPU cores and 0.1 M tokens; 1,465 steps: 40 epochs, 40 epochs, about 5 min"),  # a novel
+        ("", 2, 20_000, "tiny", 1_000, "the fewest that teach it more"),
+        ("", 2, 500_000_000, "tiny", 17_578, "what an hour allows here, 0 epochs, about 60 min"),
+        ("GPU", 16, 5_000_000, "tiny", 48_828, "tiny because of GPU and 5.0 M tokens"),
+        ("GPU", 16, 100_000_000, "small", 244_140, "small because of GPU"),
+        ("TPU", 16, 3 * 10**9, "base", 766_000, "as published"),
+    ],
+)
+def test_what_is_advised_fits_text_and_machine(monkeypatch, device, cores, tokens, preset, steps, words):
+    monkeypatch.setattr(advice, "accelerator", lambda: device)
+    monkeypatch.setattr(advice, "available_cores", lambda: cores)
+    why, command = advice.command(-(-tokens // 128), tokens, 128, "o")
+    assert f"pretrain.py:{preset} " in command and command.endswith(f"--config.train.steps={steps}")
+    assert words in why
+
+
+def test_a_vocabulary_follows_from_the_amount_of_text():
+    sizes = [vocabulary.default_vocab_size(megabytes * 10**6) for megabytes in (1, 20, 60, 1000)]
+    assert sizes == [4_096, 8_192, 16_384, 30_522]
 
 
 def _saved(folder):

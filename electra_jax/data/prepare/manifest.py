@@ -1,13 +1,12 @@
 """The end of a preparation: the token counts, the manifest, and what a person is told."""
 
 import dataclasses
-import shlex
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from electra_jax.data.prepare import stages
+from electra_jax.data.prepare import advice, stages
 from electra_jax.data.prepare.job import SPLITS, Job
 from electra_jax.data.prepare.options import PrepareOptions
 from electra_jax.data.readers.corpus import Corpus
@@ -74,6 +73,9 @@ def remove_torn_files(output: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+MANY_DOCUMENTS, SHORT_TOKENS = 1_000, 60
+
+
 def summary(manifest: dict, output: str) -> list[str]:
     """What was made and what to run next, in lines for a person."""
     corpus, parts = manifest["corpus"], manifest["splits"]
@@ -91,13 +93,13 @@ def summary(manifest: dict, output: str) -> list[str]:
     if dropped > 0.2 * (dropped + kept):
         lines.append(f"  note: {dropped / (dropped + kept):.0%} of the training tokens were dropped; --packing=dense keeps them all")
     lines.append(f"  tokenizer: {tokenizer['kind']}, {tokenizer['vocab_size']:,} pieces")
-    preset, length = ("small", 128) if manifest["length"] <= 128 else ("base", 512)
-    command = f"next: python launch/pretrain.py --config=configs/pretrain.py:{preset} --workdir=runs/{preset}"
-    command += f" --config.data.path={shlex.quote(output)}"
-    if manifest["length"] != length:
-        command += f" --config.data.length={manifest['length']}"
-    if manifest["length"] > 512:
-        command += f" --config.model.max_length={manifest['length']}"
-    if tokenizer["vocab_size"] != 30_522:
-        command += f" --config.model.vocab_size={tokenizer['vocab_size']}"
-    return [*lines, command]
+    if manifest["packing"] == "dense":
+        lines.append("  packing: dense; for sentence pairs, as of the paper's two segments, --packing=pairs")
+    options, documents = manifest.get("options", {}), parts["train"]["documents"]
+    if options.get("documents") == "auto" and documents >= MANY_DOCUMENTS and kept < SHORT_TOKENS * documents:
+        lines.append(
+            f"  note: a document has {kept / documents:.0f} tokens on average; where blank lines part the paragraphs of one text, "
+            "--documents=file keeps each .txt whole"
+        )
+    train = parts["train"]
+    return [*lines, *advice.command(train["rows"], train["tokens"], manifest["length"], output)]

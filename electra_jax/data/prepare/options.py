@@ -14,11 +14,11 @@ class PrepareOptions:
     inputs: tuple[str, ...]
     output: str
     tokenizer: str = "wordpiece"  # a path, or one of tokenizers.trained_names()
-    vocab_size: int | None = None  # of a vocabulary to train; None: 30,522
+    vocab_size: int | None = None  # of a vocabulary to train; None: by the amount of text, see vocabulary.py
     lower_case: bool | None = None  # None: what the tokenizer says; trained: WordPiece True, SentencePiece False
     strip_accents: bool | None = None  # None: as lower_case
     length: int = 128
-    packing: str = "pairs"  # one of PACKERS
+    packing: str = "dense"  # one of PACKERS
     heldout: float = 0.01
     documents: str = "auto"
     text_field: str = "text"

@@ -42,7 +42,7 @@ def saved_tokenizer(options: PrepareOptions, corpus: Corpus, given: tokenizers.T
             given = tokenizers.train(
                 options.tokenizer,
                 _training_texts(options, corpus, meter),
-                options.vocab_size or 30_522,
+                options.vocab_size or default_vocab_size(text_bytes(corpus)),
                 lower_case=options.lower_case,
                 strip_accents=options.strip_accents,
             )
@@ -65,6 +65,11 @@ def _training_texts(options: PrepareOptions, corpus: Corpus, meter: Meter) -> It
                     return
     if total and left == TEXT_BYTES:
         raise empty_split(options, corpus, total, 0)
+
+
+def default_vocab_size(num_bytes: int) -> int:
+    """Pieces that so much text can fill: the published 30,522 from 100 MB on, and fewer below, where most would hardly occur."""
+    return next((size for most, size in ((10 << 20, 4_096), (30 << 20, 8_192), (100 << 20, 16_384)) if num_bytes < most), 30_522)
 
 
 def text_bytes(corpus: Corpus) -> int:

@@ -41,7 +41,8 @@ class Data:
 def open_rows(
     config: DataConfig,
     *,
-    vocab_size: int,
+    length: int | None,
+    vocab_size: int | None,
     max_length: int | None,
     eval_batch_rows: int,
     eval_max_rows: int,
@@ -52,7 +53,7 @@ def open_rows(
     """Opens the folders of `config.path`.
 
     Args:
-      vocab_size: of the model.
+      length, vocab_size: what the rows must have; None: they may have any.
       max_length: positions that the model has; None: it needs none for any length.
       eval_batch_rows: rows of a held-out batch; rounded up until `num_devices` divide it.
       eval_max_rows: of the held-out set; 0: all.
@@ -66,15 +67,15 @@ def open_rows(
     folders = [staging.local_folder(folder, scratch) for folder in config.folders]
     stream = order.Stream(folders, config.weights, seed)
     ids = stream.manifests[0]["tokenizer"]
-    if stream.length != config.length:
+    if length not in (None, stream.length):
         raise UserError(
-            f"the rows in {folders[0]} are {stream.length} tokens long and the config says {config.length}: "
-            f"--config.data.length={stream.length}, or prepare the data again with --length={config.length}"
+            f"the rows in {folders[0]} are {stream.length} tokens long and the config says {length}: "
+            f"leave --config.data.length out, or prepare the data again with --length={length}"
         )
-    if ids["vocab_size"] != vocab_size:
+    if vocab_size not in (None, ids["vocab_size"]):
         raise UserError(
             f"the rows in {folders[0]} were made with a vocabulary of {ids['vocab_size']} and the config says {vocab_size}: "
-            f"--config.model.vocab_size={ids['vocab_size']}, or prepare the data again with the other tokenizer"
+            "leave --config.model.vocab_size out, or prepare the data again with the other tokenizer"
         )
     if max_length is not None and stream.length > max_length:
         raise UserError(

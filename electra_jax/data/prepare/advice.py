@@ -1,0 +1,47 @@
+"""What to train on the rows that were just prepared: the preset, its steps, and why. No jax: the devices are seen by their files."""
+
+import glob
+import os
+import shlex
+
+from electra_jax.data.prepare.workers import available_cores
+
+EPOCHS = 40  # beyond, more steps on the same text teach little
+FEWEST_STEPS = 1_000  # below, the tiny preset has learned little more than word frequencies
+TINY_TOKENS_PER_CORE_SEC = 10_000  # of the tiny preset, padding counted (docs/speed.md)
+CPU_SECS = 3600.0  # a first run is to end within an hour
+# preset: rows a step, the published steps, and from how many tokens on an accelerator is it worth its parameters
+PRESETS = {"base": (256, 766_000, 2_000_000_000), "small": (128, 1_000_000, 50_000_000), "tiny": (32, 100_000, 0)}
+
+
+def accelerator() -> str:
+    """GPU, TPU or "", by what lies in /dev."""
+    if os.path.exists("/dev/nvidia0"):
+        return "GPU"
+    return "TPU" if glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*") else ""
+
+
+def command(rows: int, tokens: int, length: int, output: str) -> list[str]:
+    """Two lines: what fits and why, and the command."""
+    found, cores = accelerator(), available_cores()
+    preset = next(name for name, (_, _, least) in PRESETS.items() if name == "tiny" or (found and tokens >= least))
+    batch, most, _ = PRESETS[preset]
+    steps, limit = max(FEWEST_STEPS, EPOCHS * rows // batch), f"{EPOCHS} epochs"
+    if not found:
+        per_step_secs = batch * length / (TINY_TOKENS_PER_CORE_SEC * cores)
+        most = min(most, max(FEWEST_STEPS, int(CPU_SECS / per_step_secs)))
+    if steps > most:
+        steps, limit = most, "what an hour allows here" if not found else "as published"
+    elif steps == FEWEST_STEPS:
+        limit = "the fewest that teach it more than word frequencies"
+    time = "" if found else f", about {max(1, round(steps * per_step_secs / 60))} min"
+    machine = found or f"{cores} CPU core{'s' if cores > 1 else ''}"
+    flags = f" --config.train.steps={steps}"
+    if length > 512 and preset != "tiny":
+        flags += f" --config.model.max_length={length}"
+    return [
+        f"next, {preset} because of {machine} and {tokens / 1e6:,.1f} M tokens; {steps:,} steps: {limit}, {steps * batch / rows:,.0f} "
+        f"epochs{time}:",
+        f"  python launch/pretrain.py --config=configs/pretrain.py:{preset} --workdir=runs/{preset} "
+        f"--config.data.path={shlex.quote(output)}{flags}",
+    ]

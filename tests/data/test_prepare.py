@@ -453,9 +453,9 @@ def test_summary(text, pieces, tmp_path):
 @pytest.mark.parametrize(
     "device, cores, tokens, preset, steps, words",
     [
-        ("", 2, 150_000, "tiny", 1_465, "2 CPU cores and 0.1 M tokens; 1,465 steps: 40 epochs, 40 epochs, about 5 min"),  # a novel
-        ("", 2, 20_000, "tiny", 1_000, "the fewest that teach it more"),
-        ("", 2, 500_000_000, "tiny", 17_578, "what an hour allows here, 0 epochs, about 60 min"),
+        ("", 2, 150_000, "tiny", 1_465, "2 CPU cores and 0.1 M tokens; 1,465 steps are 40 epochs, about 5 min"),  # a novel
+        ("", 2, 20_000, "tiny", 1_000, "1,000 steps (fewer teach it little) are 204 epochs"),
+        ("", 2, 500_000_000, "tiny", 17_578, "17,578 steps (what an hour allows here) are 0.144 epochs, about 60 min"),
         ("GPU", 16, 5_000_000, "tiny", 48_828, "tiny because of GPU and 5.0 M tokens"),
         ("GPU", 16, 100_000_000, "small", 244_140, "small because of GPU"),
         ("TPU", 16, 3 * 10**9, "base", 766_000, "as published"),

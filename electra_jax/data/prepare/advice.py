@@ -26,21 +26,21 @@ def command(rows: int, tokens: int, length: int, output: str) -> list[str]:
     found, cores = accelerator(), available_cores()
     preset = next(name for name, (_, _, least) in PRESETS.items() if name == "tiny" or (found and tokens >= least))
     batch, most, _ = PRESETS[preset]
-    steps, limit = max(FEWEST_STEPS, EPOCHS * rows // batch), f"{EPOCHS} epochs"
+    steps, limit = max(FEWEST_STEPS, EPOCHS * rows // batch), ""
     if not found:
         per_step_secs = batch * length / (TINY_TOKENS_PER_CORE_SEC * cores)
         most = min(most, max(FEWEST_STEPS, int(CPU_SECS / per_step_secs)))
     if steps > most:
-        steps, limit = most, "what an hour allows here" if not found else "as published"
+        steps, limit = most, " (what an hour allows here)" if not found else " (as published)"
     elif steps == FEWEST_STEPS:
-        limit = "the fewest that teach it more than word frequencies"
+        limit = " (fewer teach it little)"
     time = "" if found else f", about {max(1, round(steps * per_step_secs / 60))} min"
     machine = found or f"{cores} CPU core{'s' if cores > 1 else ''}"
     flags = f" --config.train.steps={steps}"
     if length > 512 and preset != "tiny":
         flags += f" --config.model.max_length={length}"
     return [
-        f"next, {preset} because of {machine} and {tokens / 1e6:,.1f} M tokens; {steps:,} steps: {limit}, {steps * batch / rows:,.0f} "
+        f"next, {preset} because of {machine} and {tokens / 1e6:,.1f} M tokens; {steps:,} steps{limit} are {steps * batch / rows:,.3g} "
         f"epochs{time}:",
         f"  python launch/pretrain.py --config=configs/pretrain.py:{preset} --workdir=runs/{preset} "
         f"--config.data.path={shlex.quote(output)}{flags}",

@@ -28,6 +28,7 @@ from electra_jax.store.config import CheckpointConfig
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from electra_jax.watch.config import LogConfig
 
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
 FORMAT = 3  # of what `stored` gives; what was stored before had no number
 
 
@@ -105,9 +106,9 @@ class Recipe:
 
         named = default
         if not os.path.exists(default.split(":")[0]):
-            default = str(pathlib.Path(__file__).resolve().parents[1] / default)
+            default = str(_ROOT / default)
         with cli.defining(sys.argv[0]):
-            _check_file(sys.argv, named)
+            _find_file(sys.argv, named)
             cls.check_flags(sys.argv)
             return config_flags.DEFINE_config_file("config", default, "The config file and its preset.", lock_config=True)
 
@@ -180,12 +181,21 @@ class Recipe:
         return {"format": FORMAT, **json.loads(json.dumps(tree))}
 
 
-def _check_file(argv: Sequence[str], default: str) -> None:
-    """UserError unless --config names a file that is there; a bare preset is a common slip."""
-    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
-        if match := re.fullmatch(r"--?config(?:=(.*))?", flag):
-            file, _, argument = (following if match[1] is None else match[1]).partition(":")
-            if not os.path.isfile(file):
-                file = default.split(":")[0]
-                preset = argument or (match[1] if match[1] and match[1].split(",")[0] in PRESETS else default.split(":")[1])
-                raise UserError(f"{flag}: no such file: a config is a file and a preset, such as --config={file}:{preset}")
+def _find_file(argv: list[str], default: str) -> None:
+    """Where --config names a file that is not here but lies beside the package, as configs/pretrain.py does, its whole path takes the
+    name's place in `argv`. UserError unless there is a file; a bare preset is a common slip."""
+    for place, flag in enumerate(argv):
+        match = re.fullmatch(r"(--?config)(?:=(.*))?", flag)
+        if match is None:
+            continue
+        at = place if match[2] is not None else place + 1
+        value = match[2] if match[2] is not None else (argv[at] if at < len(argv) else "")
+        file, colon, argument = value.partition(":")
+        if os.path.isfile(file):
+            continue
+        if file and (_ROOT / file).is_file():
+            argv[at] = (f"{match[1]}=" if at == place else "") + f"{_ROOT / file}{colon}{argument}"
+            continue
+        file, usual = default.split(":")
+        preset = argument or (value if value.split(",")[0] in PRESETS else usual)
+        raise UserError(f"--config={value}: no such file: a config is a file and a preset, such as --config={file}:{preset}")

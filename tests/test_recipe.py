@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import re
 
 import pytest
@@ -211,8 +212,18 @@ def test_other_held_out_rows_are_said():
 )
 def test_a_config_file_that_is_not_there(flags, words):
     with pytest.raises(UserError, match=f"no such file: .*{words}"):
-        recipe._check_file(["pretrain.py", *flags, "--workdir=x"], "configs/pretrain.py:tiny")
-    recipe._check_file(["pretrain.py", f"--config={__file__}:small"], "configs/pretrain.py:tiny")
+        recipe._find_file(["pretrain.py", *flags, "--workdir=x"], "configs/pretrain.py:tiny")
+
+
+@pytest.mark.parametrize("flags", [["--config=configs/pretrain.py:base"], ["--config", "configs/pretrain.py:base"]])
+def test_a_config_beside_the_package_is_found_from_any_folder(flags, tmp_path, monkeypatch):
+    here = ["x", *flags, "--workdir=x"]
+    recipe._find_file(here, "configs/pretrain.py:tiny")
+    monkeypatch.chdir(tmp_path)
+    elsewhere = ["x", *flags, "--workdir=x"]
+    recipe._find_file(elsewhere, "configs/pretrain.py:tiny")
+    root = pathlib.Path(recipe.__file__).parents[1]
+    assert here[1:-1] == flags and elsewhere[-2].split("=")[-1] == f"{root}/configs/pretrain.py:base" and len(elsewhere) == len(here)
 
 
 def test_a_run_of_an_earlier_version_is_refused_in_one_line():

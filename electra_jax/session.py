@@ -138,7 +138,7 @@ def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run
     with run_clock.section("init"):
         peak = chips.peak_flops(devices.platform.device_kind, recipe.model.dtype)
         measured = None if peak else multihost.count() * clock.measure_matmul_peak(recipe.model.dtype)
-        run_clock.peak_flops_per_sec = peak * devices.mesh.size if peak else measured
+        run_clock.peak_flops_per_sec, run_clock.peak_is_measured = peak * devices.mesh.size if peak else measured, not peak
         restored = checkpoints.restore(parts.abstract_state)
         start_step = restored.step if restored else 0
         if preemption.requested and multihost.count() == 1:  # several agree on a step to stop after, the first at the earliest

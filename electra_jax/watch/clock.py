@@ -83,6 +83,7 @@ class Clock:
         now: Callable[[], float] = time.monotonic,
     ):
         self.peak_flops_per_sec = peak_flops_per_sec
+        self.peak_is_measured = False  # here, and not of a data sheet: what is achieved may then be more
         self.steps = 0
         self.tokens = 0
         self.lost_steps = 0  # run, then run again because the process died before they were saved
@@ -161,7 +162,10 @@ class Clock:
         ends = self._window[0], self._window[-1]
         secs, steps, tokens, flops = (last - first for first, last in zip(*ends, strict=True))
         secs = max(secs, 1e-9)
-        mfu = flops / secs / self.peak_flops_per_sec if flops and self.peak_flops_per_sec else None
+        achieved = flops / secs
+        if self.peak_is_measured and self.peak_flops_per_sec:
+            self.peak_flops_per_sec = max(self.peak_flops_per_sec, achieved)  # it was measured beside other load
+        mfu = achieved / self.peak_flops_per_sec if flops and self.peak_flops_per_sec else None
         return Rates(steps / secs, tokens / secs, mfu)
 
     def eta_secs(self, steps_left: int) -> float | None:

@@ -82,6 +82,15 @@ def test_rates_count_data_and_steps_and_leave_pauses_and_the_first_step_out(time
     assert summary["clock/tokens"] == 600
 
 
+def test_more_than_a_measured_peak_is_a_higher_peak(time):
+    """The product that measured it ran beside other load. A data sheet's peak stands: more than it would be a wrong count."""
+    for is_measured, mfu in ((True, 1.0), (False, 3.0)):
+        clock = Clock(peak_flops_per_sec=1e9, now=time)
+        clock.peak_is_measured = is_measured
+        run_steps(clock, time, 5)
+        assert clock.rates().mfu == pytest.approx(mfu)
+
+
 def test_rates_follow_the_present_speed(time):
     clock = Clock(now=time)
     run_steps(clock, time, 200, data_secs=0.0, step_secs=1.0)

@@ -5,4 +5,4 @@
 
 DEFECT = 1  # a defect of ours, with its trace
 USER = 2  # a person must mend something: one line says what and how, and nothing is lost
-AGAIN = 42  # run the same command again: stopped and saved, a peer lost, or a hang that the watchdog ended
+AGAIN = 42  # run the same command again: interrupted, stopped and saved, a peer lost, or a hang that the watchdog ended

@@ -118,12 +118,12 @@ def _is_still_there(path: str | os.PathLike, descriptor: int) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, *, wait: bool) -> Iterator[None]:
+def locked(path: str | os.PathLike, *, wait: bool, is_folder: bool = False) -> Iterator[None]:
     """Holds a file, which is made, or a folder, which is there, for this process; the lock ends with it, however it ends.
 
     wait: until no other process holds it. Otherwise raises BlockingIOError where one does.
     """
-    flags = os.O_RDONLY if os.path.isdir(path) else os.O_WRONLY | os.O_CREAT
+    flags = os.O_RDONLY if is_folder else os.O_WRONLY | os.O_CREAT
     while True:
         descriptor = os.open(path, flags, 0o666)
         try:

@@ -135,7 +135,7 @@ class Recipe:
         given, notes = frozenset(given), []
         schedule = parsed["schedule"]
         tenth = (schedule.decay_steps or parsed["train"].steps) // 10
-        if schedule.warmup_steps > tenth and "schedule.warmup_steps" not in given:
+        if schedule.warmup_steps > tenth and "schedule.warmup_steps" not in given and "format" not in values:  # what is stored is decided
             notes.append(f"schedule.warmup_steps={tenth}: a tenth of the run, because the config's {schedule.warmup_steps:,} are more")
             parsed["schedule"] = dataclasses.replace(schedule, warmup_steps=tenth)
         return dataclasses.replace(top, **parsed, given=given, notes=tuple(notes))

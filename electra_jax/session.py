@@ -20,7 +20,7 @@ from electra_jax.build import Parts
 from electra_jax.cli import Preempted, UserError
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import formats, start
-from electra_jax.parallel import chips, executors, mesh, multihost
+from electra_jax.parallel import chips, executors, mesh, multihost, process
 from electra_jax.parallel.executors import Program
 from electra_jax.recipe import Recipe
 from electra_jax.store import names, workdirs
@@ -34,6 +34,7 @@ from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal
 from electra_jax.watch.telemetry import Silent, Telemetry, format_count, format_secs
 from electra_jax.watch.watchdog import Watchdog
 
+FEW_STEPS = 1_000  # which any run may have, however small its text
 MANY_DAYS, MANY_EPOCHS = 30, 200  # of a run: more are most likely a preset's steps on too little text or too small a machine
 EXPECTED_UTILISATION = 0.5  # of the peak, for the hours that the plan expects; the progress bar shows the measured one
 
@@ -97,6 +98,7 @@ def run(
 
     Raises UserError for what a person must mend, and Preempted after a stop signal, once everything is saved.
     """
+    process.require_devices()
     multihost.agree("config", _sha256(recipe.stored()), "give every process the same command")
     multihost.agree("number of devices", str(jax.local_device_count()), "give every process as many")
     run_clock = clock.Clock()
@@ -131,14 +133,17 @@ def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run
         values, notes = {}, []
         if recipe.init_from and checkpoints.latest_step is None:
             values, notes = multihost.together(lambda: _first_values(work))
+        peak = chips.peak_flops(devices.platform.device_kind, recipe.model.dtype)
+        measured = None if peak else multihost.count() * clock.measure_matmul_peak(recipe.model.dtype)
+        run_clock.peak_flops_per_sec, run_clock.peak_is_measured = peak * devices.mesh.size if peak else measured, not peak
+        if checkpoints.latest_step is None:
+            for line in too_much(work, run_clock.peak_flops_per_sec):
+                multihost.say_once(line)
     multihost.say_once("compiling the step (the first start takes a minute or so)")
     with run_clock.section("compile"):
         programs = parts.programs()
         program = multihost.together(lambda: programs.of(work.first_batch))
     with run_clock.section("init"):
-        peak = chips.peak_flops(devices.platform.device_kind, recipe.model.dtype)
-        measured = None if peak else multihost.count() * clock.measure_matmul_peak(recipe.model.dtype)
-        run_clock.peak_flops_per_sec, run_clock.peak_is_measured = peak * devices.mesh.size if peak else measured, not peak
         restored = checkpoints.restore(parts.abstract_state)
         start_step = restored.step if restored else 0
         if preemption.requested and multihost.count() == 1:  # several agree on a step to stop after, the first at the earliest
@@ -202,7 +207,6 @@ def plan_lines(work: Work, program: Program, run_clock: clock.Clock, start_step:
     where = f"{devices.mesh.size} x {kind} ({axes}; {multihost.count()} process(es); {devices.executor})" if axes else kind
     secs = left * flops / peak / EXPECTED_UTILISATION
     return [
-        *_too_much(work, secs),
         f"plan: {recipe.preset}, {format_count(sum(sizes.values()))} parameters ({objective.encoder} "
         f"{format_count(sizes['embeddings'] + sizes[objective.encoder])} with embeddings{others})",
         f"      {steps:,} steps x {rows} rows x {length} tokens = {format_count(steps * rows * length)} tokens, "
@@ -219,15 +223,17 @@ def plan_lines(work: Work, program: Program, run_clock: clock.Clock, start_step:
     ]
 
 
-def _too_much(work: Work, secs: float) -> list[str]:
-    """Warnings of a run that hardly anybody means."""
-    recipe, days, found = work.recipe, secs / 86400, []
+def too_much(work: Work, peak_flops_per_sec: float) -> list[str]:
+    """A warning of a run that hardly anybody means."""
+    recipe, found = work.recipe, []
+    flops = recipe.train.steps * work.parts.objective.flops(recipe.train.batch_rows, work.first_batch.tokens.shape[1])
+    days = flops / peak_flops_per_sec / EXPECTED_UTILISATION / 86400
     if days > MANY_DAYS:
         fits = max(1, int(recipe.train.steps * MANY_DAYS / days))
         found.append(f"some {days:,.0f} days here: train.steps={fits} would be {MANY_DAYS}; a smaller preset takes less")
-    if work.epochs > MANY_EPOCHS:
-        fits = max(1, int(recipe.train.steps * 40 / work.epochs))
-        found.append(f"{work.epochs:,.0f} epochs, the later of which teach little: train.steps={fits} would be 40, or prepare more text")
+    if work.epochs > MANY_EPOCHS and recipe.train.steps > FEW_STEPS:
+        fits = max(FEW_STEPS, int(recipe.train.steps * 40 / work.epochs))
+        found.append(f"{work.epochs:,.0f} epochs, the later of which teach little: train.steps={fits} is enough, or prepare more text")
     return [f"warning: the run is {'; and '.join(found)}"] if found else []
 
 
@@ -258,11 +264,11 @@ class _Evaluator:
         # Compiled now, a program for each row length: a peer that compiles for half a minute later on would be taken for dead.
         self._programs = {}
         for batch in self._heldout:
-            if executors.shapes(batch) not in self._programs:
-                self._programs[executors.shapes(batch)] = lower(state.params, state.root, *batch).compile(compiler_options=options)
+            if _shapes(batch) not in self._programs:
+                self._programs[_shapes(batch)] = lower(state.params, state.root, *batch).compile(compiler_options=options)
 
     def _step(self, params, root, batch, valid_B):
-        return self._programs[executors.shapes((batch, valid_B))](params, root, batch, valid_B)
+        return self._programs[_shapes((batch, valid_B))](params, root, batch, valid_B)
 
     def __call__(self, state: TrainState, at_step: int) -> dict[str, float]:
         view = self._work.parts.objective.view
@@ -281,6 +287,11 @@ class _Evaluator:
         outputs = jax.device_get(self._step(state.params, state.root, *self._heldout[0])[1].outputs)
         rows, outputs = (jax.tree.map(lambda x: x[valid_B], tree) for tree in (batch, outputs))
         return self._work.parts.objective.view.examples(rows, outputs, self._work.tokenizer.pieces)
+
+
+def _shapes(batch: Any) -> tuple:
+    """What of a held-out batch decides its program."""
+    return tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(batch))
 
 
 def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, opened: Opened) -> Result:

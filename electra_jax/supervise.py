@@ -257,7 +257,7 @@ class Wrapper:
         return understand(returncode, stderr.lines(), stderr.hosts)
 
     def _on_signal(self, number: int, frame) -> None:
-        self._pending.append(signal.SIGTERM if number == signal.SIGHUP else number)  # the command knows no SIGHUP
+        self._pending.append(signal.SIGTERM if number == signal.SIGHUP else number)  # one that is still starting dies of SIGHUP
         self._stop = True
         self._pass_on()
 

@@ -47,7 +47,6 @@ def main(_):
         heartbeat_secs=HEARTBEAT_SECS.value,
         start_secs=START_SECS.value,
     ):
-        process.require_devices()
         result = pretrain(Recipe.parse(CONFIG.value, Recipe.flags_of(sys.argv)), WORKDIR.value, SCRATCH.value)
         if multihost.is_lead():
             print(f"done: {result.steps:,} steps; {result.report} shows the curves")

@@ -5,10 +5,12 @@ import json
 import subprocess
 import sys
 import time
+import types
 
+import numpy as np
 import pytest
 
-from electra_jax import objectives
+from electra_jax import objectives, session
 from electra_jax.cli import UserError
 from electra_jax.data.config import DataConfig
 from electra_jax.interop import formats
@@ -99,3 +101,18 @@ def test_labels_are_dealt_out_over_devices(cache, tmp_path):
     done = run(tmp_path / "run", cache, devices=4)
     assert done.returncode == 0 and "data=4" in done.stderr, done.stderr
     assert next(line for line in reversed(runs.learned(tmp_path / "run")) if "eval/f1" in line)["eval/accuracy"] > 0.8
+
+
+def test_a_run_that_hardly_anybody_means_is_warned_of():
+    """One novel and the published small preset: 268 days were found out by waiting."""
+
+    def warned(steps: int, epochs: float) -> list[str]:
+        recipe = types.SimpleNamespace(train=types.SimpleNamespace(steps=steps, batch_rows=128))
+        objective = types.SimpleNamespace(flops=lambda rows, length: 1e12)
+        batch = types.SimpleNamespace(tokens=np.zeros((128, 128)))
+        work = types.SimpleNamespace(recipe=recipe, parts=types.SimpleNamespace(objective=objective), first_batch=batch, epochs=epochs)
+        return session.too_much(work, 1e11)
+
+    assert warned(1_000, 500.0) == [] and warned(100_000, 40.0) == []
+    (line,) = warned(1_000_000, 10_000.0)
+    assert "some 231 days here: train.steps=129599 would be 30" in line and "10,000 epochs" in line and "train.steps=4000 is enough" in line

@@ -97,7 +97,12 @@ def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
     training |= {name: _name(training[name]) for name in ("converted from",) if name in training}
     lines += _table({name: value for name, value in training.items() if value is not None})
     if about.get("metrics"):
-        lines += ["", "Held out, at the last evaluation:", "", *_table({k: f"{v:.4g}" for k, v in sorted(about["metrics"].items())})]
+        lines += [
+            "",
+            "Held out, at the last evaluation:",
+            "",
+            *_table({k: f"{v:.4g}" for k, v in sorted(about["metrics"].items()) if k != "eval/rows"}),
+        ]
     if about.get("data"):
         lines += ["", "Data, as prepared:", "", "```json", json.dumps(_without_places(about["data"]), indent=1, sort_keys=True), "```"]
     if "train" in run:  # a run, and not a model from elsewhere

@@ -32,6 +32,8 @@ def opened(folder: pathlib.Path, name: str | None = None) -> Iterator[tuple[Shap
     with contextlib.ExitStack() as stack:
         for path in [folder / name] if name else _parts(folder):
             try:
+                if path.exists() and not path.is_file():
+                    raise OSError("it is no ordinary file")
                 file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
                 for key in file.keys():
                     home[key], shapes[key] = file, tuple(file.get_slice(key).get_shape())

@@ -181,8 +181,9 @@ def values(name: str, entry: Entry) -> np.ndarray:
 def _explained(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename or path}: no such file: a TF1 checkpoint is PREFIX.index with its PREFIX.data-*") from None
+    except OSError as error:
+        words = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise UserError(f"{error.filename or path}: {words}: a TF1 checkpoint is PREFIX.index with its PREFIX.data-*") from None
     except (_Bad, UnicodeDecodeError, struct.error, TypeError, OverflowError) as error:  # fields of another kind than they should be
         raise UserError(f"{path}: no whole TF1 checkpoint ({error}): copy its files anew") from None
 

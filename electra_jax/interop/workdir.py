@@ -15,6 +15,7 @@ import numpy as np
 from electra_jax import gcs
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
+from electra_jax.files import read_ordinary
 from electra_jax.interop import names
 from electra_jax.interop.model import NETWORKS, Model, Slots, check_arrays, check_vocabulary
 from electra_jax.models import heads
@@ -122,7 +123,7 @@ class _Files:
         try:
             if gcs.is_remote(self._workdir):
                 return gcs.read(f"{self._workdir}/{name}")
-            return (pathlib.Path(self._workdir) / name).read_bytes()
+            return read_ordinary(pathlib.Path(self._workdir) / name)
         except FileNotFoundError:
             return None
 
@@ -130,7 +131,7 @@ class _Files:
         """The last held-out figures up to `step`."""
         last: dict[str, float] = {}
         for line in (self._read(METRICS) or b"").splitlines():
-            values = parse_line(line)
+            values = parse_line(line) or _before_checks(line)
             if values and values["step"] <= step and (held := {k: v for k, v in values.items() if k.startswith("eval/")}):
                 last = held
         return last
@@ -143,6 +144,15 @@ class _Files:
             for name, data in found.items():
                 (pathlib.Path(folder) / name).write_bytes(data)
             return tokenizers.load(folder)
+
+
+def _before_checks(line: bytes) -> dict[str, Any] | None:
+    """A line of a metrics.jsonl that was written before lines had a check."""
+    try:
+        values = json.loads(line)
+        return None if "crc32" in values else {"step": int(values["step"])} | {k: float(v) for k, v in values.items() if k != "step"}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def write(folder: pathlib.Path, model: Model) -> None:

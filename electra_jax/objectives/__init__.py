@@ -1,6 +1,7 @@
 """Training objectives, a file each, every one an `electra_jax.types.Objective`; `config.objective.name` chooses.
 
-A file has `make(model, masking, config, vocabulary, slots_multiple) -> Objective`. To add one: the file, and its line below.
+A file has `NETWORKS`, the names of its networks, and `make(model, masking, config, vocabulary, slots_multiple) -> Objective`. To add one:
+the file, and its line below.
 """
 
 OBJECTIVES = {

@@ -58,8 +58,9 @@ class PreemptionSignal:
 def _let_go_of_the_terminal() -> None:
     """Where it is gone, each print would raise, and the save would not be reached: what is said from now on goes nowhere."""
     for descriptor in (1, 2):
-        if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        with contextlib.suppress(OSError):  # it may be closed already
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 class NonFinitePolicy:

@@ -105,3 +105,12 @@ def test_a_mixture_of_other_held_out_shares_is_refused(config, rows, tmp_path):
     records.save_manifest(tmp_path / "other", manifest)
     with pytest.raises(UserError, match="0.1 of the documents in .* and 0.5 in .*/other are held out: .*--heldout"):
         open_rows(dataclasses.replace(config, path=f"{rows},{tmp_path}/other"), **MODEL, scratch=tmp_path)
+
+
+def test_a_mixture_of_two_split_rules_is_refused(config, rows, tmp_path):
+    shutil.copytree(rows, tmp_path / "older")
+    manifest = records.load_manifest(rows)
+    manifest["options"] = {name: value for name, value in manifest["options"].items() if name != "split_rule"}
+    records.save_manifest(tmp_path / "older", manifest)
+    with pytest.raises(UserError, match="hold out documents by two versions' rules: prepare the older one again"):
+        open_rows(dataclasses.replace(config, path=f"{rows},{tmp_path}/older"), **MODEL, scratch=tmp_path)

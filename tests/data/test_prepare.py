@@ -444,7 +444,11 @@ def test_summary(text, pieces, tmp_path):
     assert not any("note" in line for line in lines) and any("--packing=pairs" in line for line in lines)
     manifest["splits"]["train"]["documents"] = 100_000
     (note,) = (line for line in prepare.summary(manifest, "o") if "note" in line)
+    assert note.endswith("leave them between chapters alone")  # of one file none could be held out
+    manifest["corpus"]["sources"] = 200
+    (note,) = (line for line in prepare.summary(manifest, "o") if "note" in line)
     assert note.endswith("--documents=file keeps each .txt whole")
+    manifest["corpus"]["sources"] = 1
     manifest["splits"]["train"]["documents"] = 10
     manifest["splits"]["train"]["dropped_tokens"] = manifest["splits"]["train"]["tokens"]
     assert any("note: 50% of the training tokens were dropped; --packing=dense" in line for line in prepare.summary(manifest, "o"))
@@ -455,7 +459,7 @@ def test_summary(text, pieces, tmp_path):
     [
         ("", 2, 150_000, "tiny", 1_465, "2 CPU cores and 0.1 M tokens; 1,465 steps are 40 epochs, about 5 min"),  # a novel
         ("", 2, 20_000, "tiny", 1_000, "1,000 steps (fewer teach it little) are 204 epochs"),
-        ("", 2, 500_000_000, "tiny", 17_578, "17,578 steps (what an hour allows here) are 0.144 epochs, about 60 min"),
+        ("", 2, 500_000_000, "tiny", 17_578, "17,578 steps (what an hour allows here) are 0.14 epochs, about 60 min"),
         ("GPU", 16, 5_000_000, "tiny", 48_828, "tiny because of GPU and 5.0 M tokens"),
         ("GPU", 16, 100_000_000, "small", 244_140, "small because of GPU"),
         ("TPU", 16, 3 * 10**9, "base", 766_000, "as published"),
@@ -472,6 +476,17 @@ def test_what_is_advised_fits_text_and_machine(monkeypatch, device, cores, token
 def test_a_vocabulary_follows_from_the_amount_of_text():
     sizes = [vocabulary.default_vocab_size(megabytes * 10**6) for megabytes in (1, 20, 60, 1000)]
     assert sizes == [4_096, 8_192, 16_384, 30_522]
+
+
+def test_a_text_of_many_characters_gets_the_pieces_that_they_need(tmp_path):
+    """4,096 pieces, which so little text is given, have no room for 3,000 ideographs."""
+    rng = random.Random(0)
+    documents = ("".join(chr(0x4E00 + rng.randrange(3000)) for _ in range(400)) for _ in range(60))
+    (tmp_path / "zh.txt").write_text("\n\n".join(documents))
+    manifest = make(tmp_path / "o", tmp_path / "zh.txt", heldout=0.2)
+    assert 2_900 < manifest["tokenizer"]["vocab_size"] <= 30_522
+    with pytest.raises(UserError, match="4096 pieces is too small"):
+        make(tmp_path / "given", tmp_path / "zh.txt", heldout=0.2, vocab_size=4096)
 
 
 def _saved(folder):

@@ -1,6 +1,7 @@
 """What to train on the rows that were just prepared: the preset, its steps, and why. No jax: the devices are seen by their files."""
 
 import glob
+import importlib.util
 import os
 import shlex
 
@@ -8,17 +9,21 @@ from electra_jax.data.prepare.workers import available_cores
 
 EPOCHS = 40  # beyond, more steps on the same text teach little
 FEWEST_STEPS = 1_000  # below, the tiny preset has learned little more than word frequencies
-TINY_TOKENS_PER_CORE_SEC = 10_000  # of the tiny preset, padding counted (docs/speed.md)
+TINY_TOKENS_PER_CORE_SEC = 10_000  # of the tiny preset with a small vocabulary; measured: 8,000 to 12,000
 CPU_SECS = 3600.0  # a first run is to end within an hour
 # preset: rows a step, the published steps, and from how many tokens on an accelerator is it worth its parameters
 PRESETS = {"base": (256, 766_000, 2_000_000_000), "small": (128, 1_000_000, 50_000_000), "tiny": (32, 100_000, 0)}
 
 
 def accelerator() -> str:
-    """GPU, TPU or "", by what lies in /dev."""
-    if os.path.exists("/dev/nvidia0"):
+    """GPU, TPU or "": where a device lies in /dev, and what jax needs to use it is installed."""
+
+    def has(*modules: str) -> bool:
+        return any(importlib.util.find_spec(module) for module in modules)
+
+    if os.path.exists("/dev/nvidia0") and has("jax_cuda12_plugin", "jax_cuda13_plugin"):
         return "GPU"
-    return "TPU" if glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*") else ""
+    return "TPU" if (glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")) and has("libtpu") else ""
 
 
 def command(rows: int, tokens: int, length: int, output: str) -> list[str]:
@@ -40,8 +45,12 @@ def command(rows: int, tokens: int, length: int, output: str) -> list[str]:
     if length > 512 and preset != "tiny":
         flags += f" --config.model.max_length={length}"
     return [
-        f"next, {preset} because of {machine} and {tokens / 1e6:,.1f} M tokens; {steps:,} steps{limit} are {steps * batch / rows:,.3g} "
+        f"next, {preset} because of {machine} and {tokens / 1e6:,.1f} M tokens; {steps:,} steps{limit} are {_number(steps * batch / rows)} "
         f"epochs{time}:",
         f"  python launch/pretrain.py --config=configs/pretrain.py:{preset} --workdir=runs/{preset} "
         f"--config.data.path={shlex.quote(output)}{flags}",
     ]
+
+
+def _number(epochs: float) -> str:
+    return f"{epochs:,.0f}" if epochs >= 10 else f"{epochs:.2g}"

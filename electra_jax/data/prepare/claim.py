@@ -13,6 +13,7 @@ from pathlib import Path
 from electra_jax.cli import UserError
 from electra_jax.data import tokenizers
 from electra_jax.data.prepare.options import PrepareOptions
+from electra_jax.data.prepare.split import RULE
 from electra_jax.data.readers import scheme_of
 from electra_jax.data.readers.corpus import Corpus
 from electra_jax.data.rows import records
@@ -38,7 +39,7 @@ def claimed(output: Path, options: PrepareOptions, corpus: Corpus, given: tokeni
     new = make_folder(output)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(output, wait=False))
+            stack.enter_context(locked(output, wait=False, is_folder=True))
         except BlockingIOError:
             raise UserError(f"{output}: another process is preparing rows there: wait for it, or choose another --output") from None
         finished = (output / records.MANIFEST).exists()
@@ -72,7 +73,7 @@ def _mark(options: PrepareOptions, corpus: Corpus, given: tokenizers.Tokenizer |
     chosen = {name: value for name, value in dataclasses.asdict(options).items() if name != "output"}
     chosen["inputs"] = [item if scheme_of(item) else os.path.abspath(item) for item in options.inputs]
     chosen["tokenizer"] = given.sha256 if given else options.tokenizer
-    chosen["format"] = records.FORMAT
+    chosen |= {"format": records.FORMAT, "split_rule": RULE}
     return {"options": chosen, "sources": len(corpus.sources), "sources_sha256": digest.hexdigest()}
 
 

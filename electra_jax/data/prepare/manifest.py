@@ -9,6 +9,7 @@ import numpy as np
 from electra_jax.data.prepare import advice, stages
 from electra_jax.data.prepare.job import SPLITS, Job
 from electra_jax.data.prepare.options import PrepareOptions
+from electra_jax.data.prepare.split import RULE
 from electra_jax.data.readers.corpus import Corpus
 from electra_jax.data.rows import layouts, records
 from electra_jax.data.tokenizers import Tokenizer
@@ -35,6 +36,7 @@ def finish(job: Job, options: PrepareOptions, corpus: Corpus, tokenizer: Tokeniz
     decides = dataclasses.asdict(options)
     for name in ("inputs", "output", "tokenizer", "vocab_size", "lower_case", "strip_accents", "length", "packing"):
         decides.pop(name)
+    decides["split_rule"] = RULE
     decides |= {"buckets": list(job.buckets), "parts": list(job.parts)}
     ids = ("kind", "sha256", "vocab_size", "pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
     manifest = {
@@ -73,7 +75,7 @@ def remove_torn_files(output: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-MANY_DOCUMENTS, SHORT_TOKENS = 1_000, 60
+MANY_DOCUMENTS, SHORT_TOKENS, MANY_FILES = 1_000, 60, 100  # of so many files some are held out whole
 
 
 def summary(manifest: dict, output: str) -> list[str]:
@@ -95,11 +97,11 @@ def summary(manifest: dict, output: str) -> list[str]:
     lines.append(f"  tokenizer: {tokenizer['kind']}, {tokenizer['vocab_size']:,} pieces")
     if manifest["packing"] == "dense":
         lines.append("  packing: dense; for sentence pairs, as of the paper's two segments, --packing=pairs")
-    options, documents = manifest.get("options", {}), parts["train"]["documents"]
-    if options.get("documents") == "auto" and documents >= MANY_DOCUMENTS and kept < SHORT_TOKENS * documents:
+    options, documents, sources = manifest["options"], parts["train"]["documents"], manifest["corpus"]["sources"]
+    if options["documents"] == "auto" and documents >= MANY_DOCUMENTS and kept < SHORT_TOKENS * documents:
+        cure = "--documents=file keeps each .txt whole" if sources >= MANY_FILES else "leave them between chapters alone"
         lines.append(
-            f"  note: a document has {kept / documents:.0f} tokens on average; where blank lines part the paragraphs of one text, "
-            "--documents=file keeps each .txt whole"
+            f"  note: a document has {kept / documents:.0f} tokens on average; where blank lines part the paragraphs of one text, {cure}"
         )
     train = parts["train"]
     return [*lines, *advice.command(train["rows"], train["tokens"], manifest["length"], output)]

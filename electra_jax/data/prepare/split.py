@@ -3,6 +3,8 @@
 import hashlib
 import unicodedata
 
+RULE = 2  # 1 hashed a document's bytes as they were
+
 
 def document_hash(text: str) -> bytes:
     """16 bytes: the first 8 decide the split, the others the bucket. Equal for copies of a document that differ in line ends, in white

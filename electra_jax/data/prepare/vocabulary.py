@@ -12,7 +12,9 @@ from electra_jax.data.prepare.totals import empty_split
 from electra_jax.data.prepare.workers import Meter
 from electra_jax.data.readers import is_packed, scheme_of
 from electra_jax.data.readers.corpus import Corpus
+from electra_jax.data.tokenizers.wordpiece_training import AlphabetTooLarge
 
+MOST_PIECES = 30_522  # of BERT's vocabulary
 TEXT_BYTES = 1 << 30  # of the training documents, on which a vocabulary is trained
 
 
@@ -39,13 +41,20 @@ def saved_tokenizer(options: PrepareOptions, corpus: Corpus, given: tokenizers.T
         return tokenizers.load(folder)
     if given is None:
         with Meter("vocabulary", min(text_bytes(corpus), TEXT_BYTES), "B", progress) as meter:
-            given = tokenizers.train(
-                options.tokenizer,
-                _training_texts(options, corpus, meter),
-                options.vocab_size or default_vocab_size(text_bytes(corpus)),
-                lower_case=options.lower_case,
-                strip_accents=options.strip_accents,
-            )
+
+            def trained(vocab_size: int) -> tokenizers.Tokenizer:
+                texts, case = (
+                    _training_texts(options, corpus, meter),
+                    dict(lower_case=options.lower_case, strip_accents=options.strip_accents),
+                )
+                return tokenizers.train(options.tokenizer, texts, vocab_size, **case)
+
+            try:
+                given = trained(options.vocab_size or default_vocab_size(text_bytes(corpus)))
+            except AlphabetTooLarge:  # as of Chinese, whose characters alone are more
+                if options.vocab_size is not None:
+                    raise
+                given = trained(MOST_PIECES)
     given.save(folder)
     return given
 
@@ -69,7 +78,7 @@ def _training_texts(options: PrepareOptions, corpus: Corpus, meter: Meter) -> It
 
 def default_vocab_size(num_bytes: int) -> int:
     """Pieces that so much text can fill: the published 30,522 from 100 MB on, and fewer below, where most would hardly occur."""
-    return next((size for most, size in ((10 << 20, 4_096), (30 << 20, 8_192), (100 << 20, 16_384)) if num_bytes < most), 30_522)
+    return next((size for most, size in ((10 << 20, 4_096), (30 << 20, 8_192), (100 << 20, 16_384)) if num_bytes < most), MOST_PIECES)
 
 
 def text_bytes(corpus: Corpus) -> int:

@@ -124,12 +124,14 @@ def agreeing(directories: Sequence[str], split: str) -> list[records.Split]:
         layout, others = layouts.layout_of(first.manifest), layouts.layout_of(other.manifest)
         if layout != others:
             raise UserError(f"rows of the layout {layout} in {directories[0]}, {others} in {directory}: prepare one of them again")
-        share, others = (each.manifest.get("options", {}).get("heldout") for each in (first, other))
-        if share != others:  # a document is held out by a hash and the share
+        options, others = (each.manifest.get("options", {}) for each in (first, other))
+        if options.get("heldout") != others.get("heldout"):  # a document is held out by a hash and the share
             raise UserError(
-                f"{share} of the documents in {directories[0]} and {others} in {directory} are held out: a document of both may be "
-                "trained on in one of them: prepare one again with the other's --heldout"
+                f"{options.get('heldout')} of the documents in {directories[0]} and {others.get('heldout')} in {directory} are held out: a "
+                "document of both may be trained on in one of them: prepare one again with the other's --heldout"
             )
+        if options.get("split_rule", 1) != others.get("split_rule", 1):
+            raise UserError(f"{directories[0]} and {directory} hold out documents by two versions' rules: prepare the older one again")
         if other.manifest["tokenizer"]["sha256"] != first.manifest["tokenizer"]["sha256"]:
             raise UserError(
                 f"{directories[0]} and {directory} were made with different tokenizers: prepare one with --tokenizer={directories[0]}"

@@ -126,7 +126,7 @@ def load_token_counts(directory) -> np.ndarray:
     """int64 [V]: how often each id stands in the training rows, special ids included. UserError if the file is damaged."""
     manifest, path = load_manifest(directory), Path(directory) / TOKEN_COUNTS
     try:
-        if zlib.crc32(path.read_bytes()) == manifest["token_counts_crc32"]:
+        if zlib.crc32(read_ordinary(path)) == manifest["token_counts_crc32"]:
             return np.load(path)
     except FileNotFoundError:
         raise damaged(path, "it is missing") from None

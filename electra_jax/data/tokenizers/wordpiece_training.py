@@ -14,6 +14,10 @@ MAX_DISTINCT_WORDS = 2_000_000  # counted in training; beyond it the rarest are 
 MIN_ALPHABET_COVERAGE = 0.995
 
 
+class AlphabetTooLarge(UserError):
+    """More pieces are needed."""
+
+
 def train_vocabulary(texts: Iterable[str], vocab_size: int, lower_case: bool, strip_accents: bool) -> list[str]:
     """Trains a vocabulary of at most `vocab_size` pieces: fewer where no pair of pieces occurs twice any more.
 
@@ -80,7 +84,7 @@ def _alphabet(words: Counter, vocab_size: int) -> tuple[list[str], set[str]]:
         covered += total[character]
     share = sum(total[character] for character in kept) / total.total()
     if share < MIN_ALPHABET_COVERAGE:
-        raise UserError(
+        raise AlphabetTooLarge(
             f"a vocabulary of {vocab_size} pieces is too small for this text's alphabet: it would cover {share:.1%} of the "
             f"characters; ask for at least {2 * needed + len(SPECIALS)}"
         )

@@ -15,7 +15,9 @@
 The published presets keep the published values exactly (learned positions, AdamW): right for a million steps, but they do not leave the
 level of word frequencies within the first thousands. `tiny` is a preset of ours for minutes and laptops: rotary positions let
 attention find the word before from the first step, and Muon on the layers' matrices makes the discriminator learn. On the King James
-Bible (vocabulary 4,096, 1,000 steps) it reaches a held-out MLM loss 2.1 nats under the unigram entropy and an RTD AUC of about .70.
+Bible (vocabulary 4,096, 1,000 steps) it reaches a held-out MLM loss 2.1 nats under the unigram entropy and an RTD AUC of about .71, and
+what it learned is worth something: fine-tuned on CoNLL-2000 chunking (2,000 sentences, 5 epochs, rate 3e-3) three seeds end at accuracies
+of .903 to .907, random weights at .889 to .896, and runs without Muon's weight decay at .886 to .893.
 
 Variants: `faithful` keeps the published code's three known defects of pretraining (positions drawn with replacement, no bias
 correction, warm-up times decay), which are mended by default. `flash` sets attention dropout to 0, a named deviation that

@@ -61,7 +61,8 @@ def _encode(params: Params, config: ElectraConfig, network: str, batch: Batch, s
         has = ", ".join(name for name in params if name not in ("embeddings", *heads.TASKS)) or "none"
         raise UserError(f"the model has no network {network!r}: it has {has} (network=... names one)")
     if config.positions != "rotary" and not isinstance(batch.positions, jax.core.Tracer) and np.size(batch.positions):
-        if (last := int(np.max(batch.positions))) >= config.max_length:  # a table that is read past its end gives what stands last in it
+        last = int(np.asarray(batch.positions).max())
+        if last >= config.max_length:  # a table that is read past its end gives what stands last in it
             raise UserError(f"a position of the batch is {last} and the model has {config.max_length}: cut the rows")
     embed = sharding.on_rows(lambda params, batch: layers.Embeddings(config).apply({"params": params}, batch))
     embedded_NxE = embed(params["embeddings"], batch)

@@ -135,5 +135,7 @@ def test_a_position_past_the_table_is_refused(params):
     far = batch.replace(positions=batch.positions + TINY.max_length)
     with pytest.raises(UserError, match=f"the model has {TINY.max_length}: cut the rows"):
         electra.hidden_states(params, TINY, far)
+    constant = jax.tree.map(jnp.asarray, batch)  # device arrays within a jitted function, whose own operations are traced
+    assert np.isfinite(jax.jit(lambda p: electra.hidden_states(p, TINY, constant))(params)).all()
     rotary = dataclasses.replace(TINY, positions="rotary")
     assert np.isfinite(electra.hidden_states(init(rotary), rotary, far)).all()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from electra_jax.objectives.electra_warnings import warnings
+from electra_jax.objectives.electra_warnings import CHANCE_AUC, PLATEAU_SHARE, warnings
 from electra_jax.types import Batch
 from electra_jax.views import Curve, Examples, Panel, Span, View
 
@@ -93,11 +93,11 @@ def headline(metrics: Mapping[str, float]) -> str:
 def verdict(metrics: Mapping[str, float]) -> str:
     loss, entropy = metrics["eval/mlm_loss"], metrics["eval/unigram_entropy"]
     auc, accuracy, majority = metrics["eval/rtd_auc"], metrics["eval/rtd_accuracy"], metrics["eval/majority_accuracy"]
-    if loss < 0.98 * entropy:
+    if loss < PLATEAU_SHARE * entropy:
         fills = f"reads context: it fills a masked token with a loss of {loss:.2f} nats, {entropy - loss:.2f} better than word frequencies"
     else:
         fills = f"knows word frequencies at most: a loss of {loss:.2f} nats beside {entropy:.2f} for them alone"
-    if auc < 0.53:
+    if auc < CHANCE_AUC:
         tells = f"cannot tell replaced tokens from original ones (AUC {auc:.2f}; chance is 0.50)"
     else:
         tells = f"ranks a replaced token above an original one {auc:.0%} of the time (AUC; chance is 50%)"

@@ -18,7 +18,7 @@ DISCRIMINATOR_AT_CHANCE = "discriminator_at_chance"
 # that it cannot see, however long it trains (measured over 1,000 steps: 6.12 to 6.06 beside 6.15); one that
 # reads context was 5% under it after twice its warm-up. Held out, the MLM loss counts just those tokens; with
 # the 15% of chosen tokens that stay visible, the stuck one too would come 10% under it, by copying.
-_PLATEAU_SHARE = 0.98
+PLATEAU_SHARE = 0.98
 
 # The author calls 6% of tokens replaced "quite imbalanced (~94/6)" (electra #49), and trained well with it.
 # Below half of that, 97 in 100 of the discriminator's labels say "original".
@@ -31,7 +31,7 @@ _WEAK_AUC = 0.60
 
 # Discriminators that learned nothing ended at .493 to .518, the weakest that did at .579. On some thousand
 # held-out tokens the AUC of pure chance has a standard deviation of .014.
-_CHANCE_AUC = 0.53
+CHANCE_AUC = 0.53
 # To call no token replaced is no failure in itself: with one in eight replaced, the scores of a small model
 # rank tokens (AUC .60) long before one of them passes a half. A healthy small run has recall 0 up to
 # step 300, .02 at 700 and .04 at 1,000, where its AUC is .66.
@@ -67,7 +67,7 @@ def warnings(metrics: Mapping[str, float], step: int, run: Run) -> Warnings:
 
 def _word_frequencies(metrics: Mapping[str, float], run: Run) -> str | None:
     loss, entropy = metrics.get("mlm_loss"), metrics.get("unigram_entropy")
-    if loss is None or entropy is None or loss < _PLATEAU_SHARE * entropy:
+    if loss is None or entropy is None or loss < PLATEAU_SHARE * entropy:
         return None
     cures = [*([] if run.positions == "rotary" else ["model.positions=rotary"]), *_muon(run), "more steps"]
     return (
@@ -102,7 +102,7 @@ def _discriminator_at_chance(metrics: Mapping[str, float], step: int, run: Run) 
     auc = metrics.get("rtd_auc")
     cures = [*_muon(run), "a lower rate for the discriminator (optimizer.rates)", "larger batches", "more steps"]
     cures = f"Cures: {', '.join(cures)}"
-    if auc is not None and auc < _CHANCE_AUC:
+    if auc is not None and auc < CHANCE_AUC:
         return f"the discriminator is at chance: AUC {auc:.2f} on held-out tokens. {cures}"
     if step < _MAJORITY_STEPS or not {"rtd_accuracy", "majority_accuracy", "rtd_recall"} <= metrics.keys():
         return None

@@ -178,20 +178,20 @@ class Programs:
 
     def known(self, batch) -> Program | None:
         """The program for such a batch, where it is compiled."""
-        return self._programs.get(shapes(batch))
+        return self._programs.get(_shapes(batch))
 
     def of(self, batch) -> Program:
         """The program for such a batch, concrete or abstract, compiled if need be. Raises UserError as `compile_step` does."""
         if (program := self.known(batch)) is None:
             rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((self._num_rows, *x.shape[1:]), x.dtype), batch)
-            program = self._programs[shapes(batch)] = self._compile(abstract_batch=rows)
+            program = self._programs[_shapes(batch)] = self._compile(abstract_batch=rows)
         return program
 
     def __len__(self) -> int:
         return len(self._programs)
 
 
-def shapes(batch) -> tuple:
+def _shapes(batch) -> tuple:
     """What of a batch decides its program: all but the number of rows."""
     leaves, treedef = jax.tree.flatten(batch)
     return treedef, *((x.shape[1:], str(x.dtype)) for x in leaves)

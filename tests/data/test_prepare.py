@@ -16,6 +16,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from configs.pretrain import PUBLISHED, TINY
 from electra_jax.cli import UserError
 from electra_jax.data import prepare, tokenizers
 from electra_jax.data.prepare import PrepareOptions, advice, claim, packing, stages, vocabulary
@@ -471,6 +472,14 @@ def test_what_is_advised_fits_text_and_machine(monkeypatch, device, cores, token
     why, command = advice.command(-(-tokens // 128), tokens, 128, "o")
     assert f"pretrain.py:{preset} " in command and command.endswith(f"--config.train.steps={steps}")
     assert words in why
+
+
+def test_what_is_advised_is_what_the_presets_are():
+    """They are no part of the package, so that their rows and steps are written twice."""
+    for preset in ("small", "base"):
+        rows, steps, _ = advice.PRESETS[preset]
+        assert (rows, steps) == (PUBLISHED[preset]["batch_rows"], PUBLISHED[preset]["steps"])
+    assert advice.PRESETS["tiny"][0] == TINY["train"].batch_rows and advice.FEWEST_STEPS == TINY["train"].steps
 
 
 def test_a_vocabulary_follows_from_the_amount_of_text():

@@ -75,6 +75,7 @@ def test_the_optimizers_memory_on_request_and_the_schedule_anew(name):
     counts = {path: int(x) for path, x in found.items() if path.endswith("count")}
     remembered = {path for path in counts if any(other.startswith(path.removesuffix("count") + "mu") for other in found)}
     assert remembered and {counts[path] for path in remembered} == {17} and {counts[p] for p in counts.keys() - remembered} <= {0}
+    assert int(state.step) == 0  # what the schedule goes by
     assert "the optimizer's memory of 17 updates" in notes[0]
 
 

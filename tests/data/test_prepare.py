@@ -445,7 +445,7 @@ def test_summary(text, pieces, tmp_path):
     assert not any("note" in line for line in lines) and any("--packing=pairs" in line for line in lines)
     manifest["splits"]["train"]["documents"] = 100_000
     (note,) = (line for line in prepare.summary(manifest, "o") if "note" in line)
-    assert note.endswith("leave them between chapters alone")  # of one file none could be held out
+    assert note.endswith("put them between chapters only")  # of one file none could be held out
     manifest["corpus"]["sources"] = 200
     (note,) = (line for line in prepare.summary(manifest, "o") if "note" in line)
     assert note.endswith("--documents=file keeps each .txt whole")
@@ -487,15 +487,16 @@ def test_a_vocabulary_follows_from_the_amount_of_text():
     assert sizes == [4_096, 8_192, 16_384, 30_522]
 
 
-def test_a_text_of_many_characters_gets_the_pieces_that_they_need(tmp_path):
-    """4,096 pieces, which so little text is given, have no room for 3,000 ideographs."""
+@pytest.mark.parametrize("kind, words", [("wordpiece", "4096 pieces is too small"), ("unigram", "cannot train 4096 pieces")])
+def test_a_text_of_many_characters_gets_the_pieces_that_they_need(kind, words, tmp_path):
+    """4,096 pieces, which so little text is given, have no room for 6,000 ideographs."""
     rng = random.Random(0)
-    documents = ("".join(chr(0x4E00 + rng.randrange(3000)) for _ in range(400)) for _ in range(60))
+    documents = ("".join(chr(0x4E00 + rng.randrange(6000)) for _ in range(800)) for _ in range(100))
     (tmp_path / "zh.txt").write_text("\n\n".join(documents))
-    manifest = make(tmp_path / "o", tmp_path / "zh.txt", heldout=0.2)
-    assert 2_900 < manifest["tokenizer"]["vocab_size"] <= 30_522
-    with pytest.raises(UserError, match="4096 pieces is too small"):
-        make(tmp_path / "given", tmp_path / "zh.txt", heldout=0.2, vocab_size=4096)
+    manifest = make(tmp_path / "o", tmp_path / "zh.txt", heldout=0.2, tokenizer=kind)
+    assert 5_900 < manifest["tokenizer"]["vocab_size"] <= 30_522
+    with pytest.raises(UserError, match=words):
+        make(tmp_path / "given", tmp_path / "zh.txt", heldout=0.2, tokenizer=kind, vocab_size=4096)
 
 
 def _saved(folder):

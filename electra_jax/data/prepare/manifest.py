@@ -99,7 +99,7 @@ def summary(manifest: dict, output: str) -> list[str]:
         lines.append("  packing: dense; for sentence pairs, as of the paper's two segments, --packing=pairs")
     options, documents, sources = manifest["options"], parts["train"]["documents"], manifest["corpus"]["sources"]
     if options["documents"] == "auto" and documents >= MANY_DOCUMENTS and kept < SHORT_TOKENS * documents:
-        cure = "--documents=file keeps each .txt whole" if sources >= MANY_FILES else "leave them between chapters alone"
+        cure = "--documents=file keeps each .txt whole" if sources >= MANY_FILES else "put them between chapters only"
         lines.append(
             f"  note: a document has {kept / documents:.0f} tokens on average; where blank lines part the paragraphs of one text, {cure}"
         )

@@ -12,7 +12,6 @@ from electra_jax.data.prepare.totals import empty_split
 from electra_jax.data.prepare.workers import Meter
 from electra_jax.data.readers import is_packed, scheme_of
 from electra_jax.data.readers.corpus import Corpus
-from electra_jax.data.tokenizers.wordpiece_training import AlphabetTooLarge
 
 MOST_PIECES = 30_522  # of BERT's vocabulary
 TEXT_BYTES = 1 << 30  # of the training documents, on which a vocabulary is trained
@@ -41,22 +40,19 @@ def saved_tokenizer(options: PrepareOptions, corpus: Corpus, given: tokenizers.T
         return tokenizers.load(folder)
     if given is None:
         with Meter("vocabulary", min(text_bytes(corpus), TEXT_BYTES), "B", progress) as meter:
-
-            def trained(vocab_size: int) -> tokenizers.Tokenizer:
-                texts, case = (
-                    _training_texts(options, corpus, meter),
-                    dict(lower_case=options.lower_case, strip_accents=options.strip_accents),
-                )
-                return tokenizers.train(options.tokenizer, texts, vocab_size, **case)
-
             try:
-                given = trained(options.vocab_size or default_vocab_size(text_bytes(corpus)))
-            except AlphabetTooLarge:  # as of Chinese, whose characters alone are more
+                given = _trained(options, corpus, meter, options.vocab_size or default_vocab_size(text_bytes(corpus)))
+            except tokenizers.AlphabetTooLarge:  # as of Chinese, whose characters alone are more
                 if options.vocab_size is not None:
                     raise
-                given = trained(MOST_PIECES)
+                given = _trained(options, corpus, meter, MOST_PIECES)
     given.save(folder)
     return given
+
+
+def _trained(options: PrepareOptions, corpus: Corpus, meter: Meter, vocab_size: int) -> tokenizers.Tokenizer:
+    texts = _training_texts(options, corpus, meter)
+    return tokenizers.train(options.tokenizer, texts, vocab_size, lower_case=options.lower_case, strip_accents=options.strip_accents)
 
 
 def _training_texts(options: PrepareOptions, corpus: Corpus, meter: Meter) -> Iterator[str]:
@@ -82,5 +78,5 @@ def default_vocab_size(num_bytes: int) -> int:
 
 
 def text_bytes(corpus: Corpus) -> int:
-    """A guess, for the progress bar: compressed text grows about 3.5 times."""
+    """A guess, for the progress bar and the size of a vocabulary: compressed text grows about 3.5 times."""
     return sum(int(source.num_bytes * (3.5 if not scheme_of(source.path) and is_packed(source.path) else 1)) for source in corpus.sources)

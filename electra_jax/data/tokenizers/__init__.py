@@ -20,13 +20,14 @@ from pathlib import Path
 from types import ModuleType
 
 from electra_jax.cli import UserError
-from electra_jax.data.tokenizers.base import CONFIG, SPECIALS, Tokenizer
+from electra_jax.data.tokenizers.base import CONFIG, SPECIALS, AlphabetTooLarge, Tokenizer
 from electra_jax.data.tokenizers.sentencepiece import SentencePiece, train_sentencepiece
 from electra_jax.data.tokenizers.wordpiece import WordPiece, train_wordpiece
 from electra_jax.files import read_ordinary
 from electra_jax.options import load as load_module
 
 __all__ = [
+    "AlphabetTooLarge",
     "CONFIG",
     "KINDS",
     "SPECIALS",

@@ -9,10 +9,15 @@ from typing import Protocol
 
 import numpy as np
 
+from electra_jax.cli import UserError
 from electra_jax.files import write_whole
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # a trained vocabulary begins with them, in this order
 CONFIG = "tokenizer_config.json"
+
+
+class AlphabetTooLarge(UserError):
+    """The text's characters alone need more pieces than were asked for."""
 
 
 class Tokenizer(Protocol):

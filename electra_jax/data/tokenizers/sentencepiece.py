@@ -12,7 +12,7 @@ import numpy as np
 import sentencepiece
 
 from electra_jax.cli import UserError
-from electra_jax.data.tokenizers.base import SPECIALS, digest, save_files
+from electra_jax.data.tokenizers.base import SPECIALS, AlphabetTooLarge, digest, save_files
 
 FILES = ("spm.model",)
 ENDINGS = {".model": "SentencePiece .model"}
@@ -138,7 +138,8 @@ def _train_model(texts: Iterable[str], vocab_size: int, model_type: str, lower_c
     except RuntimeError as error:
         condition, _, reason = str(error).rpartition("]")  # source.cc(line) [condition] reason
         reason = reason.strip() or condition[condition.find("[") + 1 :]
-        raise UserError(f"SentencePiece cannot train {vocab_size} pieces on this text: {reason} (another vocabulary size may do)") from None
+        kind = AlphabetTooLarge if "required_chars" in reason else UserError
+        raise kind(f"SentencePiece cannot train {vocab_size} pieces on this text: {reason} (another vocabulary size may do)") from None
     return written.getvalue()
 
 

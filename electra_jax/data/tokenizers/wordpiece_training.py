@@ -7,15 +7,11 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from electra_jax.cli import UserError
-from electra_jax.data.tokenizers.base import SPECIALS
+from electra_jax.data.tokenizers.base import SPECIALS, AlphabetTooLarge
 from electra_jax.data.tokenizers.words import MAX_WORD_CHARS, bert_rules, portions
 
 MAX_DISTINCT_WORDS = 2_000_000  # counted in training; beyond it the rarest are forgotten, which bounds the memory
 MIN_ALPHABET_COVERAGE = 0.995
-
-
-class AlphabetTooLarge(UserError):
-    """More pieces are needed."""
 
 
 def train_vocabulary(texts: Iterable[str], vocab_size: int, lower_case: bool, strip_accents: bool) -> list[str]:

@@ -43,9 +43,9 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def read_ordinary(path: str | os.PathLike) -> bytes:
-    """What the file holds. OSError also for a pipe, a socket or a device: reading one may never end."""
+    """What the file holds. OSError as of any read; UserError for a pipe, a socket or a device, because reading one may never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+        raise UserError(f"{path}: it is no ordinary file: give one")
     return pathlib.Path(path).read_bytes()
 
 

@@ -431,7 +431,7 @@ def test_bad_folders_are_named(text, tmp_path):
 def test_what_never_ends_is_not_read(tmp_path):
     """A pipe that nobody writes to, and a device without an end; also where a folder has them."""
     os.mkfifo(tmp_path / "vocab.txt")
-    with pytest.raises(UserError, match="vocab.txt: it is no ordinary file: name a folder"):
+    with pytest.raises(UserError, match="vocab.txt: it is no ordinary file: give one"):
         load(tmp_path / "vocab.txt")
     (tmp_path / "spm.model").symlink_to("/dev/zero")
     with pytest.raises(UserError, match="spm.model: it is no ordinary file"):

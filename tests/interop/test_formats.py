@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import pathlib
 import pydoc
 import re
@@ -433,6 +434,14 @@ def test_a_length_of_any_size_costs_no_memory_before_it_is_compared(tmp_path, le
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 10 << 20
+
+
+def test_a_pipe_in_a_workdir_is_refused_and_not_waited_for(tmp_path):
+    formats.write(tmp_path / "run", model(tokenizer=vocabulary()), "electra_jax")
+    name = tmp_path / "run" / "tokenizer" / "vocab.txt"
+    name.unlink()
+    os.mkfifo(name)
+    refused(tmp_path / "run", "vocab.txt: it is no ordinary file")
 
 
 def test_the_tokenizer_of_another_run_is_refused(tmp_path):

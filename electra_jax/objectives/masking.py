@@ -90,8 +90,8 @@ def _whole_words(batch, noise_BxL, able_BxL, wanted_B, N, vocabulary):
 
     # All words up to the first that does not fit; then, at most WORD_PIECES - 1 times, because that many pieces are left at most, the
     # next that does.
-    refused_B = jnp.argmax(candidate_BxL & (place_1xL >= wanted_B[:, None]), axis=1)  # its last piece; 0: there is none
-    whole_B = ~jnp.any(candidate_BxL & (place_1xL >= wanted_B[:, None]), axis=1)
+    over_BxL = candidate_BxL & (place_1xL >= wanted_B[:, None])
+    refused_B, whole_B = jnp.argmax(over_BxL, axis=1), ~jnp.any(over_BxL, axis=1)  # its last piece; whether there is none
     start_B = jnp.take_along_axis(begin_BxL, refused_B[:, None], axis=1)[:, 0]
     taken_BxL = candidate_BxL & (whole_B[:, None] | (place_1xL < start_B[:, None]))
 

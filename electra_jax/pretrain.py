@@ -41,7 +41,6 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
     recipe = recipe.of_rows(data.stream.length, data.tokenizer.vocab_size).resolve(devices.platform)
     parts = build(recipe, devices, pretraining_objective(recipe, data.vocabulary, devices))
     stream, train = data.stream, recipe.train
-    epochs = train.steps * train.batch_rows / stream.num_rows
     return Work(
         recipe=recipe,
         parts=parts,
@@ -52,6 +51,5 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
         reference={name: value for name, value in data.reference.items() if name in parts.objective.view.shown},
         identity=data.identity,
         about=data.summaries,
-        rows_in_words=f"{epochs:.2f} epochs over {stream.num_rows:,} rows",
-        epochs=epochs,
+        num_rows=stream.num_rows,
     )

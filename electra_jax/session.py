@@ -18,6 +18,7 @@ import numpy as np
 from electra_jax import gcs, resume
 from electra_jax.build import Parts
 from electra_jax.cli import Preempted, UserError
+from electra_jax.data.config import ENOUGH_EPOCHS, FEWEST_STEPS
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import formats, start
 from electra_jax.parallel import chips, executors, mesh, multihost, process
@@ -34,7 +35,6 @@ from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal
 from electra_jax.watch.telemetry import Silent, Telemetry, format_count, format_secs
 from electra_jax.watch.watchdog import Watchdog
 
-FEW_STEPS = 1_000  # which any run may have, however small its text
 MANY_DAYS, MANY_EPOCHS = 30, 200  # of a run: more are most likely a preset's steps on too little text or too small a machine
 EXPECTED_UTILISATION = 0.5  # of the peak, for the hours that the plan expects; the progress bar shows the measured one
 
@@ -48,7 +48,7 @@ class Work(NamedTuple):
     reference: metrics that no step changes, shown beside an evaluation's: what a naive guess would reach.
     identity: which data and tokenizer, by their hashes: a resume with others is refused.
     about: JSON values that tell a person of the data; kept in checkpoints.
-    rows_in_words: how many epochs over how many rows the run is, for the plan that is printed.
+    num_rows: that an epoch has.
     """
 
     recipe: Recipe
@@ -60,8 +60,7 @@ class Work(NamedTuple):
     reference: Mapping[str, float]
     identity: Mapping[str, Any]
     about: Any
-    rows_in_words: str
-    epochs: float = 0.0  # the same number, to warn of a run that sees its rows too often
+    num_rows: int
 
 
 class Result(NamedTuple):
@@ -210,7 +209,7 @@ def plan_lines(work: Work, program: Program, run_clock: clock.Clock, start_step:
         f"plan: {recipe.preset}, {format_count(sum(sizes.values()))} parameters ({objective.encoder} "
         f"{format_count(sizes['embeddings'] + sizes[objective.encoder])} with embeddings{others})",
         f"      {steps:,} steps x {rows} rows x {length} tokens = {format_count(steps * rows * length)} tokens, "
-        f"{work.rows_in_words}; {flops:.2e} FLOPs",
+        f"{steps * rows / work.num_rows:.2f} epochs over {work.num_rows:,} rows; {flops:.2e} FLOPs",
         f"      {where}, {recipe.model.dtype}, peak {peak / 1e12:.2f} TFLOP/s: about "
         f"{format_secs(secs)} at {EXPECTED_UTILISATION:.0%} of it; "
         f"{program.peak_bytes / 2**30:.2f} GiB a step; compiled in {program.compile_secs:.0f}s",
@@ -228,12 +227,13 @@ def too_much(work: Work, peak_flops_per_sec: float) -> list[str]:
     recipe, found = work.recipe, []
     flops = recipe.train.steps * work.parts.objective.flops(recipe.train.batch_rows, work.first_batch.tokens.shape[1])
     days = flops / peak_flops_per_sec / EXPECTED_UTILISATION / 86400
+    epochs = recipe.train.steps * recipe.train.batch_rows / work.num_rows
     if days > MANY_DAYS:
         fits = max(1, int(recipe.train.steps * MANY_DAYS / days))
         found.append(f"some {days:,.0f} days here: train.steps={fits} would be {MANY_DAYS}; a smaller preset takes less")
-    if work.epochs > MANY_EPOCHS and recipe.train.steps > FEW_STEPS:
-        fits = max(FEW_STEPS, int(recipe.train.steps * 40 / work.epochs))
-        found.append(f"{work.epochs:,.0f} epochs, the later of which teach little: train.steps={fits} is enough, or prepare more text")
+    if epochs > MANY_EPOCHS and recipe.train.steps > FEWEST_STEPS:
+        fits = max(FEWEST_STEPS, int(recipe.train.steps * ENOUGH_EPOCHS / epochs))
+        found.append(f"{epochs:,.0f} epochs, the later of which teach little: train.steps={fits} is enough, or prepare more text")
     return [f"warning: the run is {'; and '.join(found)}"] if found else []
 
 

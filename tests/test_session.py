@@ -106,13 +106,13 @@ def test_labels_are_dealt_out_over_devices(cache, tmp_path):
 def test_a_run_that_hardly_anybody_means_is_warned_of():
     """One novel and the published small preset: 268 days were found out by waiting."""
 
-    def warned(steps: int, epochs: float) -> list[str]:
+    def warned(steps: int, num_rows: int) -> list[str]:
         recipe = types.SimpleNamespace(train=types.SimpleNamespace(steps=steps, batch_rows=128))
         objective = types.SimpleNamespace(flops=lambda rows, length: 1e12)
         batch = types.SimpleNamespace(tokens=np.zeros((128, 128)))
-        work = types.SimpleNamespace(recipe=recipe, parts=types.SimpleNamespace(objective=objective), first_batch=batch, epochs=epochs)
+        work = types.SimpleNamespace(recipe=recipe, parts=types.SimpleNamespace(objective=objective), first_batch=batch, num_rows=num_rows)
         return session.too_much(work, 1e11)
 
-    assert warned(1_000, 500.0) == [] and warned(100_000, 40.0) == []
-    (line,) = warned(1_000_000, 10_000.0)
+    assert warned(1_000, 256) == [] and warned(100_000, 320_000) == []
+    (line,) = warned(1_000_000, 12_800)
     assert "some 231 days here: train.steps=129599 would be 30" in line and "10,000 epochs" in line and "train.steps=4000 is enough" in line

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from electra_jax.cli import UserError
 from electra_jax.options import option
 
+# What prepare.py advises, and what pretraining warns by.
+ENOUGH_EPOCHS = 40  # beyond, more steps on the same text teach little
+FEWEST_STEPS = 1_000  # below, the tiny preset has learned little more than word frequencies
+
 
 @dataclass(frozen=True)
 class DataConfig:

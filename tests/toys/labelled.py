@@ -111,7 +111,7 @@ def open_work(recipe: Recipe, scratch) -> session.Work:
         reference={"eval/chance": 0.5},
         identity={"data": "toy"},
         about="a toy",
-        rows_in_words="rows of two lengths",
+        num_rows=10**6,
     )
 
 

@@ -5,10 +5,9 @@ import importlib.util
 import os
 import shlex
 
+from electra_jax.data.config import ENOUGH_EPOCHS, FEWEST_STEPS
 from electra_jax.data.prepare.workers import available_cores
 
-EPOCHS = 40  # beyond, more steps on the same text teach little
-FEWEST_STEPS = 1_000  # below, the tiny preset has learned little more than word frequencies
 TINY_TOKENS_PER_CORE_SEC = 10_000  # of the tiny preset with a small vocabulary; measured: 8,000 to 12,000
 CPU_SECS = 3600.0  # a first run is to end within an hour
 # preset: rows a step, the published steps, and from how many tokens on an accelerator is it worth its parameters
@@ -31,7 +30,7 @@ def command(rows: int, tokens: int, length: int, output: str) -> list[str]:
     found, cores = accelerator(), available_cores()
     preset = next(name for name, (_, _, least) in PRESETS.items() if name == "tiny" or (found and tokens >= least))
     batch, most, _ = PRESETS[preset]
-    steps, limit = max(FEWEST_STEPS, EPOCHS * rows // batch), ""
+    steps, limit = max(FEWEST_STEPS, ENOUGH_EPOCHS * rows // batch), ""
     if not found:
         per_step_secs = batch * length / (TINY_TOKENS_PER_CORE_SEC * cores)
         most = min(most, max(FEWEST_STEPS, int(CPU_SECS / per_step_secs)))

@@ -112,14 +112,14 @@ class DensePacker:
     def add(self, lines: Iterable[np.ndarray]) -> list[Row]:
         """The rows that one more document completed."""
         step, lines = self.length - 2, iter(lines)
-        rows, left = [], np.empty(0, np.int32)
+        rows, left = [], []  # left: at most one array, the tokens that fill no piece yet
         while some := list(itertools.islice(lines, self.LINES_AT_ONCE)):
-            tokens = np.concatenate([left, *some])
+            tokens = np.concatenate(left + some)
             whole = len(tokens) // step * step
             for start in range(0, whole, step):
                 rows += self._place(tokens[start : start + step])
-            left = tokens[whole:]
-        return rows + self._place(left) if len(left) else rows
+            left = [tokens[whole:]] if whole < len(tokens) else []
+        return rows + self._place(left[0]) if left else rows
 
     def flush(self) -> list[Row]:
         """The rows that are still open, the older first."""

@@ -126,7 +126,8 @@ def _at_slots(
         return jax.tree.map(lambda y: y.reshape(*x_BxKxH.shape[:2], *y.shape[1:]), out)
 
     head_params = {"head": _head_of(params, network), "word": params["embeddings"]["word"]}
-    return sharding.rows(sharding.on_rows(head, config.dtype)(head_params, x_BxKxH, *more_BxK))
+    # The words travel as they are stored, as they do for the embedding: cast before, their gradient would be rounded on its way back.
+    return sharding.rows(sharding.on_rows(head)(head_params, x_BxKxH, *more_BxK))
 
 
 def discriminator_apply(

@@ -3,10 +3,13 @@
 import math
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from electra_jax import rng
 from electra_jax.build import abstract_batch, make_init
+from electra_jax.models import electra
 from electra_jax.offline import hlo
 from electra_jax.parallel import executors, mesh
 from electra_jax.train import optimizer, step
@@ -56,3 +59,18 @@ def test_fsdp_gathers_and_scatters_and_never_sums_a_whole_matrix(data, fsdp):
     assert whole <= max(layers) // fsdp  # one device's part, or a bias
     batch = 32 // MICRO_BATCHES * tiny.LENGTH * MODEL.hidden_size
     assert max(c.elements for c in found) <= max(max(layers), batch // 8)  # no activation of other rows
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_the_gradient_of_the_words_is_not_rounded_to_bfloat16_on_its_way(fsdp):
+    params = tiny.objective(MODEL).init(rng.root_key(0))
+    batch = tiny.batch(8)
+    batch = batch.replace(tokens=batch.tokens % 7)  # the other words have a gradient through the head alone
+    slots_BxK = np.arange(4) + np.zeros((8, 1), np.int32)
+
+    def loss(params):
+        return electra.generator_nll(params, MODEL, batch, slots_BxK, slots_BxK)[0].mean()
+
+    with jax.set_mesh(mesh.make_mesh(1, 1, fsdp, jax.devices()[:fsdp])):
+        word_VxE = jax.jit(jax.grad(loss))(params)["embeddings"]["word"][7:]
+    assert np.mean(word_VxE == word_VxE.astype(jnp.bfloat16)) < 0.05  # all, where it is rounded

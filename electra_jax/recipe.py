@@ -143,6 +143,8 @@ class Recipe:
     def of_rows(self, length: int, vocab_size: int) -> Self:
         """With the length and the vocabulary of the rows that the run trains on, where the config says others."""
         data, model = dataclasses.replace(self.data, length=length), dataclasses.replace(self.model, vocab_size=vocab_size)
+        if model.positions == "rotary":  # no table ends there; the model is used and exported for as long texts as it was trained on
+            model = dataclasses.replace(model, max_length=max(model.max_length, length))
         if (data, model) == (self.data, self.model):
             return self
         before = f"{self.data.length} and {self.model.vocab_size:,}"

@@ -41,7 +41,10 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str
             "hang_secs, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
         )
         changes = "; ".join(changed[:_LISTED]) + ("; ..." if len(changed) > _LISTED else "")
-        raise UserError(f"{where} holds another run ({changes}): take these back, or start in another --workdir. A resume may change {may}")
+        raise UserError(
+            f"{where} holds another run ({changes}): take these back, or train in another --workdir, from this run's model if you like "
+            f"(--config.init_from={where}). A resume may change {may}"
+        )
 
 
 def warnings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -49,7 +52,7 @@ def warnings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = before["eval"]["max_rows"], now["eval"]["max_rows"]
     if old == new:
         return []
-    return [f"warning: eval.max_rows was {old} and is {new}: held-out figures from here on are of other rows than those before"]
+    return [f"warning: eval.max_rows was {old} and is {new}: unless there are fewer rows, held-out figures are of others from here on"]
 
 
 def _in_words(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -307,7 +307,7 @@ def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, op
             place.path / names.REPORT,
             metrics=place.path / names.METRICS,
             title=f"{recipe.preset} in {place.name.rsplit('/', 1)[-1]}",
-            verdict=objective.view.verdict(evaluate.metrics) if evaluate.metrics else "",
+            verdict=objective.view.verdict(evaluate.metrics) if evaluate.metrics else "This command has not evaluated yet.",
             summary={"preset": recipe.preset, "steps": train.steps, **shown},
             panels=objective.view.panels,
             examples=examples,

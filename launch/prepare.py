@@ -29,7 +29,7 @@ LOWER_CASE = flags.DEFINE_bool("lower_case", None, "Lower the text; unless given
 STRIP_ACCENTS = flags.DEFINE_bool("strip_accents", None, "Drop accents (WordPiece); unless given, as --lower_case.")
 LENGTH = flags.DEFINE_integer("length", 128, "Tokens a row.")
 PACKING = flags.DEFINE_string("packing", "dense", "dense: rows filled with documents; pairs: the paper's two-segment examples.")
-HELDOUT = flags.DEFINE_float("heldout", 0.01, "The fraction of documents to hold out for evaluation.")
+HELDOUT = flags.DEFINE_float("heldout", None, "The share of documents to hold out; unless given, 0.01, and up to 0.1 below 20 MB of text.")
 DOCUMENTS = flags.DEFINE_enum("documents", "auto", ["auto", "blank_lines", "file"], "What ends a document of .txt; auto: blank lines.")
 TEXT_FIELD = flags.DEFINE_string("text_field", "text", "The field of .jsonl, column of .parquet or TFDS feature with the text.")
 MAX_DOCUMENT_MIB = flags.DEFINE_integer("max_document_mib", 256, "A longer document is an error; it must fit in memory.", lower_bound=1)

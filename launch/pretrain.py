@@ -49,7 +49,8 @@ def main(_):
     ):
         result = pretrain(Recipe.parse(CONFIG.value, Recipe.flags_of(sys.argv)), WORKDIR.value, SCRATCH.value)
         if multihost.is_lead():
-            print(f"done: {result.steps:,} steps; {result.report} shows the curves")
+            print(f"done: {result.steps:,} steps; {result.report} shows the curves. To use it (README, 'Models that are there already'):")
+            print(f"  python launch/convert.py --from={WORKDIR.value} --to=exported     # for transformers; here: electra_jax.load")
 
 
 if __name__ == "__main__":

@@ -168,6 +168,8 @@ def test_length_and_vocabulary_follow_the_rows():
     assert recipe.of_rows(64, 4096) is recipe
     other = recipe.of_rows(32, 600)
     assert (other.data.length, other.model.vocab_size) == (32, 600) and "data.length=32 and model.vocab_size=600" in other.notes[-1]
+    assert recipe.of_rows(96, 600).model.max_length == 96  # rotary positions have no table
+    assert recipe.model.max_length == other.model.max_length == 64
     assert "given" not in other.stored() and "notes" not in other.stored()
 
 

@@ -58,7 +58,7 @@ class ElectraConfig:
 
     backbone: str = option("transformer", f"the layers between embeddings and head: {', '.join(BACKBONES)}")
     vocab_size: int = option(30522, "rows of the table of word embeddings; as the tokenizer of the data")
-    max_length: int = option(512, "rows of the position table, tokens; rotary positions have none")
+    max_length: int = option(512, "rows of the position table, tokens; rotary positions have none: it is then at least data.length")
     type_vocab_size: int = option(2, "rows of the table of segment types, at least 2")
     embedding_size: int = option(128, "width of the embeddings, which all networks share")
     hidden_size: int = option(256, "width of the network")

@@ -21,7 +21,7 @@ from electra_jax.cli import UserError
 from electra_jax.data import prepare, tokenizers
 from electra_jax.data.prepare import PrepareOptions, advice, claim, packing, stages, vocabulary
 from electra_jax.data.prepare.job import Job
-from electra_jax.data.prepare.split import document_hash, is_heldout, text_hash
+from electra_jax.data.prepare.split import default_share, document_hash, is_heldout, text_hash
 from electra_jax.data.readers import corpus
 from electra_jax.data.rows import hashing, order, records
 from tests.data import kill_prepare
@@ -121,7 +121,8 @@ def test_a_part_is_shuffled_whole(real_text, pieces, tmp_path):
 def test_copies_of_a_document_fall_on_one_side():
     text = "Une idée\nfraîche\n\nà lire"
     copies = [text, text.replace("\n", "\r\n"), f"  {text}\n \t", unicodedata.normalize("NFD", text), text.replace("\n", "\r")]
-    assert len(set(copies)) == 5 and len({document_hash(copy) for copy in copies}) == 1
+    copies += [text.replace("\n", " \t\n"), text.replace("\n", " \r\n"), f"\ufeff{text}"]
+    assert len(set(copies)) == 8 and len({document_hash(copy) for copy in copies}) == 1
     assert document_hash(text + "!") != document_hash(text)
 
 
@@ -390,9 +391,11 @@ def test_two_at_once_in_one_folder(text, pieces, tmp_path):
 def test_a_failed_command_can_be_mended_in_the_same_folder(tmp_path):
     source = tmp_path / "few.txt"
     source.write_text("one text of words here\n\nsome other words\n\nand a third of them")
-    with pytest.raises(UserError, match=r"held-out split is empty: --heldout=0.001 of 3 documents \(a .txt is cut at blank lines\)"):
+    with pytest.raises(
+        UserError, match=r"held-out split is empty: --heldout=0.001 of 3 document\(s\) \(blank lines part.*try --heldout=0.5,"
+    ):
         make(tmp_path / "o", source, vocab_size=60, heldout=0.001)
-    with pytest.raises(UserError, match="training split is empty.*lower --heldout.*documents=blank_lines"):
+    with pytest.raises(UserError, match="training split is empty.*blank lines between chapters.*leave --documents=file out"):
         make(tmp_path / "o", source, heldout=0.999, documents="file", tokenizer=_saved(tmp_path))
     make(tmp_path / "o", source, vocab_size=60, heldout=0.5, seed=3)
     assert json.loads((tmp_path / "o" / "manifest.json").read_text())["options"]["heldout"] == 0.5
@@ -403,7 +406,7 @@ def test_after_a_reading_error_the_mended_command_goes_on(pieces, tmp_path):
     source.write_text("".join(json.dumps({"body": f"some words of document {n}"}) + "\n" for n in range(50)))
     with pytest.raises(UserError, match="no field 'text', but 'body'"):
         make(tmp_path / "o", source, tokenizer=pieces)
-    with pytest.raises(UserError, match="training split is empty: --heldout=0.9999 of 50 documents: lower --heldout, give more text$"):
+    with pytest.raises(UserError, match="training split is empty: --heldout=0.9999 of 50 .*: try --heldout=0.49995, or give more text$"):
         make(tmp_path / "o", source, vocab_size=600, text_field="body", heldout=0.9999)
     make(tmp_path / "o", source, tokenizer=pieces, text_field="body")
 
@@ -533,3 +536,24 @@ def test_preparing_never_imports_jax(text, pieces, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]" and (tmp_path / "o" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("line_ends", ["\n", "\r\n"])
+def test_a_novel_without_blank_lines_is_cut_and_some_of_it_held_out(line_ends, tmp_path):
+    """By default, with all that a person gives: one file."""
+    r = random.Random(0)
+    lines = [" ".join(r.choice("alpha beta gamma delta epsilon zeta eta theta".split()) for _ in range(12)) for _ in range(9000)]
+    novel = tmp_path / "novel.txt"
+    novel.write_text(line_ends.join(lines), newline="")
+    manifest = prepare.prepare(PrepareOptions((str(novel),), str(tmp_path / "o")), workers=1, progress=False)
+    documents = [manifest["splits"][split]["documents"] for split in ("train", "heldout")]
+    assert sum(documents) == -(-novel.stat().st_size // (16 << 10)) and 1 <= documents[1] < 0.3 * sum(documents)
+    assert manifest["options"]["heldout"] == 0.1
+    kept = b"".join(bytes(d.text.encode()) for d in corpus.open_corpus([str(novel)]).documents())
+    assert kept.replace(b"\n", b"") == "".join(lines).encode()  # nothing is lost at the cuts
+    (whole,) = corpus.open_corpus([str(novel)], documents="blank_lines").documents()
+    assert whole.text == "\n".join(lines)
+
+
+def test_how_much_is_held_out_follows_from_the_amount_of_text():
+    assert [default_share(megabytes * 10**6) for megabytes in (0, 1, 5, 10, 20, 1000)] == [0.1, 0.1, 0.04, 0.02, 0.01, 0.01]

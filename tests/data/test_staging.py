@@ -33,7 +33,7 @@ def test_what_is_staged_is_what_was_prepared(gcs, url, rows, tmp_path, capsys):
     staged = staging.local_folder(url + "/", tmp_path)
     assert contents(staged) == contents(rows)
     assert pathlib.Path(staged).parent == tmp_path / "data"
-    assert f"staging {url}: 0.5 MB to {staged}" in capsys.readouterr().err
+    assert f"staging {url}: 0.6 MB to {staged}" in capsys.readouterr().err
     indices = np.arange(500)
     mixture = order.Stream([staged, str(rows)], [0.3, 0.7], seed=1)
     assert (mixture.rows(indices) == order.Stream([str(rows), str(rows)], [0.3, 0.7], seed=1).rows(indices)).all()

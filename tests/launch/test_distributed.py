@@ -134,7 +134,8 @@ def assert_same_rows(workdir, undisturbed, num_steps=STEPS):
     np.testing.assert_allclose(heldout(workdir, num_steps), heldout(undisturbed, num_steps), rtol=1e-3)
 
 
-def test_stopped_by_a_signal_to_one_and_resumed_on_another_mesh(rows, cache, undisturbed, tmp_path):
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_stopped_by_a_signal_to_one_and_resumed_on_another_mesh(processes, rows, cache, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     two = Processes(workdir, rows, cache, 2, 2)
     two.reach(workdir, 9)
@@ -143,9 +144,9 @@ def test_stopped_by_a_signal_to_one_and_resumed_on_another_mesh(rows, cache, und
     saved = [re.search(r"stopped at step (\d+) of", text)[1] for text in two.texts()]
     assert saved[0] == saved[1] and (workdir / "checkpoints" / saved[0]).is_dir()
 
-    four = Processes(workdir, rows, cache, 4, 1, **{"parallel.slices": 2, "parallel.fsdp": 2})
-    assert four.wait() == [0] * 4, four.texts()
-    assert f"going on from step {saved[0]}" in four.texts()[0]
+    again = Processes(workdir, rows, cache, processes, 4 // processes, **{"parallel.slices": 2, "parallel.fsdp": 2})
+    assert again.wait() == [0] * processes, again.texts()
+    assert f"going on from step {saved[0]}" in again.texts()[0]
     assert_same_rows(workdir, undisturbed, FEWER)
 
 
@@ -188,7 +189,7 @@ loader.batches = batches
 """
 
 
-@pytest.mark.parametrize("at_fault", [0, 1])
+@pytest.mark.parametrize("at_fault", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_defect_in_one_process_ends_it_and_the_others_hear(at_fault, rows, cache, tmp_path):
     """After a save, which the others go on to finish: nothing may wait for them."""
     two = Processes(tmp_path / "run", rows, cache, 2, 1, wrapped=True, prelude={at_fault: DEFECT})

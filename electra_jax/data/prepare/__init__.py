@@ -28,6 +28,7 @@ from electra_jax.data.prepare.claim import claimed
 from electra_jax.data.prepare.job import Job
 from electra_jax.data.prepare.manifest import finish, finished, remove_torn_files, summary
 from electra_jax.data.prepare.options import PrepareOptions
+from electra_jax.data.prepare.split import default_share
 from electra_jax.data.prepare.totals import check_found, require_rows
 from electra_jax.data.prepare.vocabulary import given_tokenizer, saved_tokenizer
 from electra_jax.data.readers.corpus import Corpus, open_corpus
@@ -69,6 +70,8 @@ def prepare(
         max_document_bytes=options.max_document_bytes,
         leave_out=options.output,
     )
+    if options.heldout is None:
+        options = dataclasses.replace(options, heldout=default_share(corpus.text_bytes))
     given = given_tokenizer(options)
     output, start = Path(options.output), time.monotonic()
     try:

@@ -38,7 +38,7 @@ def command(rows: int, tokens: int, length: int, output: str) -> list[str]:
         steps, limit = most, " (what an hour allows here)" if not found else " (as published)"
     elif steps == FEWEST_STEPS:
         limit = " (fewer teach it little)"
-    time = "" if found else f", about {max(1, round(steps * per_step_secs / 60))} min"
+    time = "" if found else f", about {max(1, round(steps * per_step_secs / 60))} min where nothing else runs"
     machine = found or f"{cores} CPU core{'s' if cores > 1 else ''}"
     flags = f" --config.train.steps={steps}"
     if length > 512 and preset != "tiny":
@@ -46,8 +46,8 @@ def command(rows: int, tokens: int, length: int, output: str) -> list[str]:
     return [
         f"next, {preset} because of {machine} and {tokens / 1e6:,.1f} M tokens; {steps:,} steps{limit} are {_number(steps * batch / rows)} "
         f"epochs{time}:",
-        f"  python launch/pretrain.py --config=configs/pretrain.py:{preset} --workdir=runs/{preset} "
-        f"--config.data.path={shlex.quote(output)}{flags}",
+        f"  python launch/pretrain.py --config=configs/pretrain.py:{preset} "
+        f"--workdir=runs/{shlex.quote(os.path.basename(os.path.abspath(output)))} --config.data.path={shlex.quote(output)}{flags}",
     ]
 
 

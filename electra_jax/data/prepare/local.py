@@ -9,7 +9,6 @@ from electra_jax.data.prepare import stages
 from electra_jax.data.prepare.job import Job
 from electra_jax.data.prepare.options import PrepareOptions
 from electra_jax.data.prepare.totals import check_found, found, require_rows
-from electra_jax.data.prepare.vocabulary import text_bytes
 from electra_jax.data.prepare.workers import Meter, Workers
 from electra_jax.data.readers.corpus import Corpus, Report
 from electra_jax.files import write_whole
@@ -50,7 +49,7 @@ def _tokenize(job: Job, options: PrepareOptions, corpus: Corpus, pool: Workers, 
         return json.loads(done.read_bytes())
     parts = units(corpus, job.chunk_chars)
     missing = [number for number in range(len(parts)) if not job.unit_path(number).exists()]
-    with Meter("tokenizing", text_bytes(corpus), "B", progress) as meter:
+    with Meter("tokenizing", corpus.text_bytes, "B", progress) as meter:
         if len(parts) >= 4 * min(pool.workers, 8):  # enough for each worker to read for itself
             for size in pool.each(stages.tokenize_unit, ((job, number, parts[number]) for number in missing)):
                 meter.add(size)

@@ -19,7 +19,7 @@ class PrepareOptions:
     strip_accents: bool | None = None  # None: as lower_case
     length: int = 128
     packing: str = "dense"  # one of PACKERS
-    heldout: float = 0.01
+    heldout: float | None = None  # the share of documents that is held out; None: by the amount of text, see split.py
     documents: str = "auto"
     text_field: str = "text"
     max_document_bytes: int = MAX_DOCUMENT_BYTES
@@ -33,7 +33,7 @@ class PrepareOptions:
             raise UserError(f"packing={self.packing!r}: choose {' or '.join(PACKERS)}")
         if not 8 <= self.length <= 1 << 15:
             raise UserError(f"length={self.length}: rows hold 8 to {1 << 15:,} tokens")
-        if not 0 < self.heldout < 1:
+        if self.heldout is not None and not 0 < self.heldout < 1:
             raise UserError(f"heldout={self.heldout}: the held-out fraction lies between 0 and 1, such as 0.01")
         if self.seed < 0 or not 0 <= self.buckets <= 4096 or not 0 <= self.parts <= 99_999:
             raise UserError(f"seed={self.seed}, buckets={self.buckets}, parts={self.parts}: they are 0 or more; buckets at most 4,096")

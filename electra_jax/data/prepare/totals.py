@@ -59,8 +59,10 @@ def empty_split(options: PrepareOptions, corpus: Corpus, total: int, split: int)
     paths = [source.path for source in corpus.sources]
     texts = any(not scheme_of(path) and kind_of(path)[0] in (".txt", *ARCHIVES) for path in paths)
     whole = options.documents == "file" and texts
-    how = "" if not texts else " (each .txt is one)" if whole else " (a .txt is cut at blank lines)"
+    how = "" if not texts else " (each .txt is one)" if whole else " (blank lines part them in a .txt)"
+    other = min(0.5, max(2 * options.heldout, round(5 / total, 2))) if split else options.heldout / 2
+    mend = f"try --heldout={other:g}, or give more text" if total > 2 else "put blank lines between chapters, or give more text"
     return UserError(
-        f"the {'held-out' if split else 'training'} split is empty: --heldout={options.heldout} of {total:,} documents{how}: "
-        f"{'lower' if split == 0 else 'raise'} --heldout, give more text{', or use --documents=blank_lines' if whole else ''}"
+        f"the {'held-out' if split else 'training'} split is empty: --heldout={options.heldout:g} of {total:,} document(s){how}: "
+        f"{mend}{', or leave --documents=file out' if whole else ''}"
     )

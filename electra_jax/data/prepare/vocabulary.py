@@ -10,7 +10,6 @@ from electra_jax.data.prepare.options import PrepareOptions
 from electra_jax.data.prepare.split import document_hash, is_heldout, text_hash
 from electra_jax.data.prepare.totals import empty_split
 from electra_jax.data.prepare.workers import Meter
-from electra_jax.data.readers import is_packed, scheme_of
 from electra_jax.data.readers.corpus import Corpus
 
 MOST_PIECES = 30_522  # of BERT's vocabulary
@@ -39,9 +38,9 @@ def saved_tokenizer(options: PrepareOptions, corpus: Corpus, given: tokenizers.T
     if (folder / tokenizers.CONFIG).exists():  # the last of its files to be written
         return tokenizers.load(folder)
     if given is None:
-        with Meter("vocabulary", min(text_bytes(corpus), TEXT_BYTES), "B", progress) as meter:
+        with Meter("vocabulary", min(corpus.text_bytes, TEXT_BYTES), "B", progress) as meter:
             try:
-                given = _trained(options, corpus, meter, options.vocab_size or default_vocab_size(text_bytes(corpus)))
+                given = _trained(options, corpus, meter, options.vocab_size or default_vocab_size(corpus.text_bytes))
             except tokenizers.AlphabetTooLarge:  # as of Chinese, whose characters alone are more
                 if options.vocab_size is not None:
                     raise
@@ -75,8 +74,3 @@ def _training_texts(options: PrepareOptions, corpus: Corpus, meter: Meter) -> It
 def default_vocab_size(num_bytes: int) -> int:
     """Pieces that so much text can fill: the published 30,522 from 100 MB on, and fewer below, where most would hardly occur."""
     return next((size for most, size in ((10 << 20, 4_096), (30 << 20, 8_192), (100 << 20, 16_384)) if num_bytes < most), MOST_PIECES)
-
-
-def text_bytes(corpus: Corpus) -> int:
-    """A guess, for the progress bar and the size of a vocabulary: compressed text grows about 3.5 times."""
-    return sum(int(source.num_bytes * (3.5 if not scheme_of(source.path) and is_packed(source.path) else 1)) for source in corpus.sources)

@@ -12,12 +12,12 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import BinaryIO
 
 from electra_jax.cli import UserError
 from electra_jax.data import readers
-from electra_jax.data.readers import archives, kind_of, known_formats, scheme_of
+from electra_jax.data.readers import archives, is_packed, kind_of, known_formats, scheme_of
 from electra_jax.data.readers.archives import ARCHIVES
 from electra_jax.data.readers.decoding import ReadOptions, text_stream
 from electra_jax.data.readers.files import find, is_special, reading, size_of
@@ -25,6 +25,8 @@ from electra_jax.options import load
 
 # A document is held in memory several times over while it is tokenized.
 MAX_DOCUMENT_BYTES = 256 << 20
+# What no blank line parts is cut into documents of a hundredth of the corpus, from 16 KiB to 1 MiB, so that some can be held out.
+CUT_SHARE, LEAST_CUT_BYTES, MOST_CUT_BYTES = 100, 16 << 10, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Report:
         """What a person should know of, a line each; none if all was well."""
         notes = {
             "empty_files": f"{self.empty_files} files hold no document",
-            "invalid_utf8_files": f"{self.invalid_utf8_bytes} bytes in {self.invalid_utf8_files} files are not UTF-8 and became U+FFFD",
+            "invalid_utf8_files": f"{self.invalid_utf8_bytes} bytes in {self.invalid_utf8_files} files are not UTF-8 and became U+FFFD "
+            "(iconv -f latin1 -t utf-8 mends Latin-1)",
             "ignored_files": f"{self.ignored_files} files of other kinds were passed over",
         }
         lines = []
@@ -109,6 +112,11 @@ class Corpus:
     @property
     def num_bytes(self) -> int:
         return sum(source.num_bytes for source in self.sources)
+
+    @property
+    def text_bytes(self) -> int:
+        """A guess of the text's size: compressed text grows about 3.5 times."""
+        return sum(int(each.num_bytes * (3.5 if not scheme_of(each.path) and is_packed(each.path) else 1)) for each in self.sources)
 
     def documents(self) -> Iterator[Document]:
         """Every document that is not empty, in order, with `report` filled anew. UserError if there is none."""
@@ -181,7 +189,8 @@ def open_corpus(
     Args:
       inputs: files, folders, globs, or `tfds:NAME[:SPLIT[:FEATURE]]` (SPLIT train, FEATURE `text_field` unless given).
         Hidden files are passed over; in folders, so are files of unknown kinds and pipes, which the report counts.
-      documents: "blank_lines" between the documents of a .txt, or "file": each .txt one document; "auto" is "blank_lines".
+      documents: "blank_lines" between the documents of a .txt, or "file": each .txt one document; "auto" is "blank_lines", and cuts what
+        none of them parts (CUT_SHARE).
       text_field: the field of .jsonl and column of .parquet that hold the text.
       max_document_bytes: a longer document (of .jsonl: a longer line) is a UserError, and is not read into memory.
       leave_out: a folder that is passed over where it lies in an input: the output.
@@ -209,4 +218,8 @@ def open_corpus(
         if not found:
             raise UserError(f"{item} holds no file that can be read: give {known_formats()}")
         sources += found
-    return Corpus(sources, ignored, options)
+    corpus = Corpus(sources, ignored, options)
+    if documents == "auto":
+        cut_bytes = min(MOST_CUT_BYTES, max(LEAST_CUT_BYTES, corpus.text_bytes // CUT_SHARE))
+        corpus.options = replace(options, cut_bytes=cut_bytes)
+    return corpus

@@ -16,6 +16,7 @@ class ReadOptions:
     whole_files: bool  # a .txt is one document, whatever blank lines it has
     text_field: str  # the field of .jsonl, column of .parquet or feature of TFDS that holds the text
     max_document_bytes: int
+    cut_bytes: int = 0  # text that no blank line parts is cut at the end of the line that makes it so long; 0: nowhere
 
     def check_size(self, size: int, where: str) -> None:
         """Raises UserError where a document, or the part of it read so far, is too long."""

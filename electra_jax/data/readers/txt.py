@@ -1,4 +1,4 @@
-"""Plain text (.txt): blank lines stand between documents, or each file is one document."""
+"""Plain text (.txt): blank lines stand between documents, or each file is one document. Text may have none: ReadOptions.cut_bytes."""
 
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -19,7 +19,7 @@ def texts(stream: BinaryIO, path: str, options: ReadOptions) -> Iterator[tuple[s
 
 
 def _paragraphs(stream: BinaryIO, path: str, options: ReadOptions) -> Iterator[tuple[str, int]]:
-    """What stands between lines of white space."""
+    """What stands between lines of white space, or as much of it as options.cut_bytes allows."""
     document = bytearray()
     while line := stream.readline(options.max_document_bytes - len(document) + 1):
         if line.isspace() or (not line.isascii() and not line.decode(errors="replace").strip()):
@@ -29,5 +29,8 @@ def _paragraphs(stream: BinaryIO, path: str, options: ReadOptions) -> Iterator[t
         else:
             document += line
             options.check_size(len(document), path)
+            if 0 < options.cut_bytes <= len(document):
+                yield decode(bytes(document).replace(b"\r\n", b"\n"))
+                document.clear()
     if document:
         yield decode(bytes(document).replace(b"\r\n", b"\n"))

@@ -92,6 +92,8 @@ def load_manifest(directory) -> dict:
         if not Path(directory).is_dir():
             raise UserError(f"{directory}: no such folder: name one that launch/prepare.py wrote") from None
         raise unfinished(directory) from None
+    except NotADirectoryError:
+        raise UserError(f"{directory} is a file: run launch/prepare.py on it, and name the folder that it wrote") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     return parse_manifest(content, path)

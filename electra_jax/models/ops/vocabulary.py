@@ -3,22 +3,19 @@
 import jax
 import jax.numpy as jnp
 
+from electra_jax.models.ops.dense import wide_product
 from electra_jax.models.ops.precision import wide_type
 from electra_jax.types import Array
 
 
 def logits(x_SxE: Array, word_VxE: Array, bias_V: Array) -> Array:
-    """[S, V], at least float32. The words are cast to the type of x."""
-    return _logits(x_SxE, _narrow(word_VxE, x_SxE), bias_V)
+    """[S, V], at least float32. The words are cast to the type of x; their gradient is not rounded to it."""
+    return wide_product(x_SxE, word_VxE.T) + bias_V[None]
 
 
 def _narrow(word_VxE: Array, x_SxE: Array) -> Array:
-    """Cast once, behind a barrier (see ops/dense.py), and here, so that the gradient of the words is not rounded."""
+    """Cast once, behind a barrier (see ops/dense.py)."""
     return word_VxE if word_VxE.dtype == x_SxE.dtype else jax.lax.optimization_barrier(word_VxE.astype(x_SxE.dtype))
-
-
-def _logits(x_SxE: Array, word_VxE: Array, bias_V: Array) -> Array:
-    return jnp.einsum("se,ve->sv", x_SxE, word_VxE, preferred_element_type=wide_type(x_SxE)) + bias_V[None]
 
 
 @jax.custom_vjp
@@ -35,7 +32,7 @@ def nll(x_SxE: Array, word_VxE: Array, bias_V: Array, targets_S: Array) -> tuple
 
 def _forward(x_SxE, word_VxE, bias_V, targets_S):
     narrow_VxE = _narrow(word_VxE, x_SxE)
-    logits_SxV = _logits(x_SxE, narrow_VxE, bias_V)
+    logits_SxV = jnp.einsum("se,ve->sv", x_SxE, narrow_VxE, preferred_element_type=wide_type(x_SxE)) + bias_V[None]
     best_S = jnp.max(logits_SxV, axis=1)
     target_S = jax.lax.platform_dependent(logits_SxV, targets_S, tpu=pick_by_sum, default=pick)
     mass_SxV = jnp.exp(logits_SxV - best_S[:, None])

@@ -71,7 +71,8 @@ def run(
         sys.exit(0)
     except _WRONG_FLAGS as error:
         missing = _MISSING.search(str(error))
-        words = f"--{missing[1]} is missing: {flags.FLAGS[missing[1]].help}" if missing else one_line(error)
+        said = ": ".join(map(str, error.args)) if len(error.args) > 1 else error  # ml_collections gives two parts of a sentence
+        words = f"--{missing[1]} is missing: {flags.FLAGS[missing[1]].help}" if missing else one_line(said)
         _fail(argv[0], f"{words} (--help lists the flags)")
     if len(positional) > 1:
         _fail(argv[0], f"{positional[1]!r} is not a flag: write --name=value (--help lists the flags)")

@@ -88,6 +88,8 @@ class Recipe:
         """Raises UserError where a flag --config.NAME names no field; it lists those of the section."""
         sections = cls.sections()
         for flag in argv:
+            if re.match(r"--?config\.\w+\.\w+\.", flag):
+                raise UserError(f"{flag}: no such field: a field is --config.NAME=VALUE or --config.SECTION.NAME=VALUE")
             match = re.match(r"--?(?:no)?config\.(?:(\w+)\.)?(\w+)(=|$)", flag)
             if match is None or (match[1] is None and match[2] in sections):
                 continue
@@ -194,6 +196,7 @@ def _find_file(argv: list[str], default: str) -> None:
         value = match[2] if match[2] is not None else (argv[at] if at < len(argv) else "")
         file, colon, argument = value.partition(":")
         if os.path.isfile(file):
+            _check_python(file)
             continue
         if file and (_ROOT / file).is_file():
             argv[at] = (f"{match[1]}=" if at == place else "") + f"{_ROOT / file}{colon}{argument}"
@@ -201,3 +204,15 @@ def _find_file(argv: list[str], default: str) -> None:
         file, usual = default.split(":")
         preset = argument or (value if value.split(",")[0] in PRESETS else usual)
         raise UserError(f"--config={value}: no such file: a config is a file and a preset, such as --config={file}:{preset}")
+
+
+def _check_python(file: str) -> None:
+    """UserError unless the file is Python, which a config is."""
+    try:
+        compile(pathlib.Path(file).read_bytes(), file, "exec")
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+        words = getattr(error, "msg", None) or cli.one_line(error)
+        raise UserError(f"{file}{line}: no Python ({words}): a config is a file such as configs/pretrain.py") from None
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None

@@ -234,3 +234,15 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line():
         refuse_changes(old, Recipe.parse(changed()).stored(), "here")
     with pytest.raises(UserError, match="here holds a model and no run"):
         refuse_changes({"preset": None, "model": {}}, old, "here")
+
+
+@pytest.mark.parametrize("name, text, line", [("own.py", "\ndef get_config(:\n", 2), ("notes.md", "What I noted.\n", 1)])
+def test_what_is_no_config_file_is_one_line(name, text, line, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name}, line {line}: no Python .*: a config is a file such as"):
+        recipe._find_file(["x", f"--config={tmp_path / name}"], "configs/pretrain.py:small")
+
+
+def test_a_flag_deeper_than_a_section_is_no_field():
+    with pytest.raises(UserError, match="--config.train.steps.x=1: no such field"):
+        Recipe.check_flags(["x", "--config.train.steps.x=1"])

@@ -96,7 +96,8 @@ class Embeddings(nn.Module):
         if config.positions != "rotary":
             init = sinusoids() if config.positions == "sinusoidal_init" else normal
             position_PxE = self.param("position", init, (config.max_length, config.embedding_size), param_dtype)
-            x = x + position_PxE[batch.positions.reshape(-1)]
+            # Past the table's end it is NaN and not what stands last there, which would be nonsense that nobody sees.
+            x = x + position_PxE.at[batch.positions.reshape(-1)].get(mode="fill", fill_value=np.nan)
         return LayerNorm(config.layer_norm_eps, config.param_dtype, name="norm")(x).astype(dtype)
 
 

@@ -21,7 +21,9 @@ from electra_jax.cli import UserError, one_line
 _NUMBERS = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR))
 _PARSERS = (FileNotFoundError, NotADirectoryError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, zlib.error)
 # TensorStore raises nearly everything as ValueError and begins with a status. These tell of the machine, whatever the bytes are.
-_OF_THE_MOMENT = re.compile(r"\b(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|CANCELLED|ABORTED|PERMISSION_DENIED|UNAUTHENTICATED)\b")
+_OF_THE_MOMENT = re.compile(
+    r"\b(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|CANCELLED|ABORTED|PERMISSION_DENIED|UNAUTHENTICATED)\b|bad_alloc"
+)
 
 
 class Damaged(Exception):
@@ -52,7 +54,7 @@ def seen(path: Any) -> Iterator[None]:
 
 def _is_of_the_bytes(error: BaseException) -> bool:
     """Whether a parser failed at the root of it, and nothing in the chain tells of the machine. Orbax wraps what it meets in its own."""
-    if any(_OF_THE_MOMENT.search(str(link)) for link in _chain(error)):
+    if any(isinstance(link, MemoryError) or _OF_THE_MOMENT.search(str(link)) for link in _with_contexts(error)):
         return False
     number = error_number(error)
     return number in _NUMBERS if number is not None else isinstance(_root(error), _PARSERS)
@@ -64,6 +66,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None:
         yield link
         link = link.__cause__
+
+
+def _with_contexts(error: BaseException) -> Iterator[BaseException]:
+    """The same, and what was being handled where nothing is said of a cause."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -137,5 +137,7 @@ def test_a_position_past_the_table_is_refused(params):
         electra.hidden_states(params, TINY, far)
     constant = jax.tree.map(jnp.asarray, batch)  # device arrays within a jitted function, whose own operations are traced
     assert np.isfinite(jax.jit(lambda p: electra.hidden_states(p, TINY, constant))(params)).all()
+    traced = jax.jit(lambda p, b: electra.hidden_states(p, TINY, b))(params, far)  # there no value can be refused
+    assert np.isnan(traced[batch.segments > 0]).all()
     rotary = dataclasses.replace(TINY, positions="rotary")
     assert np.isfinite(electra.hidden_states(init(rotary), rotary, far)).all()

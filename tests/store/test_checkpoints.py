@@ -20,7 +20,7 @@ import optax
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.store import checkpoints, checksums
+from electra_jax.store import checkpoints, checksums, damage
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.types import TrainState
 
@@ -436,6 +436,19 @@ def test_a_want_of_the_machine_is_not_damage(tmp_path, monkeypatch, lacking):
             with pytest.raises(UserError, match=rf"cannot read .*/20 \(.*{words}\), which says nothing of its files"):
                 read()
     assert sorted(os.listdir(tmp_path)) == ["10", "20"] and store.restore(wanted).step == 20
+
+
+def test_what_was_being_handled_tells_of_the_machine_too(tmp_path):
+    for error in (ValueError("Failed to load"), ValueError("INTERNAL: std::bad_alloc")):
+        with pytest.raises(UserError, match="says nothing of its files"), damage.seen(tmp_path):
+            try:
+                raise MemoryError
+            except MemoryError:
+                raise error  # noqa: B904
+    with pytest.raises(UserError, match="bad_alloc"), damage.seen(tmp_path):
+        raise ValueError("INTERNAL: std::bad_alloc")
+    with pytest.raises(damage.Damaged), damage.seen(tmp_path):
+        raise ValueError("Failed to load")
 
 
 # --- The disk and the process

@@ -75,7 +75,7 @@ def remove_torn_files(output: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-MANY_DOCUMENTS, SHORT_TOKENS, MANY_FILES = 1_000, 60, 100  # of so many files some are held out whole
+MANY_DOCUMENTS, SHORT_TOKENS, MANY_FILES = 1_000, 150, 100  # of so many files some are held out whole
 
 
 def summary(manifest: dict, output: str) -> list[str]:

@@ -97,7 +97,7 @@ class Embeddings(nn.Module):
             init = sinusoids() if config.positions == "sinusoidal_init" else normal
             position_PxE = self.param("position", init, (config.max_length, config.embedding_size), param_dtype)
             # Past the table's end it is NaN and not what stands last there, which would be nonsense that nobody sees.
-            x = x + position_PxE.at[batch.positions.reshape(-1)].get(mode="fill", fill_value=np.nan)
+            x = x + jnp.asarray(position_PxE).at[batch.positions.reshape(-1)].get(mode="fill", fill_value=np.nan)
         return LayerNorm(config.layer_norm_eps, config.param_dtype, name="norm")(x).astype(dtype)
 
 

@@ -139,5 +139,6 @@ def test_a_position_past_the_table_is_refused(params):
     assert np.isfinite(jax.jit(lambda p: electra.hidden_states(p, TINY, constant))(params)).all()
     traced = jax.jit(lambda p, b: electra.hidden_states(p, TINY, b))(params, far)  # there no value can be refused
     assert np.isnan(traced[batch.segments > 0]).all()
+    assert np.isfinite(electra.hidden_states(jax.tree.map(np.asarray, params), TINY, batch)).all()  # numpy's arrays do as well
     rotary = dataclasses.replace(TINY, positions="rotary")
     assert np.isfinite(electra.hidden_states(init(rotary), rotary, far)).all()

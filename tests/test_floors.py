@@ -19,7 +19,7 @@ FLOORS = (
     ("recipe",),
     ("interop", "build", "resume"),
     ("session",),
-    ("pretrain",),
+    ("pretrain", "finetune"),
     ("demo", "offline"),
     ("benchmarks",),
     ("launch",),

@@ -21,7 +21,7 @@ except SystemExit as end:
     assert end.code == 0, end.code
 print("imported:", *(name for name in heavy.split() if name in sys.modules))
 """
-HEAVY = "jax numpy flax optax orbax grain array_record matplotlib scipy tensorboardX tensorflow_datasets pyarrow tokenizers torch"
+HEAVY = "jax numpy flax optax orbax grain array_record matplotlib scipy sklearn tensorboardX tensorflow_datasets pyarrow tokenizers torch"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

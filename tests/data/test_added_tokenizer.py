@@ -25,6 +25,8 @@ def test_an_added_kind_is_trained_by_name_saved_and_loaded(characters, tmp_path)
     assert tokenizers.trained_names() == ("wordpiece", "unigram", "bpe", "characters")
     trained = tokenizers.train("characters", TEXT, 100)
     assert trained.pieces(trained.encode_batch(["so me"])[0]) == ["s", "##o", "m", "##e"]
+    ids, spans = trained.encode_with_spans(["so me"])[0]
+    assert len(ids) == 4 and spans.tolist() == [[0, 1], [1, 2], [3, 4], [4, 5]]
     trained.save(tmp_path / "t")
     assert {path.name for path in (tmp_path / "t").iterdir()} == {"alphabet.chars", tokenizers.CONFIG} <= set(tokenizers.file_names())
     (tmp_path / "t" / "vocab.txt").write_text("of another kind")  # the config says which kind the folder is

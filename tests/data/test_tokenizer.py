@@ -73,6 +73,38 @@ def bert_pieces(text, vocabulary, lower_case=True):
     return pieces
 
 
+def bert_spans(text, vocabulary):
+    """[(begin, end)] of the pieces of a lowered vocabulary, by following each letter from the text to its piece."""
+    tokens = [[]]
+    for place, c in enumerate(text):
+        if c in " \t\n\r" or unicodedata.category(c)[0] == "Z":
+            tokens.append([])
+        elif c != "\ufffd" and unicodedata.category(c)[0] != "C":
+            tokens += [[(c, place)], []] if is_cjk(c) else []
+            tokens[-1] += [] if is_cjk(c) else [(c, place)]
+    words = []
+    for token in tokens:
+        lowered = "".join(c for c, _ in token).lower()
+        places = [place for c, place in token for _ in c.lower()]
+        words.append([])
+        for c, place in zip(lowered, places, strict=True):
+            for letter in unicodedata.normalize("NFD", c):
+                if is_punctuation(letter):
+                    words += [[(letter, place)], []]
+                elif unicodedata.category(letter) != "Mn":
+                    words[-1].append((letter, place))
+    spans = []
+    for word in words:
+        pieces = bert_pieces("".join(letter for letter, _ in word), vocabulary) if word else []
+        for piece in pieces:
+            size = len(word) if piece == "[UNK]" else len(piece) - 2 * (piece[:2] == "##" and len(pieces) > 1)
+            begin, end, word = word[0][1], word[size - 1][1] + 1, word[size:]
+            while end < len(text) and unicodedata.category(text[end]) == "Mn":
+                end += 1
+            spans.append((begin, end))
+    return spans
+
+
 @pytest.fixture(scope="module")
 def bert(shared_data):
     return load(shared_data / "vocab" / "bert_uncased_vocab.txt")
@@ -158,6 +190,52 @@ def test_wordpiece_is_berts_on_every_character(bert):
     vocabulary = set(bert.vocabulary)
     for text, ids in zip(texts, bert.encode_batch(texts), strict=True):
         assert bert.pieces(ids) == bert_pieces(text, vocabulary), hex(ord(text[1]))
+
+
+def check_spans(bert, texts):
+    vocabulary = set(bert.vocabulary)
+    rows = bert.encode_with_spans(texts)
+    for text, ids, (again, spans) in zip(texts, bert.encode_batch(texts), rows, strict=True):
+        np.testing.assert_array_equal(ids, again)
+        assert spans.dtype == np.int32 and spans.shape == (len(ids), 2)
+        assert list(map(tuple, spans.tolist())) == bert_spans(text, vocabulary), repr(text)
+
+
+def test_spans_are_the_characters_that_a_piece_stands_for(bert):
+    text = "The unaffable, naïve  İstanbul\tcafe\u0301! x\u200b"
+    _, spans = bert.encode_with_spans([text])[0]
+    assert [text[begin:end] for begin, end in spans] == [
+        *["The", "una", "ffa", "ble", ",", "naïve", "İstanbul", "cafe\u0301", "!", "x"],
+    ]
+    assert bert.encode_with_spans([""])[0][1].shape == (0, 2) and bert.encode_with_spans([]) == []
+
+
+def test_spans_on_real_text(bert, shared_data):
+    lines = (shared_data / "corpora" / "wikitext-2.valid.txt").read_text().split("\n")[:150]
+    with lzma.open(shared_data / "imdb" / "unsup.jsonl.xz", "rt") as file:
+        reviews = [json.loads(next(file))["text"] for _ in range(1000)]
+    check_spans(bert, lines + [review for review in reviews if not review.isascii()][:30])
+
+
+def test_spans_on_random_text(bert):
+    rng = random.Random(5)
+    characters = "aaabZéΣσςs中한の .,'\"()-[]#$«。\t\u0301\u200b\x85\x0b\x1c\u2028İßﬁ1½"
+    check_spans(bert, ["".join(rng.choices(characters, k=rng.randint(1, 30))) for _ in range(3000)])
+
+
+def test_spans_of_a_word_that_a_deleted_character_divides():
+    """The sigma is in the middle of the word once the control character is gone, and is lowered as such."""
+    greek = tokenizer_lib.WordPiece([*SPECIALS, "a", "##σa", "##ς", "##a"])
+    ids, spans = greek.encode_with_spans(["AΣ\x1cA"])[0]
+    assert greek.pieces(ids) == ["a", "##σa"] and spans.tolist() == [[0, 1], [1, 4]]
+
+
+def test_spans_of_a_cased_vocabulary(text):
+    cased = train_wordpiece(text, 500, lower_case=False)
+    accents = tokenizer_lib.WordPiece([*SPECIALS, "a", "##\u0301"], lower_case=False)  # not stripped: a piece of its own
+    assert accents.encode_with_spans(["a\u0301"])[0][1].tolist() == [[0, 1], [1, 2]]
+    for line, (ids, spans) in zip(text[:100], cased.encode_with_spans(text[:100]), strict=True):
+        assert [line[begin:end] for begin, end in spans] == [piece.removeprefix("##") for piece in cased.pieces(ids)]
 
 
 def test_cased_keeps_case_and_accents(text):
@@ -331,6 +409,22 @@ def test_sentencepiece_lower_case_is_kept(text, tmp_path):
     again = load(tmp_path / "spm.model")  # the model alone says it
     np.testing.assert_array_equal(again.encode_batch(["THE END"])[0], lower.encode_batch(["the end"])[0])
     assert again.sha256 == lower.sha256
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_sentencepiece_spans(kind, text):
+    trained = train_sentencepiece(text, 500, model_type=kind)
+    for line, ids, (again, spans) in zip(text[:100], trained.encode_batch(text[:100]), trained.encode_with_spans(text[:100]), strict=True):
+        np.testing.assert_array_equal(ids, again)
+        assert spans.dtype == np.int32
+        written = [piece.removeprefix("▁") for piece in trained.pieces(ids)]
+        assert all(line[begin:end] == piece for (begin, end), piece in zip(spans, written, strict=True) if piece != "[UNK]")
+        assert "".join(line[begin:end] for begin, end in spans) == line.replace(" ", "")
+    line = "eta  \tﬁn Ⅷ, oin "  # white space, a ligature that becomes two letters, a numeral that becomes four
+    ids, spans = trained.encode_with_spans([line])[0]
+    assert (np.diff(spans[:, 0]) >= 0).all() and not any(line[begin:end][:1].isspace() for begin, end in spans)
+    assert "".join(line[begin:end] for begin, end in spans).replace("ﬁ", "") == "etanⅧ,oin"
+    assert trained.encode_with_spans([""])[0][1].shape == (0, 2)
 
 
 def test_a_foreign_sentencepiece_model(text, tmp_path):

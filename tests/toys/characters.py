@@ -26,6 +26,11 @@ class Characters:
     def encode_batch(self, texts):
         return [np.array([self._id(n, c) for word in text.split() for n, c in enumerate(word)], np.int32) for text in texts]
 
+    def encode_with_spans(self, texts):
+        places = [[n for n, c in enumerate(text) if not c.isspace()] for text in texts]
+        spans = [np.array([(n, n + 1) for n in each], np.int32).reshape(-1, 2) for each in places]
+        return list(zip(self.encode_batch(texts), spans, strict=True))
+
     def _id(self, place, character):
         return self._ids.get(f"##{character}" if place else character, self.unk_id)
 

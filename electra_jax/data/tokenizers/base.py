@@ -37,6 +37,13 @@ class Tokenizer(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The int32 ids of each text, without special tokens. The arrays may be read-only."""
 
+    def encode_with_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(`encode_batch`'s ids [n], spans int32 [n, 2]) of each text: piece i stands for the characters text[spans[i, 0] : spans[i, 1]].
+
+        Characters are those of the text as it was given, whatever lower-casing and normalisation made of them. Spans never begin with
+        white space, and come in order. Where one character gives several pieces, they share it: see the kind's own method.
+        """
+
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The pieces as the vocabulary writes them."""
 

@@ -6,17 +6,16 @@ How text is cut into words stands in words.py, how a vocabulary is trained in wo
 import json
 import os
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 from tokenizers import decoders, processors
 
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers.base import SPECIALS, digest, save_files
 from electra_jax.data.tokenizers.wordpiece_training import train_vocabulary
-from electra_jax.data.tokenizers.words import MAX_WORD_CHARS, bert_rules, split_words
+from electra_jax.data.tokenizers.words import MAX_WORD_CHARS, WORD, bert_rules, piece_spans, split_words
 
 FILES = ("vocab.txt", "tokenizer.json")
 ENDINGS = {".txt": "vocab.txt", ".json": "tokenizer.json"}
@@ -49,7 +48,9 @@ class WordPiece:
             **({} if chinese_chars else {"chinese_chars": False}),
         }
         self.sha256 = digest(self.options, "\n".join(self.vocabulary).encode())
-        self._ids_of_word = _WordCache(bert_rules(ids, self.lower_case, self.strip_accents, chinese_chars), self.lower_case)
+        self._rust = bert_rules(ids, self.lower_case, self.strip_accents, chinese_chars)
+        self._ids_of_word = _WordCache(self._encode_word)
+        self._spans_of_word = _WordCache(self._find_pieces)
 
     def __reduce__(self):  # a copy for another process goes without the cache
         return WordPiece, (self.vocabulary, self.lower_case, self.strip_accents, self.chinese_chars)
@@ -57,6 +58,29 @@ class WordPiece:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         ids = self._ids_of_word.__getitem__
         return [np.frombuffer(b"".join(map(ids, split_words(text))), np.int32) for text in texts]
+
+    def encode_with_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """See `Tokenizer`, and words.piece_spans for what a span holds."""
+        rows = []
+        for text, ids in zip(texts, self.encode_batch(texts), strict=True):
+            words = list(WORD.finditer(text))
+            found = [self._spans_of_word[word[0]] for word in words]
+            spans = np.frombuffer(b"".join(found), np.int32).reshape(-1, 2)
+            begins = np.array([word.start() for word in words], np.int32)
+            rows.append((ids, spans + np.repeat(begins, [len(each) // 8 for each in found])[:, None]))
+        return rows
+
+    def _encode_word(self, word: str) -> bytes:
+        core = word.strip(string.punctuation)
+        if core and core != word:  # 'end.' and '"end' take the ids of 'end' from the cache
+            start = word.index(core)
+            return b"".join(map(self._ids_of_word.__getitem__, (*word[:start], core, *word[start + len(core) :])))
+        # BERT lowers with str.lower. Rust lowers character by character, which gives the wrong sigma at the end of a Greek word.
+        text = word.lower() if self.lower_case else word
+        return np.array(self._rust.encode(text, add_special_tokens=False).ids, np.int32).tobytes()
+
+    def _find_pieces(self, word: str) -> bytes:
+        return np.array(piece_spans(self._rust, word, self.lower_case, self.strip_accents), np.int32).tobytes()
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         return [self.vocabulary[number] for number in ids]
@@ -87,7 +111,7 @@ class WordPiece:
 
 
 class _WordCache(dict):
-    """The ids of words between white space, as int32 bytes; a word that is not here yet is given to the Rust tokenizer.
+    """What `compute` gives for words between white space, int32 as bytes; it is asked for words that are not here yet.
 
     By BERT's rules white space ends a word, and each mark of punctuation is a word of its own. So the ids of a text are those of its
     words, one after the other, and because words repeat, looking them up is much faster than tokenizing the text (docs/speed.md).
@@ -97,26 +121,19 @@ class _WordCache(dict):
     MAX_BYTES = 128 << 20
     MAX_CHARS = 64  # longer words hardly ever repeat
 
-    def __init__(self, rust: tokenizers.Tokenizer, lower_case: bool):
+    def __init__(self, compute: Callable[[str], bytes]):
         super().__init__()
-        self._rust, self._lower_case, self._bytes = rust, lower_case, 0
+        self._compute, self._bytes = compute, 0
 
     def __missing__(self, word: str) -> bytes:
-        core = word.strip(string.punctuation)
-        if core and core != word:  # 'end.' and '"end' take the ids of 'end' from the cache
-            start = word.index(core)
-            ids = b"".join(map(self.__getitem__, (*word[:start], core, *word[start + len(core) :])))
-        else:
-            # BERT lowers with str.lower. Rust lowers character by character, which gives the wrong sigma at the end of a Greek word.
-            text = word.lower() if self._lower_case else word
-            ids = np.array(self._rust.encode(text, add_special_tokens=False).ids, np.int32).tobytes()
+        data = self._compute(word)
         if len(word) <= self.MAX_CHARS:
             if self._bytes > self.MAX_BYTES:
                 self.clear()
                 self._bytes = 0
-            self[word] = ids
-            self._bytes += 200 + len(word) + len(ids)
-        return ids
+            self[word] = data
+            self._bytes += 200 + len(word) + len(data)
+        return data
 
 
 def _check_vocabulary(vocabulary: Sequence[str], ids: dict[str, int]) -> None:

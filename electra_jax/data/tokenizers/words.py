@@ -1,6 +1,8 @@
 """BERT's rules for words: how WordPiece cuts text before it looks for pieces (google-research/electra, model/tokenization.py)."""
 
+import functools
 import re
+import unicodedata
 from collections.abc import Iterator
 
 import tokenizers
@@ -29,6 +31,45 @@ def portions(text: str) -> Iterator[list[str]]:
 def split_words(text: str) -> list[str]:
     """The text's words between white space: BERT's tokens of a text are those of its words, one after the other."""
     return _DELETED.sub("", text).split()
+
+
+# A word of split_words as it stands in the text, with the characters that are deleted from it.
+WORD = re.compile("[\\S\x0b\x0c\x1c-\x1f\x85]+")
+
+
+def piece_spans(rust: tokenizers.Tokenizer, word: str, lower_case: bool, strip_accents: bool) -> list[tuple[int, int]]:
+    """The characters of the word, [begin, end), that each of its pieces stands for.
+
+    A character of which several pieces were made (a syllable of Hangul is taken apart) is in the span of each. An accent that was
+    stripped belongs to the piece before it. Control characters at a piece's borders belong to none.
+    """
+    if word.isascii():
+        return rust.encode(word.lower() if lower_case else word, add_special_tokens=False).offsets
+    kept = [place for place, character in enumerate(word) if not _DELETED.match(character)]
+    text = "".join(word[place] for place in kept)
+    if lower_case:  # some capitals become two characters, such as the Turkish dotted one
+        kept = [place for place in kept for _ in word[place].lower()]
+        text = text.lower()
+    spans = []
+    for begin, end in rust.encode(text, add_special_tokens=False).offsets:
+        begin, end = kept[begin], kept[end - 1] + 1
+        while strip_accents and end < len(word) and unicodedata.category(word[end]) == "Mn":
+            end += 1
+        spans.append((begin, end))
+    return spans
+
+
+@functools.cache
+def _normalizer(lower_case: bool) -> normalizers.Normalizer:
+    return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=lower_case, lowercase=lower_case)
+
+
+def basic_words(text: str, lower_case: bool) -> list[str]:
+    """BERT's words before they are cut into pieces: each mark of punctuation and each ideograph by itself, lowered and without accents
+    if `lower_case` (google-research/electra, model/tokenization.py, BasicTokenizer)."""
+    text = _DELETED.sub("", text)
+    normal = _normalizer(lower_case).normalize_str(text.lower() if lower_case else text)
+    return [word for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(normal)]
 
 
 def bert_rules(ids: dict[str, int], lower_case: bool, strip_accents: bool, chinese_chars: bool = True) -> tokenizers.Tokenizer:

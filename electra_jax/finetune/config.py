@@ -1,0 +1,133 @@
+"""Which task a run fine-tunes on, one by its name or a user's own, and how it is learned. No jax."""
+
+import dataclasses
+
+from electra_jax.cli import UserError
+from electra_jax.finetune.readers import FORMATS
+from electra_jax.finetune.tags import SCHEMES
+from electra_jax.finetune.tasks import KINDS, OWN, TASKS
+from electra_jax.options import at_least, one_of, option
+
+NULL_THRESHOLD = -2.75  # of SQuAD 2.0's no-answer score: qa_na_threshold in configure_finetuning.py; transformers' is 0
+HEADS = ("classification", "sequence_classification", "token_classification", "joint_answer", "question_answering")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    name: str = option(OWN, f"{', '.join(TASKS)}; or {OWN}: a task of yours, which the options below describe")
+    path: str = option("", "the folder of the task's files, or of several tasks'; one file of yours; tfds: or tfds:NAME for TFDS")
+    train: str = option("", "the name of the training file in it (of TFDS: of the split); '': the task's own")
+    dev: str = option("", "of the file that is evaluated on; '': the task's own")
+    test: str = option("", "of the file that is predicted; '': the task's own")
+    dev_share: float = option(0.1, "of a task of yours without a dev file: the share of the training rows that is held out, by a hash")
+    format: str = option("auto", f"auto (by the files' endings), {', '.join(FORMATS)}")
+    kind: str = option("class", "class: one label; classes: several or none; number; tags: one for each word; answer: a part of a context")
+    text_columns: tuple = option((), "one, or two: a pair; of tags: the words'; of an answer: ('question', 'context'). (): text, or words")
+    label_column: str = option("", "of labels, numbers, tags or answers; '': label, tags or answers; of CoNLL columns the last")
+    start_column: str = option("", "of an answer's offset in characters; '': it stands where its text stands, if that stands there once")
+    id_column: str = option("", "a name for each row, which predictions repeat; '': the row's number")
+    labels: tuple = option((), "all labels in the order of the model's outputs; (): those of the training file, sorted")
+    label_range: tuple | None = option(None, "of a number: (lowest, highest); None: those of the training file")
+    separator: str = option(",", "between several labels in one text")
+    header: bool = option(True, "the first line of a .csv or .tsv names its columns; otherwise they are numbered from '0'")
+    delimiter: str = option("", "between the columns of a .csv or .tsv; '': a comma, a tab")
+    quotes: bool | None = option(None, "columns may stand in double quotes; None: in a .csv, not in a .tsv")
+    tag_scheme: str = option("", f"auto, {', '.join(SCHEMES)} (of words alone, no spans); '': the task's own, of yours auto")
+    lenient_tags: bool = option(False, "tags that break their scheme are read as conlleval reads them, and counted, not refused")
+    bad_rows: str = option(
+        "", "refuse or drop (and count) rows with an empty text or another number of columns; '': the task's, of yours refuse"
+    )
+
+    def __post_init__(self):
+        one_of("task.name", self.name, (*TASKS, OWN))
+        one_of("task.kind", self.kind, KINDS)
+        one_of("task.format", self.format, ("auto", *FORMATS))
+        one_of("task.tag_scheme", self.tag_scheme, ("", "auto", *SCHEMES))
+        one_of("task.bad_rows", self.bad_rows, ("", "refuse", "drop"))
+        for name in ("text_columns", "labels"):
+            if not all(isinstance(each, str) and each for each in getattr(self, name)):
+                raise UserError(f"task.{name} is {getattr(self, name)}: it must be a tuple of texts, such as ('a', 'b')")
+        if len(set(self.labels)) < len(self.labels):
+            raise UserError(f"task.labels is {self.labels}: each label once")
+        if not 0.0 < self.dev_share < 1.0:
+            raise UserError(f"task.dev_share is {self.dev_share}: it must be between 0 and 1")
+        if self.label_range is not None:
+            numbers = all(isinstance(each, int | float) for each in self.label_range)
+            if not (numbers and len(self.label_range) == 2 and self.label_range[0] < self.label_range[1]):
+                raise UserError(f"task.label_range is {self.label_range}: it must be (lowest, highest)")
+        if len(self.delimiter) > 1:
+            raise UserError(f"task.delimiter is {self.delimiter!r}: it must be one character")
+        if not self.separator:
+            raise UserError("task.separator is empty: it must be what stands between two labels, such as ','")
+        self._check_task()
+
+    def _check_task(self):
+        kind = self.kind if self.name == OWN else TASKS[self.name].kind
+        wide = {"tags": (1,), "answer": (2,)}.get(kind, (1, 2))
+        if self.text_columns and len(self.text_columns) not in wide:
+            raise UserError(f"task.text_columns is {self.text_columns}: of task.kind={kind} it names {' or '.join(map(str, wide))}")
+        of_kind = {
+            "start_column": ("answer",),
+            "label_range": ("number",),
+            "separator": ("classes",),
+            "labels": ("class", "classes"),
+            "tag_scheme": ("tags",),
+            "lenient_tags": ("tags",),
+        }
+        of_yours = (
+            "format",
+            "kind",
+            "text_columns",
+            "start_column",
+            "id_column",
+            "labels",
+            "label_range",
+            "separator",
+            "header",
+            "delimiter",
+        )
+        of_yours += ("quotes", "dev_share", *(() if self.name == "ud" else ("label_column",)))
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) == field.default:
+                continue
+            if self.name != OWN and field.name in of_yours:
+                raise UserError(f"task.{field.name} describes a task of yours (task.name={OWN}), and {self.name} has its own: leave it out")
+            if kind not in of_kind.get(field.name, KINDS):
+                raise UserError(f"task.{field.name} is for task.kind={' or '.join(of_kind[field.name])}, and this is {kind}: leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """How a task is learned. The fields from `pooler_slot` on name a defect of the published code each, which `faithful` keeps
+    (google-research/electra; the functions that they are given to say where)."""
+
+    head: str = option("", f"{', '.join(HEADS)}; '': the published one for the task's kind")
+    length: int = option(0, "tokens per row; 0: the task's, as published")
+    from_scratch: bool = option(False, "begin with random weights in the shape of init_from: what its training was worth")
+    epochs: float = option(0.0, "over the training rows, from which train.steps follows; 0: the task's, as published")
+    warmup_share: float = option(0.1, "of the steps, until the rate is at its peak, unless schedule.warmup_steps is given")
+    layer_decay: float = option(0.8, "the rate of each layer as a share of the one above it; 1: all learn alike")
+    row_lengths: int = option(4, "so many lengths may batches have, each a program to compile; 1: all rows are padded to `length`")
+    both_orders: bool | None = option(None, "train on each pair in both orders; None: as published, for MRPC and STS-B")
+    no_answer_threshold: float | None = option(None, "a larger no-answer score means no answer; None: -2.75, of question_answering 0")
+    keep: str = option("best", "which seeds' models are kept in the workdir: best, or all")
+    pooler_slot: bool = option(False, "layer-wise rates count a pooler that is not there: the last layer has the decay twice")
+    sum_over_batch: bool = option(False, "the loss is a sum over the batch, so that the gradients' norm is nearly always clipped")
+    one_shuffle: bool = option(False, "every seed sees the rows in the same order")
+    answerable_by_question: bool = option(False, "windows without the answer are trained on as the question is: answerable")
+    match_lowered_answers: bool = option(False, "training answers not found, lower-cased, around their offset are dropped")
+    answers_by_words: bool = option(False, "answers are found as whole words and pieces, and their text again by lower-cased alignment")
+    cut_by_word_count: bool = option(False, "tagged sentences are cut by their number of words, not when the row is full")
+    lower_tagged_words: bool = option(False, "tagged words are lowered and stripped of accents whatever the vocabulary")
+    tags_type: int = option(0, "the type of a tagged sentence's tokens: published is 1")
+    published_tag_scores: bool = option(False, "spans end at B, S and O alone, and words that were cut off count for nothing")
+
+    def __post_init__(self):
+        one_of("finetune.head", self.head, ("", *HEADS))
+        one_of("finetune.keep", self.keep, ("best", "all"))
+        at_least(self, "finetune", length=0, epochs=0, row_lengths=1)
+        for name in ("warmup_share", "layer_decay"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"finetune.{name} is {getattr(self, name)}: it must be from 0 to 1")
+        if self.tags_type not in (0, 1):
+            raise UserError(f"finetune.tags_type is {self.tags_type}: it must be 0 or 1")

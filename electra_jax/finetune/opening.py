@@ -1,0 +1,322 @@
+"""A task's examples, found and read as its config says, with what a person is to be told of them."""
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from electra_jax.cli import UserError
+from electra_jax.data.prepare.split import document_hash, is_heldout
+from electra_jax.data.readers import tfds
+from electra_jax.data.readers.compressions import COMPRESSIONS
+from electra_jax.finetune import tags
+from electra_jax.finetune.config import TaskConfig
+from electra_jax.finetune.examples import Answers, Example
+from electra_jax.finetune.readers import ENDINGS, format_of, read
+from electra_jax.finetune.readers.layout import Layout
+from electra_jax.finetune.tasks import OWN, TASKS, Task, Tfds
+
+# The names that a user's files may have where the config gives none.
+_STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
+_TFDS = "tfds:"
+_SPAN = re.compile("[BI]-")
+
+
+class Opened(NamedTuple):
+    task: Task  # with all labels, and the range of a number
+    examples: dict[str, list[Example]]  # split -> in the order of the file
+    counts: dict[str, dict[str, int]]  # split -> readers.Reading.counts
+    paths: dict[str, str]  # split -> the file
+    notes: list[str]  # a line each: what was dropped, what is missing
+
+
+def task_of(config: TaskConfig) -> Task:
+    """The task that the config names, or describes, with what it says otherwise. Reads no file; lists the folder of a task of a user's."""
+    given = {split: name for split in _STEMS if (name := getattr(config, split))}
+    if config.name == OWN:
+        return _own(config, given)
+    task, changes = TASKS[config.name], {}
+    if config.tag_scheme:
+        changes["scheme"] = config.tag_scheme
+    if config.bad_rows:
+        changes["drop"] = config.bad_rows == "drop"
+    if config.label_column:
+        changes["label"] = config.label_column
+    changes["lenient"] = config.lenient_tags
+    _check_format(config, task.layout.format)
+
+    def changed(layout: Layout) -> Layout:
+        return dataclasses.replace(layout, **changes)
+
+    theirs = task.tfds and Tfds(task.tfds.name, _instead(task.tfds.splits, given), changed(task.tfds.layout))
+    return dataclasses.replace(
+        task,
+        layout=changed(task.layout),
+        layouts={split: changed(layout) for split, layout in task.layouts.items()},
+        files=_instead(task.files, {split: (name,) for split, name in given.items()}),
+        tfds=theirs,
+    )
+
+
+def _instead(splits: Mapping, given: Mapping) -> dict:
+    """The config's train, dev or test set in the place of all that the task has of it."""
+    return {split: each for split, each in splits.items() if split.split("_")[0] not in given} | dict(given)
+
+
+def _own(config: TaskConfig, given: Mapping[str, str]) -> Task:
+    if not config.path:
+        raise UserError(f"--config.task.path is missing: name the folder of your files, or one of {', '.join(TASKS)} (task.name)")
+    if config.path.startswith(_TFDS):
+        name = config.path.removeprefix(_TFDS)
+        if not name:
+            raise UserError(f"task.path is tfds: without a name, and task.name={OWN}: write tfds:NAME")
+        there = list(tfds.open_builder(config.path, name).info.splits)
+        found = {split: next((stem for stem in stems if stem in there), "") for split, stems in _STEMS.items()}
+        splits = {split: name for split, name in ({"train": found["train"] or "train"} | found | given).items() if name}
+        return Task(OWN, name, layout := _layout(config, "tfds"), {}, tfds=Tfds(name, splits, layout))
+    if os.path.isdir(config.path):
+        names = os.listdir(config.path)
+        files = {split: given.get(split) or _named(names, stems, config) for split, stems in _STEMS.items()}
+    else:
+        files = {**given, "train": given.get("train") or os.path.basename(config.path)}
+    files = {split: name for split, name in files.items() if name}
+    if "train" not in files:
+        raise UserError(f"{config.path}: no file train.csv, .tsv, .jsonl, .parquet ... there: name yours (--config.task.train=...)")
+    layouts = {split: _layout(config, _format(config, name)) for split, name in files.items()}
+    files = {split: (name,) for split, name in files.items()}
+    return Task(OWN, os.path.basename(os.path.abspath(config.path)), layouts["train"], files, layouts=layouts)
+
+
+def _named(names: Sequence[str], stems: Sequence[str], config: TaskConfig) -> str:
+    """The one file that is called so. Several are a UserError: no one knows which is meant."""
+    found = [name for name in sorted(names) if name.split(".")[0] in stems and format_of(name)]
+    if len(found) > 1:
+        raise UserError(f"{config.path} has {', '.join(found)}: name the one that is meant (task.train, task.dev, task.test)")
+    return found[0] if found else ""
+
+
+def _format(config: TaskConfig, name: str) -> str:
+    found = config.format if config.format != "auto" else format_of(name)
+    if found is None:
+        raise UserError(f"{name}: its ending tells no format ({', '.join(ENDINGS)}, also {', '.join(COMPRESSIONS)}): say task.format=...")
+    return found
+
+
+# Options that only some formats have a use for.
+_OF_FORMATS = {
+    "header": ("csv", "tsv", "glue"),
+    "delimiter": ("csv", "tsv"),
+    "quotes": ("csv", "tsv"),
+    "start_column": ("csv", "tsv", "jsonl", "parquet", "tfds"),
+    "id_column": ("csv", "tsv", "jsonl", "parquet", "tfds", "glue"),
+    "text_columns": ("csv", "tsv", "jsonl", "parquet", "tfds", "glue", "columns", "conllu"),
+    "bad_rows": ("csv", "tsv", "jsonl", "parquet", "tfds", "glue"),
+}
+
+
+def _check_format(config: TaskConfig, format: str) -> None:
+    for field in dataclasses.fields(config):
+        if getattr(config, field.name) != field.default and format not in _OF_FORMATS.get(field.name, (format,)):
+            raise UserError(f"task.{field.name} is for {', '.join(_OF_FORMATS[field.name])}, and this file is {format}: leave it out")
+
+
+def _layout(config: TaskConfig, format: str) -> Layout:
+    _check_format(config, format)
+    needs = {"columns": "tags", "conllu": "tags", "squad": "answer"}.get(format, config.kind)
+    if needs != config.kind:
+        raise UserError(f"a file of the format {format} holds {needs}, and task.kind is {config.kind}: say task.kind={needs}")
+    if format == "glue" and config.kind not in ("class", "number"):
+        raise UserError(f"a file of the format glue holds classes or numbers, and task.kind is {config.kind}: say task.format=tsv")
+    texts, label = {"class": (("text",), "label"), "tags": (("words",), "tags"), "answer": (("question", "context"), "answers")}.get(
+        config.kind, (("text",), "label")
+    )
+    if format == "columns" or not config.header and format in ("csv", "tsv"):
+        texts, label = ("0", "1")[: len(texts)], "-1"
+    elif format == "conllu":
+        texts, label = ("form",), "upos"
+    return Layout(
+        format,
+        config.kind,
+        config.text_columns or texts,
+        config.label_column or label,
+        start=config.start_column,
+        id=config.id_column,
+        labels=config.labels,
+        range=config.label_range,
+        separator=config.separator,
+        header=config.header,
+        delimiter=config.delimiter,
+        quotes=config.quotes,
+        scheme=config.tag_scheme or "auto",
+        lenient=config.lenient_tags,
+        drop=config.bad_rows == "drop",
+    )
+
+
+# --- Files
+
+
+def find(task: Task, path: str) -> dict[str, str]:
+    """split -> its file, of those that are there: in `path`, or in the task's folder within it. Of `tfds:`, the item to read."""
+    if path.startswith(_TFDS):
+        if task.tfds is None:
+            raise UserError(f"{task.title} is not in TFDS: name the folder of its files (task.path)")
+        name = path.removeprefix(_TFDS) or task.tfds.name
+        there = tfds.open_builder(path, name).info.splits  # none where it was not built, which reading it says
+        splits = {split: theirs for split, theirs in task.tfds.splits.items() if not there or re.split(r"[\[+]", theirs)[0] in there}
+        return {split: f"{_TFDS}{name}:{theirs}" for split, theirs in splits.items()}
+    folders = [path, *(os.path.join(path, each) for each in task.folders)] if os.path.isdir(path) else [os.path.dirname(path)]
+    for folder in folders:  # all of the task's files lie in one
+        found = {}
+        for split, names in task.files.items():
+            candidates = [os.path.join(folder, name + ending) for name in names for ending in ("", *COMPRESSIONS)]
+            if there := next(filter(os.path.exists, candidates), None):
+                found[split] = there
+        if found:
+            return found
+    return {}
+
+
+def missing(config: TaskConfig, splits: Sequence[str] | None = None) -> str:
+    """Which of the task's files (None: of all its splits) are not there, in which folder, and where they are to be had: one line, or
+    nothing. Reads none of them."""
+    task = task_of(config)
+    found = find(task, config.path) if config.path else {}
+    if config.path.startswith(_TFDS):
+        return ""
+    names = [" or ".join(names) for split, names in task.files.items() if split not in found and (splits is None or split in splits)]
+    if not names:
+        return ""
+    mend = f"put {'it' if len(names) == 1 else 'them'} there from {task.source}, name" if task.source else "name"
+    other = f", or read the task from TFDS (task.path={_TFDS})" if task.tfds else ""
+    return (
+        f"{task.title}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not in {config.path or 'the folder that task.path names'}: "
+        f"{mend} another place (--config.task.path){other}"
+    )
+
+
+def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened:
+    """Reads the task's examples.
+
+    splits: those to read, each of which must be there. None: all that are there, of which a task that has a training set needs it and its
+      (first) dev set; a user's own task without a dev set has a part of its training rows held out.
+
+    UserError names the missing files, or the file, line and mend of whatever is wrong in one.
+    """
+    task = task_of(config)
+    if not config.path:
+        raise UserError(f"--config.task.path is missing: name the folder that holds {task.title}'s files")
+    paths = find(task, config.path)
+    known = list(task.tfds.splits if config.path.startswith(_TFDS) else task.files)
+    first = [next((split for split in known if split.startswith(kind)), None) for kind in ("train", "dev")]
+    needed = splits if splits is not None else ([split for split in first if split] or known)
+    if unknown := [split for split in needed if split not in known]:
+        raise UserError(f"{task.title} has no {unknown[0]} set: it has {', '.join(known)}")
+    if absent := [split for split in needed if split not in paths]:
+        raise UserError(
+            missing(config, absent) or f"{config.path} has no split for {task.title}'s {absent[0]} set: name it (task.{absent[0]})"
+        )
+    notes = [line] if splits is None and (line := missing(config)) else []
+    readings = {}
+    for split in known if splits is None else splits:
+        if split in paths:
+            layout = task.layout_of(split)
+            if config.path.startswith(_TFDS):
+                layout = dataclasses.replace(task.tfds.layout, labelled=layout.labelled)
+            readings[split] = read(paths[split], layout)
+    examples = {split: reading.examples for split, reading in readings.items()}
+    counts = {split: reading.counts for split, reading in readings.items()}
+    for split in counts:
+        told = {reason: count for reason, count in counts[split].items() if reason not in ("rows", "without a label")}
+        notes += [f"{paths[split]}: {count:,} {reason}" for reason, count in told.items()]
+    if config.name == OWN and splits is None and "dev" not in examples:
+        examples["train"], examples["dev"] = hold_out(examples["train"], config.dev_share)
+        notes.append(f"{paths['train']}: {len(examples['dev']):,} of its rows are held out as the dev set, for want of another (task.dev)")
+    for upload in task.uploads:
+        if len(examples.get(upload.split, ())) not in (0, upload.rows):
+            rows = len(examples[upload.split])
+            notes.append(f"{paths[upload.split]} has {rows:,} rows, and GLUE's upload {upload.rows:,}: it is not the published test set")
+    return Opened(_completed(task, examples), examples, counts, paths, notes)
+
+
+# --- Labels
+
+
+def label_types(example: Example) -> tuple[str, ...]:
+    """What a model must have seen to give the example's label: its class or classes; of tags, their types of span, or the tags. A number
+    and an answer need nothing of the kind."""
+    if isinstance(example.label, str):
+        return (example.label,)
+    if example.label is None or isinstance(example.label, float | Answers):
+        return ()
+    return tuple(map(_type, example.label))
+
+
+@functools.cache  # of a few dozen tags, millions of times
+def _type(tag: str) -> str:
+    return tags.split(tag)[1] if _SPAN.match(tag) else tag
+
+
+def check_labels(examples: Mapping[str, Sequence[Example]]) -> None:
+    """Raises UserError where a dev or test set has a class, or a type of span, that the training set has not: it names the row."""
+    seen = {each for example in examples.get("train", ()) for each in label_types(example)}
+    for split, others in examples.items():
+        for example in others if seen else ():
+            if new := [each for each in label_types(example) if each not in seen]:
+                raise UserError(
+                    f"{example.where}: the {split} set has the label {new[0]!r}, which no row of the training set has: mend the label, "
+                    "or give the training set such rows"
+                )
+
+
+def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
+    """With the labels, the scheme, the range and the answerability that follow from the examples."""
+    changes, layout = {}, {}
+    train = examples.get("train", ())
+    if task.kind in ("class", "classes") and not task.labels:
+        check_labels(examples)
+        layout["labels"] = tuple(sorted({each for example in train for each in label_types(example)}))
+        file, number = train[0].where.rsplit(":", 1)[0] if train else "", len(layout["labels"])
+        if task.kind == "class" and number == 1:
+            raise UserError(f"{file} has the label {layout['labels'][0]!r} alone: there is nothing to learn")
+        if number > max(20, len(train) // 2):
+            raise UserError(
+                f"{file} has {number:,} labels in {len(train):,} rows: is {task.layout.label!r} their column (task.label_column)?"
+            )
+    if task.kind == "tags":
+        check_labels(examples)
+        every = [example.label for each in examples.values() for example in each if example.label is not None]
+        of_spans = task.layout.scheme != "tokens" and all(tag == "O" or _SPAN.match(tag) for tag in {tag for tags in every for tag in tags})
+        layout["scheme"] = "iob2" if of_spans else "tokens"
+        # The published code sorts the tags of all its files, BIOES where they are of spans (`tagging_tasks.py`, `_get_label_mapping`).
+        layout["labels"] = tuple(sorted({tag for labels in every for tag in (tags.convert(labels, "bioes") if of_spans else labels)}))
+    if task.kind == "number" and not task.layout.range and train:
+        low, high = min(example.label for example in train), max(example.label for example in train)
+        if low == high:
+            raise UserError(f"{train[0].where.rsplit(':', 1)[0]}: every number is {low:g}: there is nothing to learn")
+        layout["range"] = (low, high)
+    if task.kind == "answer":
+        without = [example for each in examples.values() for example in each if example.label is not None and not example.label.texts]
+        if without and task.name == "squad1":
+            raise UserError(f"{without[0].where} has no answer, and SQuAD 1.1 has one for each question: is it 2.0? task.name=squad2")
+        changes["unanswerable"] = task.unanswerable or bool(without)
+    return dataclasses.replace(task, layout=dataclasses.replace(task.layout, **layout), **changes)
+
+
+def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """(the others, about this share of the examples), each in order.
+
+    A hash of the text decides, of an answer's its context alone, so that equal texts fall on one side whatever else the file holds. A text
+    with a label that would be missing among the others stays there.
+    """
+    texts = [example.texts[1] if isinstance(example.label, Answers) else "\0".join(example.texts) for example in examples]
+    chosen = {text for text in texts if is_heldout(document_hash(text), share)}
+    seen = {each for example, text in zip(examples, texts, strict=True) if text not in chosen for each in label_types(example)}
+    chosen -= {text for example, text in zip(examples, texts, strict=True) if not seen.issuperset(label_types(example))}
+    kept = [example for example, text in zip(examples, texts, strict=True) if text not in chosen]
+    held = [example for example, text in zip(examples, texts, strict=True) if text in chosen]
+    if not kept or not held:
+        raise UserError(f"{len(examples)} rows are too few to hold out a share of {share} of them: name a dev file (--config.task.dev)")
+    return kept, held

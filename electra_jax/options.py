@@ -94,6 +94,16 @@ def _kinds(record: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in _fields(record)}
 
 
+def plain_types(record: type) -> dict[str, type]:
+    """{name: the type of its values, without None and without what a tuple holds}."""
+    found = {}
+    for name, kind in _kinds(record).items():
+        parts = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        each = next(part for part in parts if part is not types.NoneType)
+        found[name] = typing.get_origin(each) or each
+    return found
+
+
 def _fields(record: type) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(record) if "help" in field.metadata]
 

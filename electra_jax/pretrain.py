@@ -5,12 +5,17 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from electra_jax import session
 from electra_jax.build import Devices, abstract_batch, build, pretraining_objective
 from electra_jax.data.rows import loader
 from electra_jax.data.rows.opening import open_rows
+from electra_jax.data.tokenizers import Tokenizer
+from electra_jax.interop import formats, start
 from electra_jax.recipe import Recipe
 from electra_jax.session import Result, Work
+from electra_jax.types import TrainState
 
 
 def pretrain(config: Mapping[str, Any] | Recipe, workdir: str | os.PathLike, scratch: str | os.PathLike | None = None) -> Result:
@@ -52,4 +57,14 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
         identity=data.identity,
         about=data.summaries,
         num_rows=stream.num_rows,
+        begin=lambda state: _first_values(recipe, state, data.tokenizer),
     )
+
+
+def _first_values(recipe: Recipe, abstract_state: TrainState, tokenizer: Tokenizer) -> tuple[dict[str, np.ndarray], list[str]]:
+    """What recipe.init_from gives the first state, and lines for a person: see interop.start."""
+    if not recipe.init_from:
+        return {}, []
+    source = formats.read(recipe.init_from, network=recipe.init_network, with_slots=recipe.init_slots)
+    found, notes = start.values(abstract_state, recipe.model, source, tokenizer, with_slots=recipe.init_slots, seed=recipe.seed)
+    return found, [*notes, *source.notes]

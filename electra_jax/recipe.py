@@ -33,20 +33,16 @@ FORMAT = 3  # of what `stored` gives; what was stored before had no number
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A run. Fine-tuning adds a section of its own by a subclass. Raises UserError where sections contradict each other."""
+class RunRecipe:
+    """What every run has: a task adds sections of its own by a subclass. Raises UserError where sections contradict each other."""
 
     preset: str = option("small", "the name of what the other values began as")
     seed: int = option(0, "of the first parameters, the order of rows, masks, samples and dropout")
     init_from: str = option("", "begin with this model: a workdir, a folder of transformers, a TF1 checkpoint, or DISCRIMINATOR,GENERATOR")
     init_network: str = option("", "take `discriminator` or `generator` of it alone; the other begins anew")
-    init_slots: bool = option(False, "and the optimizer's memory; the schedule begins anew")
     model: ElectraConfig = ElectraConfig()
-    masking: MaskingConfig = MaskingConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     log: LogConfig = LogConfig()
     eval: EvalConfig = EvalConfig()
@@ -59,15 +55,17 @@ class Recipe:
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}: it must be from 0 to 2**32 - 1")
-        for name in ("init_network", "init_slots"):
-            if getattr(self, name) and not self.init_from:
-                raise UserError(f"{name} is {getattr(self, name)} and there is no init_from: name the model to begin with, or leave it out")
+        self.check_needs_init_from("init_network")
         warmup, end = self.schedule.warmup_steps, self.schedule.decay_steps or self.train.steps
         if not 0 <= warmup < end:
             name = "schedule.decay_steps" if self.schedule.decay_steps else "train.steps"
             raise UserError(f"schedule.warmup_steps is {warmup}: it must be from 0 to below {name}={end}")
         if self.init_network:
             options.one_of("init_network", self.init_network, ("discriminator", "generator"))
+
+    def check_needs_init_from(self, name: str) -> None:
+        if getattr(self, name) and not self.init_from:
+            raise UserError(f"{name} is {getattr(self, name)} and there is no init_from: name the model to begin with, or leave it out")
 
     @classmethod
     def sections(cls) -> dict[str, type]:
@@ -142,6 +140,49 @@ class Recipe:
             parsed["schedule"] = dataclasses.replace(schedule, warmup_steps=tenth)
         return dataclasses.replace(top, **parsed, given=given, notes=tuple(notes))
 
+    def config(self) -> Any:
+        """As an ml_collections ConfigDict, for a file in configs/: its fields can then be overridden by flags, typed."""
+        from ml_collections import ConfigDict, config_dict
+
+        def part(record: Any) -> ConfigDict:
+            found = ConfigDict()
+            kinds = options.plain_types(type(record))
+            for name, value in options.values(record).items():
+                found[name] = config_dict.placeholder(kinds[name]) if value is None else value
+            return found
+
+        whole = part(self)
+        for name in self.sections():
+            whole[name] = part(getattr(self, name))
+        return whole
+
+    def resolved(self, platform: Any, length: int, networks: Sequence[str]) -> Self:
+        """With what was left to the platform (a parallel.mesh.Platform) decided: the type of products, and the path of attention in rows
+        of `length` tokens. UserError where the model has no sizes for one of the networks."""
+        dtype = platform.dtype if self.model.dtype == "auto" else self.model.dtype
+        model = dataclasses.replace(self.model, dtype=dtype)
+        path = choice.choose(model.attention, platform.name, length, [model.encoder(name) for name in networks])
+        return dataclasses.replace(self, model=dataclasses.replace(model, attention=path))
+
+    def stored(self) -> dict[str, Any]:
+        """JSON values."""
+        tree = {**options.values(self), **{name: options.values(getattr(self, name)) for name in self.sections()}}
+        return {"format": FORMAT, **json.loads(json.dumps(tree))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(RunRecipe):
+    """A run of pretraining."""
+
+    init_slots: bool = option(False, "of init_from take the optimizer's memory too; the schedule begins anew")
+    masking: MaskingConfig = MaskingConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    data: DataConfig = DataConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_needs_init_from("init_slots")
+
     def of_rows(self, length: int, vocab_size: int) -> Self:
         """With the length and the vocabulary of the rows that the run trains on, where the config says others."""
         data, model = dataclasses.replace(self.data, length=length), dataclasses.replace(self.model, vocab_size=vocab_size)
@@ -153,36 +194,10 @@ class Recipe:
         note = f"data.length={length} and model.vocab_size={vocab_size}, as the rows are (in the config: {before})"
         return dataclasses.replace(self, data=data, model=model, notes=(*self.notes, note))
 
-    def config(self) -> Any:
-        """As an ml_collections ConfigDict, for a file in configs/: its fields can then be overridden by flags, typed."""
-        from ml_collections import ConfigDict, config_dict
-
-        def part(record: Any) -> ConfigDict:
-            found = ConfigDict()
-            for name, value in options.values(record).items():
-                found[name] = config_dict.placeholder(tuple) if value is None else value
-            return found
-
-        whole = part(self)
-        for name in self.sections():
-            whole[name] = part(getattr(self, name))
-        return whole
-
     def resolve(self, platform: Any, networks: Sequence[str] | None = None) -> Self:
-        """With what was left to the platform (a parallel.mesh.Platform) decided: the type of products, and the path of attention.
-
-        networks: that are trained; None: the objective's. UserError where the model has no sizes for one of them.
-        """
+        """With what the platform decides. networks: that are trained; None: the objective's."""
         networks = load(OBJECTIVES, self.objective.name).NETWORKS if networks is None else networks
-        dtype = platform.dtype if self.model.dtype == "auto" else self.model.dtype
-        model = dataclasses.replace(self.model, dtype=dtype)
-        path = choice.choose(model.attention, platform.name, self.data.length, [model.encoder(name) for name in networks])
-        return dataclasses.replace(self, model=dataclasses.replace(model, attention=path))
-
-    def stored(self) -> dict[str, Any]:
-        """JSON values."""
-        tree = {**options.values(self), **{name: options.values(getattr(self, name)) for name in self.sections()}}
-        return {"format": FORMAT, **json.loads(json.dumps(tree))}
+        return self.resolved(platform, self.data.length, networks)
 
 
 def _find_file(argv: list[str], default: str) -> None:

@@ -10,7 +10,7 @@ from electra_jax.recipe import FORMAT
 # What a resume may change, by regex over "section.field". Anything else would be another run under the old one's name.
 # The rows may lie elsewhere: that they are the same is known by their hash, the identity.
 MAY_CHANGE = (
-    r"^(log|eval|checkpoint|parallel)\.|^data\.path$|^model\.(remat|scan_layers|attention)$"
+    r"^(log|eval|checkpoint|parallel)\.|^(data|task)\.path$|^model\.(remat|scan_layers|attention)$"
     r"|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
 )
 _LISTED = 6  # changes in one message
@@ -57,7 +57,8 @@ def warnings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _in_words(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if name == "identity.data":  # hashes, which tell a person nothing
-        return f"it was begun on the rows of data.path={old.get('data.path')}, and {new.get('data.path')} holds others"
+        field = "task.path" if "task.path" in new else "data.path"
+        return f"it was begun on the rows of {field}={old.get(field)}, and {new.get(field)} holds others"
     if name.startswith("identity."):
         return f"another {name.removeprefix('identity.')}"
     return f"{name}: {old.get(name)!r} -> {new.get(name)!r}"

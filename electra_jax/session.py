@@ -20,13 +20,13 @@ from electra_jax.build import Parts
 from electra_jax.cli import Preempted, UserError
 from electra_jax.data.config import ENOUGH_EPOCHS, FEWEST_STEPS
 from electra_jax.data.tokenizers import Tokenizer
-from electra_jax.interop import formats, start
+from electra_jax.interop import start
 from electra_jax.parallel import chips, executors, mesh, multihost, process
 from electra_jax.parallel.executors import Program
-from electra_jax.recipe import Recipe
+from electra_jax.recipe import RunRecipe
 from electra_jax.store import names, workdirs
 from electra_jax.store.checkpoints import Checkpoints
-from electra_jax.train import evaluation, loop
+from electra_jax.train import evaluation, loop, seeds
 from electra_jax.types import Batch, TrainState
 from electra_jax.views import Examples, Run
 from electra_jax.watch import clock, report
@@ -49,9 +49,12 @@ class Work(NamedTuple):
     identity: which data and tokenizer, by their hashes: a resume with others is refused.
     about: JSON values that tell a person of the data; kept in checkpoints.
     num_rows: that an epoch has.
+    begin(abstract state) -> ({path in the state: its first value}, lines for a person): what a run that begins takes from a model.
+    finish(state, folder) leaves what the task makes of a complete run in the workdir's folder. Every process calls it, since what it
+      computes may take them all; the folder is None for all but one.
     """
 
-    recipe: Recipe
+    recipe: RunRecipe
     parts: Parts
     tokenizer: Tokenizer
     first_batch: Batch
@@ -61,6 +64,8 @@ class Work(NamedTuple):
     identity: Mapping[str, Any]
     about: Any
     num_rows: int
+    begin: Callable[[TrainState], tuple[dict[str, np.ndarray], list[str]]] = lambda state: ({}, [])
+    finish: Callable[[TrainState, pathlib.Path | None], None] = lambda state, folder: None
 
 
 class Result(NamedTuple):
@@ -83,8 +88,8 @@ class Opened(NamedTuple):
 
 
 def run(
-    recipe: Recipe,
-    open_work: Callable[[Recipe, pathlib.Path], Work],
+    recipe: RunRecipe,
+    open_work: Callable[[RunRecipe, pathlib.Path], Work],
     workdir: str | os.PathLike,
     scratch: str | os.PathLike | None = None,
 ) -> Result:
@@ -130,8 +135,8 @@ def _open(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, run
             },
         )
         values, notes = {}, []
-        if recipe.init_from and checkpoints.latest_step is None:
-            values, notes = multihost.together(lambda: _first_values(work))
+        if checkpoints.latest_step is None:
+            values, notes = multihost.together(lambda: work.begin(parts.abstract_state))
         peak = chips.peak_flops(devices.platform.device_kind, recipe.model.dtype)
         measured = None if peak else multihost.count() * clock.measure_matmul_peak(recipe.model.dtype)
         run_clock.peak_flops_per_sec, run_clock.peak_is_measured = peak * devices.mesh.size if peak else measured, not peak
@@ -185,21 +190,11 @@ def _check_resume(place: workdirs.Workdir, stored: Mapping[str, Any]) -> list[st
     return resume.warnings(before, stored)
 
 
-def _first_values(work: Work) -> tuple[dict[str, np.ndarray], list[str]]:
-    """What recipe.init_from gives the first state, and lines for a person: see interop.start."""
-    recipe = work.recipe
-    source = formats.read(recipe.init_from, network=recipe.init_network, with_slots=recipe.init_slots)
-    found, notes = start.values(
-        work.parts.abstract_state, recipe.model, source, work.tokenizer, with_slots=recipe.init_slots, seed=recipe.seed
-    )
-    return found, [*notes, *source.notes]
-
-
 def plan_lines(work: Work, program: Program, run_clock: clock.Clock, start_step: int) -> list[str]:
     """What the run will cost, before its first step."""
     recipe, devices, objective, sizes = work.recipe, work.parts.devices, work.parts.objective, _sizes(work.parts)
     others = "".join(f", {name} {format_count(sizes[name])} more" for name in objective.networks if name != objective.encoder)
-    steps, rows, length = recipe.train.steps, recipe.train.batch_rows, work.first_batch.tokens.shape[1]
+    steps, rows, length = recipe.train.steps, work.parts.batch_rows, work.first_batch.tokens.shape[1]
     flops, peak = steps * objective.flops(rows, length), run_clock.peak_flops_per_sec
     axes = " x ".join(f"{name}={size}" for name, size in devices.mesh.shape.items() if size > 1)
     kind, left = devices.platform.device_kind, (steps - start_step) / steps
@@ -225,7 +220,7 @@ def plan_lines(work: Work, program: Program, run_clock: clock.Clock, start_step:
 def too_much(work: Work, peak_flops_per_sec: float) -> list[str]:
     """A warning of a run that hardly anybody means."""
     recipe, found = work.recipe, []
-    flops = recipe.train.steps * work.parts.objective.flops(recipe.train.batch_rows, work.first_batch.tokens.shape[1])
+    flops = recipe.train.steps * work.parts.objective.flops(work.parts.batch_rows, work.first_batch.tokens.shape[1])
     days = flops / peak_flops_per_sec / EXPECTED_UTILISATION / 86400
     epochs = recipe.train.steps * recipe.train.batch_rows / work.num_rows
     if days > MANY_DAYS:
@@ -262,17 +257,19 @@ class _Evaluator:
         step = jax.jit(evaluation.make_eval_step(work.parts.objective), out_shardings=mesh.replicated(devices.mesh))
         lower, options = mesh.on_mesh(step.lower, devices.mesh), executors.compiler_options(devices.mesh) or None
         # Compiled now, a program for each row length: a peer that compiles for half a minute later on would be taken for dead.
-        self._programs = {}
+        self._programs, of_a_seed = {}, work.parts.members(state)[0]
         for batch in self._heldout:
             if _shapes(batch) not in self._programs:
-                self._programs[_shapes(batch)] = lower(state.params, state.root, *batch).compile(compiler_options=options)
+                self._programs[_shapes(batch)] = lower(*of_a_seed, *batch).compile(compiler_options=options)
 
     def _step(self, params, root, batch, valid_B):
         return self._programs[_shapes((batch, valid_B))](params, root, batch, valid_B)
 
     def __call__(self, state: TrainState, at_step: int) -> dict[str, float]:
         view = self._work.parts.objective.view
-        metrics = evaluation.evaluate(self._work.parts.objective, self._step, state.params, state.root, self._heldout)
+        objective, parts = self._work.parts.objective, self._work.parts
+        found = [evaluation.evaluate(objective, self._step, *member, self._heldout) for member in parts.members(state)]
+        metrics = seeds.summary(dict(zip(parts.seeds, found, strict=True)))
         self.metrics = metrics = {**metrics, **self._work.reference, "eval/rows": self._rows}
         self._telemetry.note(f"step {at_step}: {view.headline(metrics)}")
         found = dict(view.warnings(metrics, at_step, self._run))
@@ -284,7 +281,8 @@ class _Evaluator:
     def examples(self, state: TrainState) -> Examples:
         """Some held-out rows as the model sees them."""
         batch, valid_B = self._work.heldout[0]
-        outputs = jax.device_get(self._step(state.params, state.root, *self._heldout[0])[1].outputs)
+        member = self._work.parts.members(state)[0]
+        outputs = jax.device_get(self._step(*member, *self._heldout[0])[1].outputs)
         rows, outputs = (jax.tree.map(lambda x: x[valid_B], tree) for tree in (batch, outputs))
         return self._work.parts.objective.view.examples(rows, outputs, self._work.tokenizer.pieces)
 
@@ -329,9 +327,9 @@ def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, op
         state = loop.train(
             state,
             opened.programs,
-            work.batches(int(state.step), mesh.host_rows(devices.mesh, train.batch_rows)),
+            work.batches(int(state.step), mesh.host_rows(devices.mesh, work.parts.batch_rows)),
             total_steps=train.steps,
-            flops=lambda length: objective.flops(train.batch_rows, length),
+            flops=lambda length: objective.flops(work.parts.batch_rows, length),
             intervals=loop.Intervals(
                 log_steps=recipe.log.every_steps, eval_steps=recipe.eval.every_steps, checkpoint_steps=recipe.checkpoint.every_steps
             ),
@@ -348,6 +346,7 @@ def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, op
         raise
     if not evaluate.metrics:  # the run was complete before this command
         evaluate(state, train.steps)
+    work.finish(state, place.path if multihost.is_lead() else None)
     examples = evaluate.examples(state)
     return Result(train.steps, evaluate.metrics, examples, write_report(examples) if multihost.is_lead() else place.name)
 

@@ -28,7 +28,10 @@ class Batch(flax.struct.PyTreeNode):
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that one step reads and writes on the device. Global arrays, without a device axis, whatever the executor."""
+    """All that one step reads and writes on the device. Global arrays, without a device axis, whatever the executor.
+
+    Of several seeds that train in one program (train/seeds.py) every array but `step` has a leading axis of seeds.
+    """
 
     step: Array  # int32 scalar: updates tried so far, and so the number of the next batch
     root: Array  # uint32 [2]: the words of the key that all randomness of the run is folded from; they never change

@@ -11,10 +11,16 @@ from electra_jax.models.config import PRESETS
 from electra_jax.recipe import Recipe
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("pretrain_config", ROOT / "configs" / "pretrain.py")
-pretrain_config = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pretrain_config)
 
+
+def config_file(name: str):
+    spec = importlib.util.spec_from_file_location(f"{name}_config", ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+pretrain_config, finetune_config = config_file("pretrain"), config_file("finetune")
 ARGS = [*PRESETS, "small,faithful", "base,flash", "large,flash"]
 
 
@@ -26,10 +32,11 @@ def lines(tree, prefix=""):
             yield f"{prefix}{name} = {value!r}"
 
 
-@pytest.mark.parametrize("arg", ARGS)
-def test_golden_snapshot(arg):
-    text = "\n".join(lines(pretrain_config.get_config(arg).to_dict())) + "\n"
-    path = ROOT / "configs" / "golden" / f"pretrain-{arg.replace(',', '-')}.txt"
+@pytest.mark.parametrize("file, arg", [*(("pretrain", arg) for arg in ARGS), ("finetune", "own"), ("finetune", "squad2,faithful")])
+def test_golden_snapshot(file, arg):
+    module = {"pretrain": pretrain_config, "finetune": finetune_config}[file]
+    text = "\n".join(lines(module.get_config(arg).to_dict())) + "\n"
+    path = ROOT / "configs" / "golden" / f"{file}-{arg.replace(',', '-')}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
     assert path.read_text() == text, f"{arg} has drifted; if that is meant: UPDATE_GOLDEN=1 make test"

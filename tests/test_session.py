@@ -108,9 +108,9 @@ def test_a_run_that_hardly_anybody_means_is_warned_of():
 
     def warned(steps: int, num_rows: int) -> list[str]:
         recipe = types.SimpleNamespace(train=types.SimpleNamespace(steps=steps, batch_rows=128))
-        objective = types.SimpleNamespace(flops=lambda rows, length: 1e12)
+        parts = types.SimpleNamespace(objective=types.SimpleNamespace(flops=lambda rows, length: 1e12), batch_rows=128)
         batch = types.SimpleNamespace(tokens=np.zeros((128, 128)))
-        work = types.SimpleNamespace(recipe=recipe, parts=types.SimpleNamespace(objective=objective), first_batch=batch, num_rows=num_rows)
+        work = types.SimpleNamespace(recipe=recipe, parts=parts, first_batch=batch, num_rows=num_rows)
         return session.too_much(work, 1e11)
 
     assert warned(1_000, 256) == [] and warned(100_000, 320_000) == []

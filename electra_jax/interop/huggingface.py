@@ -283,7 +283,13 @@ def _class_for(model: Model, network: str) -> str:
     elif "head" in model.params["discriminator"] and not rotary:
         head = "rtd"
     about = Architecture("roformer" if rotary else "electra", network, head)
-    return next(kind for kind, there in ARCHITECTURES.items() if there == about)
+    kind = next((kind for kind, there in ARCHITECTURES.items() if there == about), None)
+    if kind is None:
+        raise UserError(
+            f"transformers' {about.family} has no class with the head {head}: keep it in our own format (--format=electra_jax), or "
+            "fine-tune with a head that it has (--config.finetune.head=sequence_classification, question_answering)"
+        )
+    return kind
 
 
 def _from_config(config: ElectraConfig, network: str, kind: str, model: Model) -> dict[str, Any]:

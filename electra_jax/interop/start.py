@@ -50,12 +50,12 @@ def values(
 
 
 def placed(state: TrainState, found: Mapping[str, np.ndarray]) -> TrainState:
-    """`state` with these values, each where the array lies that it replaces, on any number of hosts."""
+    """`state` with these values, each where the array lies that it replaces, on any number of hosts; every seed gets the same."""
 
     def put(path: str, x: jax.Array) -> jax.Array:
         if path not in found:
             return x
-        value = np.asarray(found[path], x.dtype)
+        value = np.broadcast_to(np.asarray(found[path], x.dtype), x.shape)
         return jax.make_array_from_callback(x.shape, x.sharding, lambda index: value[index])
 
     arrays, treedef = checkpoints.flatten(state)

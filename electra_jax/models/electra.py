@@ -6,11 +6,13 @@ and, of a fine-tuned one, the task's head under the task's name (heads.TASKS).
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from electra_jax import rng
 from electra_jax.cli import UserError
 from electra_jax.models import heads, layers
 from electra_jax.models.backbones import backbone
@@ -19,6 +21,7 @@ from electra_jax.models.ops import vocabulary
 from electra_jax.parallel import sharding
 from electra_jax.types import Array, Batch, Params
 
+HEAD_INPUT = 1  # the place of dropout before a task's head, in layer 0 (see rng.site_seeds), where the embeddings' is 0
 NETWORKS: Mapping[str, str] = {"generator": "mlm", "discriminator": "rtd"}  # ELECTRA's, and each one's head
 
 
@@ -143,20 +146,47 @@ def discriminator_apply(
 def init_task(key: Array, config: ElectraConfig, task: str, num_labels: int, network: str = "discriminator") -> Params:
     """The head of one of heads.TASKS, on `network`."""
     encoder = config.encoder(network)
-    x_1xH = jnp.zeros((1, encoder.hidden_size), jnp.dtype(config.dtype))
-    return heads.TASKS[task](encoder, num_labels).init(key, x_1xH)["params"]
+    head, H = heads.TASKS[task](encoder, num_labels), encoder.hidden_size
+    if task == "joint_answer":
+        x_1x1xH = jnp.zeros((1, 1, H), jnp.dtype(config.dtype))
+        return head.init(key, x_1x1xH, jnp.ones((1, 1), bool), lambda logits: jnp.zeros((1, 1), jnp.int32))["params"]
+    return head.init(key, jnp.zeros((1, H), jnp.dtype(config.dtype)))["params"]
 
 
 def task_apply(
     params: Params, config: ElectraConfig, batch: Batch, task: str, seeds_Bx2: Array | None = None, network: str = "discriminator"
 ) -> Array:
-    """Logits of one of heads.TASKS: [B, labels] from each row's first token, or [B, L, labels]; question answering: start and end."""
+    """Logits of one of heads.TASKS but "joint_answer": [B, labels] from each row's first token, or [B, L, labels]; question answering:
+    start and end."""
+    head, x_BxLxH = _of_task(params, config, batch, task, seeds_Bx2, network)
+    if task not in heads.OF_FIRST_TOKEN:
+        return head(x_BxLxH.reshape(-1, x_BxLxH.shape[-1])).reshape(*batch.tokens.shape, -1)
+    x_BxH = x_BxLxH[:, 0]
+    dropout = config.encoder(network).dropout
+    if task == "classification" and seeds_Bx2 is not None and dropout:
+        x_BxH = rng.dropout(x_BxH, rng.site_seeds(seeds_Bx2, 0, HEAD_INPUT), dropout)
+    return head(x_BxH)
+
+
+def answer_apply(
+    params: Params,
+    config: ElectraConfig,
+    batch: Batch,
+    allowed_BxL: Array,
+    choose: Callable[[Array], Array],
+    seeds_Bx2: Array | None = None,
+    network: str = "discriminator",
+) -> tuple[Array, Array, Array, Array]:
+    """What heads.JointAnswerHead gives: start logits [B, L], starts [B, S], end logits [B, S, L], no-answer logit [B]."""
+    head, x_BxLxH = _of_task(params, config, batch, "joint_answer", seeds_Bx2, network)
+    return head(x_BxLxH, allowed_BxL, choose)
+
+
+def _of_task(params: Params, config: ElectraConfig, batch: Batch, task: str, seeds_Bx2: Array | None, network: str):
+    """(the task's head, [B, L, H] for it)."""
     if task not in params:
         has = ", ".join(name for name in params if name in heads.TASKS) or "none"
         raise UserError(f"the model has no head for {task!r}: it has {has}")
-    x_NxH = _encode(params, config, network, batch, seeds_Bx2)
-    B, L = batch.tokens.shape
-    head = heads.TASKS[task](config.encoder(network), params[task]["out"]["bias"].shape[0])
-    if task == "sequence_classification":
-        return head.apply({"params": params[task]}, x_NxH.reshape(B, L, -1)[:, 0])
-    return head.apply({"params": params[task]}, x_NxH).reshape(B, L, -1)
+    last = params[task]["out"]["bias"].shape[0] if "out" in params[task] else 2
+    head = partial(heads.TASKS[task](config.encoder(network), last).apply, {"params": params[task]})
+    return head, hidden_states(params, config, batch, seeds_Bx2, network)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from electra_jax.cli import UserError
 from electra_jax.options import one_of
-from electra_jax.parallel import allocator, sharding
+from electra_jax.parallel import allocator
 from electra_jax.parallel import mesh as meshes
 from electra_jax.parallel.config import EXECUTORS
 
@@ -86,14 +86,14 @@ def reduction(executor: str) -> Callable:
     return over_devices if axes else lambda tree: tree
 
 
-def check_batch(mesh: Mesh, batch_rows: int, accumulation_steps: int) -> None:
+def check_batch(num_devices: int, batch_rows: int, accumulation_steps: int) -> None:
     """UserError where the rows of a step cannot be dealt out evenly."""
-    parts = mesh.size * max(accumulation_steps, 1)
+    parts = num_devices * max(accumulation_steps, 1)
     if batch_rows < 1 or accumulation_steps < 1 or batch_rows % parts:
         below = batch_rows // parts * parts
         near = " or ".join(str(rows) for rows in (below, below + parts) if rows > 0)
         raise UserError(
-            f"train.batch_rows={batch_rows} cannot be dealt out to {mesh.size} device{'s' * (mesh.size > 1)} in "
+            f"train.batch_rows={batch_rows} cannot be dealt out to {num_devices} device{'s' * (num_devices > 1)} in "
             f"train.accumulation_steps={accumulation_steps} equal parts: choose a multiple of {parts}, such as {near}"
         )
 
@@ -113,7 +113,8 @@ class Lowered(NamedTuple):
 
 
 def lower_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str) -> Lowered:
-    """Traces body(state, batch) -> (state, metrics) for one of `choose`'s executors. abstract_batch: of the global batch."""
+    """Traces body(state, batch) -> (state, metrics) for one of `choose`'s executors. abstract_state: shapes with their shardings.
+    abstract_batch: of the global batch."""
     start = time.monotonic()
     num_rows = jax.tree.leaves(abstract_batch)[0].shape[0]
     place = partial(meshes.to_devices, mesh=mesh, num_rows=num_rows)
@@ -129,7 +130,7 @@ def lower_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, execu
             specs = PartitionSpec(), PartitionSpec(meshes.AXES)
             # check_vma=False: with it gradients of what is replicated come summed already, and our psum would sum them again.
             body = jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
-        of_state = sharding.shardings(abstract_state, mesh)
+        of_state = jax.tree.map(lambda x: x.sharding, abstract_state)
         step = jax.jit(body, in_shardings=(of_state, rows), out_shardings=(of_state, whole), donate_argnums=0)
         lower = meshes.on_mesh(step.lower, mesh)
     return Lowered(lower(abstract_state, abstract_batch), place, mesh, time.monotonic() - start)

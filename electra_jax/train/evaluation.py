@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from electra_jax import rng
+from electra_jax.parallel import mesh as meshes
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, Params
 
@@ -57,3 +59,14 @@ def evaluate(
     metrics |= {name: float(value / max(weight, 1.0)) for name, (value, weight) in sums.items()}
     metrics |= measured
     return {f"eval/{name}": value for name, value in metrics.items()}
+
+
+def outputs(
+    objective: Objective, params: Params, root: Array, batches: Iterable[tuple[Batch, np.ndarray]], mesh: Mesh
+) -> Iterator[dict[str, np.ndarray]]:
+    """Terms.outputs of the valid rows of one batch after the other, without their losses; the rows may lack labels."""
+    step = jax.jit(lambda *args: make_eval_step(objective)(*args)[1].outputs, out_shardings=meshes.replicated(mesh))
+    run = meshes.on_mesh(step, mesh)
+    for batch, valid_B in batches:
+        found = jax.device_get(run(params, root, *meshes.to_devices((batch, valid_B), mesh)))
+        yield {name: value[valid_B] for name, value in found.items()}

@@ -170,6 +170,6 @@ def test_executors_that_cannot_run_say_so():
         with pytest.raises(UserError, match=f"{executor} runs data parallel alone"):
             executors.choose(executor, make(2, 2))
     with pytest.raises(UserError, match="multiple of 32, such as 32"):
-        executors.check_batch(make(8, 1), 20, 4)
+        executors.check_batch(8, 20, 4)
     with pytest.raises(UserError, match="fsdp=8 divides the width of no parameter"):
         sharding.shardings({"layers": {"kernel": jax.ShapeDtypeStruct((2, 12, 12), jnp.float32)}}, make(1, 8))

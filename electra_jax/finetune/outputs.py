@@ -1,0 +1,58 @@
+"""Predictions of a split, in the forms that official scorers and uploads take.
+
+class, number    the upload's file of GLUE (gluebenchmark.com: `index<TAB>prediction`), or SPLIT.tsv with the rows' ids
+classes          SPLIT.tsv, the labels joined by the task's separator
+tags             SPLIT.conll: word, the file's tag where it has one, predicted tag; a blank line behind each sentence
+answer           SPLIT.json: {question ID: text}, and SPLIT.nbest.json; of SQuAD 2.0 SPLIT.null.json, {question ID: no-answer score}
+"""
+
+import json
+import pathlib
+import zipfile
+from collections.abc import Sequence
+
+from electra_jax.files import write_whole
+from electra_jax.finetune.examples import Example
+from electra_jax.finetune.tasks import Task
+
+
+def write(folder: pathlib.Path, task: Task, split: str, examples: Sequence[Example], predictions: Sequence) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = list(zip(examples, predictions, strict=True))
+    if task.kind == "tags":
+        lines = []
+        for example, each in pairs:
+            columns = [example.texts, *([example.label] if example.label is not None else []), each.value]
+            lines += [" ".join(words) for words in zip(*columns, strict=True)] + [""]
+        write_whole(folder / f"{split}.conll", "\n".join(lines) + "\n")
+    elif task.kind == "answer":
+        write_whole(folder / f"{split}.json", _json({example.id: each.value for example, each in pairs}))
+        nbest = {example.id: [entry._asdict() for entry in each.more.nbest] for example, each in pairs}
+        write_whole(folder / f"{split}.nbest.json", _json(nbest))
+        if task.unanswerable:
+            write_whole(folder / f"{split}.null.json", _json({example.id: each.more.null_score for example, each in pairs}))
+    else:
+        uploads = {upload.split: upload for upload in task.uploads}
+        upload = uploads.get(split)
+        header = upload.header if upload else ("id", "prediction")
+        rows = [(str(number) if upload else example.id, _text(task, each.value)) for number, (example, each) in enumerate(pairs)]
+        text = "".join("\t".join(row) + "\n" for row in [header, *rows])
+        write_whole(folder / (upload.file if upload else f"{split}.tsv"), text)
+
+
+def _text(task: Task, value) -> str:
+    if task.kind == "number":
+        low, high = task.layout.range
+        return f"{min(max(value, low), high):.3f}"
+    return task.layout.separator.join(value) if task.kind == "classes" else value
+
+
+def _json(value) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+
+
+def zip_uploads(folder: pathlib.Path, target: pathlib.Path) -> None:
+    """GLUE's files in one archive without folders, as the site asks for (`zip -j -D`)."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.glob("*.tsv")):
+            archive.write(path, path.name)

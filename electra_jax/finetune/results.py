@@ -1,0 +1,101 @@
+"""What a fine-tuning run leaves in its workdir beside checkpoints and curves: models, predictions, scores.
+
+model/                the best seed's, by the headline metric of the dev set: predict and convert open it
+model-seedN/          each seed's, with finetune.keep=all
+results.json          the scores of every seed on every labelled split, with median, mean and deviation
+predictions/SPLIT...  of the best seed, in the task's official forms: see outputs.py
+"""
+
+import json
+import pathlib
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from electra_jax.data.tokenizers import Tokenizer
+from electra_jax.files import write_whole
+from electra_jax.finetune import outputs, rows
+from electra_jax.finetune.examples import Example
+from electra_jax.finetune.tasks import Task
+from electra_jax.interop import formats
+from electra_jax.interop.model import Model
+
+MODEL, RESULTS, PREDICTIONS = "model", "results.json", "predictions"
+
+
+def reference(task: Task, train: Sequence[Example], dev: Sequence[Example]) -> dict[str, float]:
+    """{"eval/naive": the accuracy of the training set's commonest class on the dev set}, where accuracy is the headline."""
+    if task.kind != "class" or task.headline != "accuracy":
+        return {}
+    commonest = Counter(example.label for example in train).most_common(1)[0][0]
+    return {"eval/naive": float(np.mean([example.label == commonest for example in dev]))}
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Over seeds. The deviation is the sample's; of one seed there is none, and it is 0."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"median": float(np.median(values)), "mean": float(np.mean(values)), "deviation": deviation, "best": float(max(values))}
+
+
+class Finished(NamedTuple):
+    """A run that is complete: what `write` needs of it."""
+
+    recipe: Any  # FinetuneRecipe
+    task: Task
+    examples: Mapping[str, Sequence[Example]]
+    rows: Mapping[str, rows.Rows]
+    dev: str
+    tokenizer: Tokenizer
+    source: Model
+    outputs: Callable[[Any, str], dict[str, np.ndarray]]  # of a member (params, root words) on a split
+
+
+def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]) -> None:
+    """members: {seed: (params, root words)}. folder: None where another process writes, and this one only computes with it.
+
+    A second call, after a death within the first, writes the same.
+    """
+    kind, task, config = rows.KINDS[run.task.kind], run.task, run.recipe.finetune
+
+    def predictions(member: Any, split: str) -> list[rows.Prediction]:
+        return kind.predict(task, run.examples[split], run.rows[split], run.outputs(member, split), config, run.tokenizer)
+
+    labelled = [split for split in run.rows if split != "train" and run.examples[split][0].label is not None]
+    scores: dict[str, dict[int, dict[str, float]]] = {split: {} for split in labelled}
+    for seed, member in members.items():
+        for split in labelled:
+            scores[split][seed] = kind.score(task, run.examples[split], predictions(member, split), config)
+    best = max(members, key=lambda seed: scores[run.dev][seed][task.headline])
+    of_best = {split: predictions(members[best], split) for split in run.rows if split != "train"}
+    if folder is None:
+        return
+    for seed, member in members.items():
+        if config.keep == "all":
+            _save(folder / f"{MODEL}-seed{seed}", run, member, scores[run.dev][seed], seed)
+    _save(folder / MODEL, run, members[best], scores[run.dev][best], best)
+    for split, found in of_best.items():
+        outputs.write(folder / PREDICTIONS, task, split, run.examples[split], found)
+    table = {
+        split: {name: summary([each[name] for each in by_seed.values()]) for name in next(iter(by_seed.values()))}
+        for split, by_seed in scores.items()
+    }
+    whole = {"task": task.title, "headline": task.headline, "best_seed": best, "scores": scores, "summary": table}
+    write_whole(folder / RESULTS, json.dumps(whole, indent=1) + "\n")
+
+
+def _save(folder: pathlib.Path, run: Finished, member: Any, scores: Mapping[str, float], seed: int) -> None:
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), jax.device_get(member[0]))
+    stored = run.recipe.stored()
+    about = {
+        **{name: run.source.about.get(name) for name in ("source", "name", "training", "data")},
+        "labels": list(run.task.labels),
+        "metrics": {f"eval/{name}": value for name, value in scores.items()},
+        "task": {"kind": run.task.kind, "title": run.task.title, "task": stored["task"], "finetune": stored["finetune"], "seed": seed}
+        | ({"range": list(run.task.layout.range)} if run.task.kind == "number" else {}),
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    formats.write(folder, Model(run.recipe.model, params, run.tokenizer, about=about), "electra_jax")

@@ -1,0 +1,230 @@
+"""Examples -> the rows of a kind of task, padded batches of them, and the way back: what a head says of them -> predictions -> scores.
+
+One record a kind (KINDS): how its rows are made and labelled, what its outputs predict, and what its metrics compare.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from electra_jax.data.tokenizers import Tokenizer
+from electra_jax.finetune import answers, features, metrics, nbest, tags
+from electra_jax.finetune.config import FinetuneConfig
+from electra_jax.finetune.examples import Example
+from electra_jax.finetune.objective import BEAM, Labelled
+from electra_jax.finetune.tasks import Task
+
+
+class Rows(NamedTuple):
+    """N rows, each of its own length n; of an answer's question several windows."""
+
+    tokens: Sequence[np.ndarray]  # int32 [n]
+    types: Sequence[np.ndarray]  # int32 [n]
+    labels: Sequence[Any]  # of each row what objective.Labelled says of its kind
+    made: Any  # what predictions need: the TagRows or Windows that they are
+    dropped: Sequence[str]  # where the training examples stand that gave no row
+
+
+class Prediction(NamedTuple):
+    """Of one example."""
+
+    value: Any  # as Example.label is: a class, classes, a number, tags of all words; of an answer its text, "" for none
+    probability: Any  # of the value; of classes and tags, one each; of a number None
+    more: Any = None  # of classes {label: probability}; of tags how many words were not cut off; of an answer nbest.Prediction
+
+
+class Kind(NamedTuple):
+    head: str  # the published one, of models.heads.TASKS
+    num_labels: Callable[[Task], int]
+    rows: Callable[[Task, Sequence[Example], Tokenizer, FinetuneConfig, int, bool], Rows]  # ..., length, training
+    predict: Callable[[Task, Sequence[Example], Rows, Mapping[str, np.ndarray], FinetuneConfig, Tokenizer], list[Prediction]]
+    score: Callable[[Task, Sequence[Example], Sequence[Prediction], FinetuneConfig], dict[str, float]]
+
+
+def pad(rows: Rows, kind: str, numbers: np.ndarray, length: int, pad_id: int, place: np.ndarray) -> Labelled:
+    """The rows of these numbers (-1: an empty one), padded to `length`. place: int32 [B], Batch.row."""
+    B = len(numbers)
+    tokens, segments, types = np.full((B, length), pad_id, np.int32), np.zeros((B, length), np.int32), np.zeros((B, length), np.int32)
+    labels = [np.zeros_like(rows.labels[0])] * B
+    for b, number in enumerate(numbers):
+        if number >= 0:
+            n = len(rows.tokens[number])
+            tokens[b, :n], types[b, :n], segments[b, :n] = rows.tokens[number], rows.types[number], 1
+            labels[b] = rows.labels[number]
+    if kind == "tags":
+        found = np.full((B, length), features.NO_LABEL, np.int32)
+        for b, number in enumerate(numbers):
+            if number >= 0:
+                found[b, : len(labels[b])] = labels[b]
+    else:
+        found = np.stack(labels)
+    positions = np.arange(length, dtype=np.int32)[None] * segments
+    return Labelled(tokens, segments, positions, types, place.astype(np.int32), found)
+
+
+# --- One or several classes, a number
+
+
+def _text_rows(label: Callable[[Task, Example], Any]) -> Callable:
+    def rows(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, config: FinetuneConfig, length: int, training: bool) -> Rows:
+        if training and (task.both_orders if config.both_orders is None else config.both_orders):
+            examples = features.both_orders(examples)
+        made = features.encode_texts(examples, tokenizer, length=length)
+        return Rows(made.tokens, made.types, [label(task, example) for example in examples], None, ())
+
+    return rows
+
+
+def _class_label(task: Task, example: Example) -> np.ndarray:
+    return np.int32(task.labels.index(example.label) if example.label is not None else 0)
+
+
+def _classes_label(task: Task, example: Example) -> np.ndarray:
+    return np.array([label in (example.label or ()) for label in task.labels], np.int32)
+
+
+def _number_label(task: Task, example: Example) -> np.ndarray:
+    """As a share of the range, as published for STS-B: `classification_tasks.py`, (label - 0) / 5."""
+    low, high = task.layout.range
+    return np.float32(((example.label if example.label is not None else low) - low) / (high - low))
+
+
+def _predict_class(task, examples, rows, outputs, config, tokenizer) -> list[Prediction]:
+    p_NxC = np.exp(outputs["log_p"].astype(np.float64))
+    best_N = p_NxC.argmax(axis=1)
+    return [
+        Prediction(task.labels[best], float(p_C[best]), dict(zip(task.labels, p_C.tolist(), strict=True)))
+        for best, p_C in zip(best_N, p_NxC, strict=True)
+    ]
+
+
+def _predict_classes(task, examples, rows, outputs, config, tokenizer) -> list[Prediction]:
+    found = []
+    for p_C in np.exp(outputs["log_p"].astype(np.float64)).tolist():
+        chosen = [(label, p) for label, p in zip(task.labels, p_C, strict=True) if p > 0.5]
+        found.append(Prediction(tuple(label for label, _ in chosen), tuple(p for _, p in chosen), dict(zip(task.labels, p_C, strict=True))))
+    return found
+
+
+def _predict_number(task, examples, rows, outputs, config, tokenizer) -> list[Prediction]:
+    low, high = task.layout.range
+    return [Prediction(low + (high - low) * value, None) for value in outputs["value"].astype(np.float64).tolist()]
+
+
+def _score_values(number_of: Callable[[Task, Any], Any]) -> Callable:
+    def score(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], config: FinetuneConfig) -> dict[str, float]:
+        gold = np.array([number_of(task, example.label) for example in examples])
+        return metrics.measure(task.metrics, gold, np.array([number_of(task, each.value) for each in predictions]))
+
+    return score
+
+
+# --- Tags
+
+
+def _tag_rows(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, config: FinetuneConfig, length: int, training: bool) -> Rows:
+    made = features.encode_tags(
+        examples,
+        tokenizer,
+        length=length,
+        type_id=config.tags_type,
+        by_word_count=config.cut_by_word_count,
+        published_case=config.lower_tagged_words,
+    )
+    number = {label: i for i, label in enumerate(task.labels)}
+    labels = [np.array([number[tag] for tag in _as_trained(task, example)], np.int32) for example in examples]
+    return Rows(made.tokens, made.types, features.labels_of_pieces(made, labels), made, ())
+
+
+def _as_trained(task: Task, example: Example) -> Sequence[str]:
+    if example.label is None:
+        return [task.labels[0]] * len(example.texts)
+    return tags.convert(example.label, "bioes") if task.of_spans else example.label
+
+
+def _predict_tags(task, examples, rows, outputs, config, tokenizer) -> list[Prediction]:
+    found = []
+    for firsts, example, called_L, log_p_L in zip(rows.made.firsts, examples, outputs["called"], outputs["log_p"], strict=True):
+        cut = len(example.texts) - len(firsts)
+        outside = "O" if "O" in task.labels else task.labels[0]
+        called = [task.labels[label] for label in called_L[firsts]] + [outside] * cut
+        found.append(
+            Prediction(
+                tags.convert(called, "iob2") if task.of_spans else tuple(called),
+                (*np.exp(log_p_L[firsts].astype(np.float64)).tolist(), *[0.0] * cut),
+                len(firsts),
+            )
+        )
+    return found
+
+
+def _score_tags(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], config: FinetuneConfig) -> dict[str, float]:
+    gold, called = [example.label for example in examples], [each.value for each in predictions]
+    if not task.of_spans:
+        return metrics.measure(("tags",), gold, called)
+    if not config.published_tag_scores:
+        return metrics.measure(("chunks",), gold, called)
+    kept = [each.more for each in predictions]  # words that were cut off count for nothing there
+    return metrics.measure(("published_chunks",), *([tags[:n] for tags, n in zip(each, kept, strict=True)] for each in (gold, called)))
+
+
+# --- Answers
+
+
+def _answer_rows(
+    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, config: FinetuneConfig, length: int, training: bool
+) -> Rows:
+    made = answers.make_windows(
+        examples,
+        tokenizer,
+        length=length,
+        training=training,
+        match_lowered=config.match_lowered_answers,
+        spans_by_words=config.answers_by_words,
+        labels_by_question=config.answerable_by_question,
+    )
+    labels = [np.array([window.start, window.end, window.impossible], np.int32) for window in made.rows]
+    return Rows([window.tokens for window in made.rows], [window.types for window in made.rows], labels, made, made.dropped)
+
+
+def _predict_answers(task, examples, rows, outputs, config, tokenizer) -> list[Prediction]:
+    text_of = nbest.published_text(tokenizer) if config.answers_by_words else nbest.exact_text
+    if config.head == "joint_answer":
+        joint = nbest.JointOutputs(outputs["start_log_p"], outputs["start"], outputs["end_log_p"], outputs["end"], outputs["no_answer"])
+        decoded = nbest.decode_joint(rows.made.rows, joint, text_of, n_best=BEAM)
+    else:
+        logits = outputs["start_logits"], outputs["end_logits"]
+        decoded = nbest.decode_independent(rows.made.rows, *logits, text_of, null=task.unanswerable, n_best=BEAM)
+    texts = [nbest.with_null(each, config.no_answer_threshold) if task.unanswerable else each.text for each in decoded]
+    return [Prediction(text, each.nbest[0].probability, each) for text, each in zip(texts, decoded, strict=True)]
+
+
+def _score_answers(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], config: FinetuneConfig) -> dict[str, float]:
+    gold = {example.id: example.label.texts for example in examples}
+    texts = {example.id: each.more.text for example, each in zip(examples, predictions, strict=True)}
+    if not task.unanswerable:
+        return metrics.measure(("squad1",), gold, texts)
+    none = {example.id: each.more.null_score for example, each in zip(examples, predictions, strict=True)}
+    return metrics.measure(("squad2",), gold, texts, no_answer=none, threshold=config.no_answer_threshold)
+
+
+KINDS: Mapping[str, Kind] = {
+    "class": Kind(
+        "classification",
+        lambda task: len(task.labels),
+        _text_rows(_class_label),
+        _predict_class,
+        _score_values(lambda task, label: task.labels.index(label)),
+    ),
+    "classes": Kind(
+        "classification",
+        lambda task: len(task.labels),
+        _text_rows(_classes_label),
+        _predict_classes,
+        _score_values(lambda task, labels: [label in labels for label in task.labels]),
+    ),
+    "number": Kind("classification", lambda task: 1, _text_rows(_number_label), _predict_number, _score_values(lambda task, value: value)),
+    "tags": Kind("token_classification", lambda task: len(task.labels), _tag_rows, _predict_tags, _score_tags),
+    "answer": Kind("joint_answer", lambda task: 2, _answer_rows, _predict_answers, _score_answers),
+}

@@ -1,0 +1,197 @@
+"""Fine-tuning: a session on the rows of a task, from the encoder that config.init_from names, with one seed or several at once."""
+
+import dataclasses
+import hashlib
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from electra_jax import session
+from electra_jax.build import Devices, build
+from electra_jax.cli import UserError
+from electra_jax.data.tokenizers import Tokenizer
+from electra_jax.finetune import batches, objective, opening, rates, results, rows, view
+from electra_jax.finetune.config import FinetuneConfig, TaskConfig
+from electra_jax.finetune.examples import Example
+from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.finetune.tasks import Task
+from electra_jax.interop import formats, names
+from electra_jax.interop.model import Model
+from electra_jax.models.config import ElectraConfig
+from electra_jax.session import Result, Work
+from electra_jax.train import evaluation
+from electra_jax.types import Params, TrainState
+
+
+def finetune(config: Mapping[str, Any] | FinetuneRecipe, workdir: str | os.PathLike, scratch: str | os.PathLike | None = None) -> Result:
+    """Trains in `workdir`, or goes on training there; `config` is configs/finetune.py's. Leaves there the model of the best seed
+    (model/), its predictions of the test sets and the scores of all seeds: see results.py.
+
+    Raises UserError for what a person must mend, and Preempted after a stop signal, once everything is saved.
+    """
+    recipe = config if isinstance(config, FinetuneRecipe) else FinetuneRecipe.parse(config)
+    return session.run(recipe, open_work, workdir, scratch)
+
+
+# Fields of the model that say how it is computed, and not what it is.
+HOW = ("dtype", "attention", "remat", "scan_layers", "dropout", "attention_dropout")
+
+
+class Data(NamedTuple):
+    """A task's examples as rows, by split."""
+
+    task: Task
+    examples: dict[str, list[Example]]
+    rows: dict[str, rows.Rows]
+    kind: rows.Kind
+    dev: str  # the split that is evaluated on
+    identity: str  # of all that is trained and evaluated on
+    notes: list[str]
+
+
+def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
+    """Raises UserError where the parts do not fit one another."""
+    devices = Devices.of(recipe, num_seeds=recipe.seeds)
+    source = _source(recipe.init_from, recipe.init_network)
+    network, tokenizer = recipe.init_network or source.networks[0], source.tokenizer
+    recipe = dataclasses.replace(recipe, model=_model(recipe.model, recipe.given, source))
+    data = read(recipe.task, recipe.finetune, recipe.model, tokenizer)
+    train, task, kind = data.rows["train"], data.task, data.kind
+    steps = int(math.ceil(len(train.tokens) / recipe.train.batch_rows) * (recipe.finetune.epochs or task.epochs))
+    recipe = recipe.of_rows(max(steps, 1), recipe.finetune.length or task.length, recipe.finetune.head or kind.head)
+    recipe = recipe.resolve(devices.platform, network)
+    num_layers = recipe.model.encoder(network).num_layers
+    recipe = dataclasses.replace(recipe, optimizer=rates.by_layer(recipe.optimizer, recipe.finetune, network, num_layers))
+    config = recipe.finetune
+
+    def score(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        predictions = kind.predict(task, data.examples[data.dev], data.rows[data.dev], outputs, config, tokenizer)
+        return kind.score(task, data.examples[data.dev], predictions, config)
+
+    goal = objective.make(
+        recipe.model,
+        task.kind,
+        config.head,
+        kind.num_labels(task),
+        view.make(task),
+        score,
+        network=network,
+        sum_over_batch=config.sum_over_batch,
+    )
+    parts = build(recipe, devices, goal, recipe.seeds)
+    order = _order(train, config, recipe.train.batch_rows)
+    eval_rows = -(-recipe.eval.batch_rows // devices.mesh.size) * devices.mesh.size
+
+    def held_out(split: str) -> list[tuple[objective.Labelled, np.ndarray]]:
+        return _held_out(data.rows[split], task.kind, config.row_lengths, eval_rows, tokenizer.pad_id)
+
+    def outputs(member: Any, split: str) -> dict[str, np.ndarray]:
+        return objective.joined(evaluation.outputs(goal, *member, held_out(split), devices.mesh))
+
+    run = results.Finished(recipe, task, data.examples, data.rows, data.dev, tokenizer, source, outputs)
+    first = rows.pad(train, task.kind, np.zeros(1, np.int64), order.lengths[-1], tokenizer.pad_id, np.arange(1))
+    seeds = parts.seeds if not config.one_shuffle else parts.seeds[:1] * len(parts.seeds)
+    return Work(
+        recipe=recipe,
+        parts=parts,
+        tokenizer=tokenizer,
+        first_batch=jax.tree.map(lambda x: jax.ShapeDtypeStruct((parts.batch_rows, *x.shape[1:]), x.dtype), first),
+        batches=lambda start_step, places: _batches(train, task.kind, order, seeds, tokenizer.pad_id, start_step, places),
+        heldout=held_out(data.dev),
+        reference=results.reference(task, data.examples["train"], data.examples[data.dev]),
+        identity={"data": data.identity, "tokenizer": tokenizer.sha256},
+        about={"task": task.title, "rows": {split: len(each.tokens) for split, each in data.rows.items()}, "notes": data.notes},
+        num_rows=len(train.tokens),
+        begin=lambda state: _begin({} if config.from_scratch else source.params, source, data.notes, state),
+        finish=lambda state, folder: results.write(folder, run, dict(zip(parts.seeds, parts.members(state), strict=True))),
+    )
+
+
+def _source(init_from: str, network: str) -> Model:
+    if not init_from:
+        raise UserError("init_from is missing: name the model to fine-tune, a workdir or a folder (--config.init_from=...)")
+    source = formats.read(init_from, network=network, with_slots=False)
+    if source.tokenizer is None:
+        raise UserError(f"{init_from}: there is no tokenizer in it: put its vocab.txt there, or the tokenizer that it was prepared with")
+    return source
+
+
+def _model(model: ElectraConfig, given: frozenset[str], source: Model) -> ElectraConfig:
+    """The source's, computed as flags say."""
+    changes = {name.removeprefix("model.") for name in given if name.startswith("model.")}
+    if shape := sorted(changes - set(HOW)):
+        raise UserError(f"model.{shape[0]} follows from the model in {source.about['source']}: leave it out")
+    return dataclasses.replace(source.config, **{name: getattr(model, name) for name in {"dtype", "attention", *changes}})
+
+
+def read(task_config: TaskConfig, config: FinetuneConfig, model: ElectraConfig, tokenizer: Tokenizer) -> Data:
+    """The task's files as rows."""
+    opened = opening.open_task(task_config)
+    task = opened.task
+    if "train" not in opened.examples:
+        raise UserError(f"{task.title} has no training set: fine-tune {task.trained_on or 'another task'}, and predict this one with it")
+    length = config.length or task.length
+    if model.positions != "rotary" and length > model.max_length:
+        raise UserError(f"finetune.length is {length} and the model has {model.max_length} positions: choose at most as many")
+    kind, made = rows.KINDS[task.kind], {}
+    for split, examples in opened.examples.items():
+        made[split] = kind.rows(task, examples, tokenizer, config, length, split == "train")
+    notes = list(opened.notes)
+    if dropped := made["train"].dropped:
+        notes.append(f"{task.title}: {len(dropped):,} training questions are left out, their answers not being found: {dropped[0]} ...")
+    if not made["train"].tokens:
+        raise UserError(f"{task.title} has no training row: mend its files")
+    dev = next(split for split in opened.examples if split.startswith("dev"))
+    return Data(task, opened.examples, made, kind, dev, _identity(opened.examples, ("train", dev)), notes)
+
+
+def _identity(examples: Mapping[str, Sequence[Example]], splits: Sequence[str]) -> str:
+    found = hashlib.sha256()
+    for split in splits:
+        for example in examples[split]:
+            found.update(repr((split, example.id, example.texts, example.label)).encode())
+    return found.hexdigest()
+
+
+def _order(train: rows.Rows, config: FinetuneConfig, batch_rows: int) -> batches.Batches:
+    lengths_N = np.array([len(tokens) for tokens in train.tokens])
+    lengths = batches.row_lengths(lengths_N, config.row_lengths) if config.row_lengths > 1 else (config.length,)
+    return batches.Batches(lengths_N, lengths, batch_rows)
+
+
+def _batches(
+    train: rows.Rows, kind: str, order: batches.Batches, seeds: Sequence[int], pad_id: int, start_step: int, places: np.ndarray
+) -> Iterator[objective.Labelled]:
+    """This host's rows of each step: those of one seed behind those of the other, each numbered from 0."""
+    place = np.tile(np.arange(order.batch_rows, dtype=np.int32), len(seeds))
+    for step in itertools.count(start_step):
+        of_seeds = [order.rows(step, seed) for seed in seeds]
+        numbers = np.concatenate([of_seed for _, of_seed in of_seeds])
+        yield rows.pad(train, kind, numbers[places], of_seeds[0][0], pad_id, place[places])
+
+
+def _held_out(made: rows.Rows, kind: str, num_lengths: int, batch_rows: int, pad_id: int) -> list[tuple[objective.Labelled, np.ndarray]]:
+    """Rows in batches of few lengths, with which of their rows are some. Batch.row is a row's place among all."""
+    lengths_N = np.array([len(tokens) for tokens in made.tokens])
+    lengths, found = batches.row_lengths(lengths_N, num_lengths), []
+    for length, numbers in zip(lengths, batches.groups(lengths_N, lengths), strict=True):
+        for start in range(0, len(numbers), batch_rows):
+            some = np.full(batch_rows, -1, np.int64)
+            some[: len(numbers[start : start + batch_rows])] = numbers[start : start + batch_rows]
+            found.append((rows.pad(made, kind, some, length, pad_id, some), some >= 0))
+    return found
+
+
+def _begin(params: Params, source: Model, notes: Sequence[str], state: TrainState) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The values that the state takes of `params`; the head begins anew, unless they have this very one."""
+    wanted, there = set(names.flat(state.params)), names.flat(params)
+    found = {f"params/{path}": x for path, x in there.items() if path in wanted}
+    anew = ", ".join(sorted({path.split("/")[0] for path in wanted - set(there)})) or "nothing"
+    line = f"init_from {source.about['source']}: {len(found)} of {len(wanted)} arrays taken over; anew: {anew}"
+    return found, [line, *source.notes, *notes]

@@ -1,0 +1,54 @@
+"""How a person reads a task's metrics: the line of an evaluation, the report's curves, and rows with what was said of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from electra_jax.finetune.tasks import Task
+from electra_jax.views import Curve, Examples, Panel, Span, View
+
+NUM_EXAMPLES = 8
+
+
+def make(task: Task) -> View:
+    """Of the task's metrics; where several seeds train together, a figure is the median over them."""
+    shown = tuple(f"eval/{name}" for name in task.metrics)
+
+    def headline(metrics: Mapping[str, float]) -> str:
+        figures = ", ".join(f"{name} {metrics[f'eval/{name}']:.3f}" for name in task.metrics)
+        spread = _spread(metrics, shown[0])
+        return f"{task.title}: {figures}{spread}"
+
+    def verdict(metrics: Mapping[str, float]) -> str:
+        naive = metrics.get("eval/naive")
+        beside = f" Always giving the commonest answer reaches {naive:.3f}." if naive is not None else ""
+        return f"On {task.title}'s dev set it reaches a {task.headline} of {metrics[shown[0]]:.3f}{_spread(metrics, shown[0])}.{beside}"
+
+    def examples(batch: Any, outputs: Mapping[str, np.ndarray], pieces: Any) -> Examples:
+        sentences = []
+        for ids, segments in list(zip(batch.tokens, batch.segments, strict=True))[:NUM_EXAMPLES]:
+            sentences.append([Span(piece, " ") for piece in pieces(ids[segments > 0])])
+        return Examples("Held-out rows", "As the model reads them.", sentences)
+
+    naive = (Curve("eval/naive", "commonest answer", "grey", dashed=True),)
+    panels = (
+        Panel(
+            "Loss", "Training and held out.", (Curve("train/task_loss", "training", "blue"), Curve("eval/task_loss", "held out", "orange"))
+        ),
+        Panel(task.headline, "Held out; of several seeds the median.", (Curve(shown[0], task.headline, "orange"), *naive), "share"),
+    )
+    return View(headline, verdict, (*shown, "eval/task_loss", "eval/naive"), lambda metrics, step, run: [], panels, examples)
+
+
+def of_seeds(metrics: Mapping[str, float], name: str) -> dict[int, float]:
+    """{seed: the metric}, of several that train together; else none."""
+    start = f"{name}.seed"
+    return {int(key.removeprefix(start)): value for key, value in metrics.items() if key.startswith(start)}
+
+
+def _spread(metrics: Mapping[str, float], name: str) -> str:
+    values: Sequence[float] = list(of_seeds(metrics, name).values())
+    if len(values) < 2:
+        return ""
+    return f" (median of {len(values)} seeds; mean {np.mean(values):.3f}, deviation {np.std(values, ddof=1):.3f}, best {max(values):.3f})"

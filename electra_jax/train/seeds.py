@@ -1,0 +1,83 @@
+"""Several seeds of one run in one program: the step of one, mapped over an axis of seeds.
+
+Each seed has its own root key, rows, parameters and memory of the optimizer; only the number of the step is common to all. On one device
+the seeds take turns within the program; several devices are dealt equal shares of them. The step itself knows nothing of it.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from electra_jax.cli import UserError
+from electra_jax.parallel.mesh import AXES
+from electra_jax.types import Array, Batch, TrainState
+
+_BY_SEED = PartitionSpec(AXES)
+
+
+def check(count: int, mesh: Mesh) -> None:
+    """UserError where the seeds cannot be dealt out evenly."""
+    if jax.process_count() > 1:
+        raise UserError(f"seeds={count} train together in one process, and there are {jax.process_count()}: give each a run of its own")
+    if mesh.shape["fsdp"] > 1:
+        raise UserError(f"seeds={count} and parallel.fsdp={mesh.shape['fsdp']}: a seed lives on one device; leave parallel.fsdp out")
+    if count % mesh.size:
+        near = [n for n in (count // mesh.size * mesh.size, -(-count // mesh.size) * mesh.size) if n]
+        raise UserError(f"seeds={count} cannot be dealt out to {mesh.size} devices: choose {' or '.join(map(str, near))} of them")
+
+
+def init(of_one: Callable[[Array], TrainState], roots_S: Array) -> TrainState:
+    """The first state of each root key, one after the other, so that it does not matter which others there are."""
+    state = jax.lax.map(of_one, roots_S)
+    return state.replace(step=state.step[0])
+
+
+def step(of_one: Callable, mesh: Mesh) -> Callable:
+    """of_one(state, batch) -> (state, metrics), for a state and batches of several seeds; a batch holds the rows of one seed behind those
+    of the other. Metrics are means over the seeds, but "tokens" and "skipped" are sums and "skipped_in_a_row" is the largest."""
+
+    def on_a_device(step: Array, seeds: TrainState, batch: Batch):
+        count = seeds.skipped.shape[0]
+        batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+
+        def one(slices):
+            state, batch = slices
+            state, metrics = of_one(state.replace(step=step), batch)
+            return state.replace(step=None), metrics
+
+        return jax.lax.map(one, (seeds, batch))
+
+    def all_seeds(state: TrainState, batch: Batch):
+        run = jax.shard_map(
+            on_a_device, mesh=mesh, in_specs=(PartitionSpec(), _BY_SEED, _BY_SEED), out_specs=(_BY_SEED, _BY_SEED), check_vma=False
+        )
+        new, metrics_S = run(state.step, state.replace(step=None), batch)
+        ways = {"tokens": jnp.sum, "skipped": jnp.sum, "skipped_in_a_row": jnp.max}
+        metrics = {name: ways.get(name, jnp.mean)(values_S) for name, values_S in metrics_S.items()}
+        return new.replace(step=state.step + 1), metrics
+
+    return all_seeds
+
+
+def shardings(shapes: TrainState, mesh: Mesh) -> TrainState:
+    """Where the arrays of such a state lie: each seed's on the device that trains it."""
+    by_seed = jax.tree.map(lambda _: NamedSharding(mesh, _BY_SEED), shapes)
+    return by_seed.replace(step=NamedSharding(mesh, PartitionSpec()))
+
+
+def members(state: TrainState) -> list[tuple]:
+    """(params, root words) of each seed."""
+    take = jax.jit(lambda tree, seed: jax.tree.map(lambda x: x[seed], tree))
+    return [take((state.params, state.root), seed) for seed in range(state.skipped.shape[0])]
+
+
+def summary(found: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of each seed -> the median of each under its name and, where there are several, each seed's, "eval/accuracy.seed3"."""
+    names = next(iter(found.values()))
+    medians = {name: float(np.median([metrics[name] for metrics in found.values()])) for name in names}
+    if len(found) == 1:
+        return medians
+    return medians | {f"{name}.seed{seed}": metrics[name] for seed, metrics in found.items() for name in names}

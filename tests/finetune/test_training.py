@@ -1,0 +1,192 @@
+"""Fine-tuning from a model in a folder to models, scores and predictions, by every kind of task."""
+
+import csv
+import dataclasses
+import json
+import random
+
+import jax
+import numpy as np
+import pytest
+
+import electra_jax
+from configs import finetune as configs
+from electra_jax.cli import UserError
+from electra_jax.data.tokenizers import SPECIALS, WordPiece
+from electra_jax.finetune import rates
+from electra_jax.finetune.config import FinetuneConfig, TaskConfig
+from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.finetune.training import finetune
+from electra_jax.interop import formats
+from electra_jax.models import electra
+from electra_jax.store.config import CheckpointConfig
+from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from electra_jax.watch.config import LogConfig
+from tests import tiny
+
+WORDS = [f"w{number}" for number in range(40)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A tiny model with learned positions and its tokenizer."""
+    tokenizer = WordPiece([*SPECIALS, "o'", "##clock", *WORDS])
+    config = tiny.model(vocab_size=tokenizer.vocab_size, hidden_size=32, head_size=16, dtype="float32", max_length=64)
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    electra_jax.save(path, config, electra.init_params(tiny.ROOT, config), tokenizer, "electra_jax")
+    return path
+
+
+def recipe(source, steps: int = 60, seeds: int = 2, task: TaskConfig | None = None, **finetune_fields) -> FinetuneRecipe:
+    return FinetuneRecipe(
+        preset="own",
+        seeds=seeds,
+        init_from=str(source),
+        optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0),
+        schedule=ScheduleConfig(warmup_steps=0),
+        train=TrainConfig(steps=steps, batch_rows=16),
+        log=LogConfig(every_steps=20, tensorboard=False),
+        eval=EvalConfig(every_steps=0, max_rows=0),
+        checkpoint=CheckpointConfig(every_steps=25, keep=1),
+        task=task or TaskConfig(),
+        finetune=FinetuneConfig(length=24, row_lengths=2, layer_decay=1.0, **finetune_fields),
+        given=frozenset(("train.steps",)),
+    )
+
+
+def texts(count: int, seed: int) -> list[tuple[str, str]]:
+    """The first half of the words, or the second: the label says which."""
+    r = random.Random(seed)
+    found = []
+    for _ in range(count):
+        label = r.choice(("low", "high"))
+        words = WORDS[:20] if label == "low" else WORDS[20:]
+        found.append((" ".join(r.choice(words) for _ in range(r.randrange(2, 20))), label))
+    return found
+
+
+def test_a_table_of_ones_own_with_two_seeds(source, tmp_path, capsys):
+    for name, count in (("train", 200), ("dev", 50), ("test", 20)):
+        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["text", "label"] if name != "test" else ["text"])
+            table.writerows(row if name != "test" else row[:1] for row in texts(count, len(name)))
+    config = recipe(source, task=TaskConfig(path=str(tmp_path)))
+    result = finetune(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "anew: classification" in said and "(median of 2 seeds; mean" in said
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    scores = {seed: values["accuracy"] for seed, values in found["scores"]["dev"].items()}
+    assert set(scores) == {"0", "1"} and found["best_seed"] == max((0, 1), key=lambda seed: scores[str(seed)])
+    assert found["summary"]["dev"]["accuracy"]["mean"] == pytest.approx(np.mean(list(scores.values())))
+    assert result.metrics["eval/accuracy"] == pytest.approx(np.median(list(scores.values())))
+    assert min(scores.values()) > 0.9
+    lines = (tmp_path / "run" / "predictions" / "test.tsv").read_text().splitlines()
+    assert lines[0] == "id\tprediction" and len(lines) == 21
+    wanted = [label for _, label in texts(20, len("test"))]
+    assert np.mean([line.split("\t")[1] == label for line, label in zip(lines[1:], wanted, strict=True)]) > 0.8
+
+    model = formats.read(str(tmp_path / "run" / "model"))
+    assert model.task == "classification" and model.about["labels"] == ["high", "low"] and model.about["task"]["kind"] == "class"
+    batch = electra_jax.encode([" ".join(WORDS[:5]), " ".join(WORDS[30:35])], model.tokenizer, 24)
+    logits = electra_jax.task_apply(jax.tree.map(np.asarray, model.params), dataclasses.replace(model.config), batch, "classification")
+    assert np.argmax(logits, axis=1).tolist() == [1, 0]
+
+    again = finetune(config, tmp_path / "run")  # complete: evaluated, and the same left
+    assert again.metrics == result.metrics and json.loads((tmp_path / "run" / "results.json").read_text()) == found
+    with pytest.raises(UserError, match="seeds: 2 -> 3"):
+        finetune(dataclasses.replace(config, seeds=3), tmp_path / "run")
+
+
+def test_tags_and_what_was_cut_off(source, tmp_path):
+    """A word of the second half is an entity of one word; sentences of more than 22 pieces lose their end."""
+    r = random.Random(0)
+    lines = []
+    for _ in range(150):
+        words = [r.choice(WORDS) for _ in range(r.randrange(3, 30))]
+        lines += [f"{word} {'B-X' if WORDS.index(word) >= 20 else 'O'}" for word in words] + [""]
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.conll").write_text("\n".join(lines) + "\n")
+    task = TaskConfig(path=str(tmp_path), kind="tags", format="columns")
+    result = finetune(recipe(source, steps=90, seeds=1, task=task), tmp_path / "run")
+    assert 0.85 < result.metrics["eval/f1"] < 1.0  # what was cut off is O, and wrong
+    predicted = (tmp_path / "run" / "predictions" / "dev.conll").read_text().split("\n\n")
+    assert len(predicted) == 151 and all(len(line.split()) == 3 for line in predicted[0].split("\n"))
+
+
+@pytest.mark.parametrize("head", ["joint_answer", pytest.param("question_answering", marks=pytest.mark.slow)])
+def test_answers(head, source, tmp_path):
+    """The answer is the word o'clock, which stands in two thirds of the contexts."""
+    r = random.Random(1)
+    paragraphs = []
+    for number in range(60):
+        words = [r.choice(WORDS) for _ in range(12)]
+        place, impossible = r.randrange(12), number % 3 == 0
+        if not impossible:
+            words[place] = "o'clock"
+        context = " ".join(words)
+        answers = [] if impossible else [{"text": "o'clock", "answer_start": context.index("o'clock")}]
+        question = {"id": str(number), "question": "w1 w2", "answers": answers, "is_impossible": impossible}
+        paragraphs.append({"context": context, "qas": [question]})
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}-v2.0.json").write_text(json.dumps({"version": "v2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+    task = TaskConfig(name="squad2", path=str(tmp_path))
+    config = recipe(source, steps=80, seeds=1, task=task, head=head, no_answer_threshold=0.0)
+    config = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, length=68))
+    with pytest.raises(UserError, match="finetune.length is 68 and the model has 64 positions"):
+        finetune(config, tmp_path / head)
+    assert not (tmp_path / head).exists()
+    model = formats.read(str(source))
+    longer = dataclasses.replace(model.config, max_length=80)
+    electra_jax.save(tmp_path / "longer", longer, electra.init_params(tiny.ROOT, longer), model.tokenizer, "electra_jax")
+    result = finetune(dataclasses.replace(config, init_from=str(tmp_path / "longer")), tmp_path / head)
+    assert result.metrics["eval/HasAns_exact"] > 0.9 and result.metrics["eval/exact"] > 0.6
+    answers = json.loads((tmp_path / head / "predictions" / "dev.json").read_text())
+    assert len(answers) == 60 and "o'clock" in answers.values()
+
+
+@pytest.mark.parametrize("pooler_slot, last, first, of_embeddings", [(False, 0.8, 0.8**12, 0.8**13), (True, 0.8**2, 0.8**13, 0.8**14)])
+def test_layer_wise_rates(pooler_slot, last, first, of_embeddings):
+    """recipe of google-research/electra for small, 12 layers: the embeddings at 0.8**14 of the rate, the last layer at 0.64."""
+    config = FinetuneConfig(layer_decay=0.8, pooler_slot=pooler_slot)
+    (layers, factors), (embeddings, factor) = rates.by_layer(OptimizerConfig(), config, "discriminator", 12).rates
+    assert factors[-1] == pytest.approx(last) and factors[0] == pytest.approx(first) and len(factors) == 12
+    assert factor == pytest.approx(of_embeddings) and layers == "^discriminator/layers/" and "project" in embeddings
+
+
+def test_steps_epochs_and_warm_up(source):
+    config = dataclasses.replace(recipe(source), given=frozenset()).of_rows(steps=780, length=128, head="classification")
+    assert (config.train.steps, config.schedule.warmup_steps, config.finetune.length) == (780, 78, 128)
+    assert config.finetune.no_answer_threshold == -2.75
+    assert recipe(source).of_rows(780, 128, "question_answering").train.steps == 60
+
+
+def test_every_task_has_a_config():
+    for task in configs.TASKS:
+        assert FinetuneRecipe.parse(configs.get_config(task)).task.name == task
+    faithful = FinetuneRecipe.parse(configs.get_config("squad2,faithful"))
+    kept = {field.name for field in dataclasses.fields(FinetuneConfig) if getattr(faithful.finetune, field.name) != field.default}
+    assert {"pooler_slot", "sum_over_batch", "answerable_by_question", "cut_by_word_count", "one_shuffle"} <= kept
+    assert faithful.schedule.product and not faithful.optimizer.bias_correction
+
+
+def test_what_is_left_open_has_its_type_when_it_is_given():
+    config = configs.get_config("squad2")
+    config.finetune.no_answer_threshold = -1.5
+    config.finetune.both_orders = True
+    assert FinetuneRecipe.parse(config).finetune.no_answer_threshold == -1.5
+    with pytest.raises(TypeError):
+        config.finetune.no_answer_threshold = "none"
+
+
+def test_mistakes_are_one_line(source, tmp_path):
+    (tmp_path / "mine.csv").write_text("text,label\nw1 w2,a\nw3 w4,b\n" * 30)
+    good = TaskConfig(path=str(tmp_path / "mine.csv"))
+    with pytest.raises(UserError, match="init_from is missing"):
+        finetune(dataclasses.replace(recipe("", task=good), init_from=""), tmp_path / "run")
+    other = dataclasses.replace(recipe(source, task=good), given=frozenset(("model.num_layers",)))
+    with pytest.raises(UserError, match="model.num_layers follows from the model"):
+        finetune(other, tmp_path / "run")
+    with pytest.raises(UserError, match="no such file|not in"):
+        finetune(recipe(source, task=TaskConfig(name="cola", path=str(tmp_path))), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -47,7 +47,7 @@ lint: $(VENV)/.test
 	$(BIN)/shellcheck -x launch/*.sh launch/slurm.sbatch .ci/run
 
 kill: $(VENV)/.test  ## Twenty kill -9 in preparation and twenty in training, each against an undisturbed run
-	$(BIN)/python -m pytest -m slow -s tests/data tests/launch tests/parallel tests/store $(TEST_FLAGS)
+	$(BIN)/python -m pytest -m slow -s tests/data tests/finetune tests/launch tests/parallel tests/store $(TEST_FLAGS)
 
 bench: $(VENV)/.bench $(VENV)/.tpu  ## Us beside PyTorch transformers and txtai, interleaved: the tables and the figure of docs/speed.md (40 minutes)
 	$(BIN)/python launch/bench.py --docs=docs/speed.md $(BENCH_FLAGS)

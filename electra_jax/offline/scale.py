@@ -66,6 +66,7 @@ STEP = (
     "parallel/mesh.py",
     "parallel/sharding.py",
     "recipe.py::Recipe",
+    "recipe.py::RunRecipe",
     "rng.py",
     "train/config.py",
     "train/optimizer.py",

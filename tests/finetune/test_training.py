@@ -37,7 +37,7 @@ def source(tmp_path_factory):
     return path
 
 
-def recipe(source, steps: int = 60, seeds: int = 2, task: TaskConfig | None = None, **finetune_fields) -> FinetuneRecipe:
+def recipe(source, steps: int = 40, seeds: int = 2, task: TaskConfig | None = None, **finetune_fields) -> FinetuneRecipe:
     return FinetuneRecipe(
         preset="own",
         seeds=seeds,
@@ -49,7 +49,7 @@ def recipe(source, steps: int = 60, seeds: int = 2, task: TaskConfig | None = No
         eval=EvalConfig(every_steps=0, max_rows=0),
         checkpoint=CheckpointConfig(every_steps=25, keep=1),
         task=task or TaskConfig(),
-        finetune=FinetuneConfig(length=24, row_lengths=2, layer_decay=1.0, **finetune_fields),
+        finetune=FinetuneConfig(**{"length": 24, "row_lengths": 1, "layer_decay": 1.0, **finetune_fields}),
         given=frozenset(("train.steps",)),
     )
 
@@ -71,7 +71,7 @@ def test_a_table_of_ones_own_with_two_seeds(source, tmp_path, capsys):
             table = csv.writer(file)
             table.writerow(["text", "label"] if name != "test" else ["text"])
             table.writerows(row if name != "test" else row[:1] for row in texts(count, len(name)))
-    config = recipe(source, task=TaskConfig(path=str(tmp_path)))
+    config = recipe(source, task=TaskConfig(path=str(tmp_path)), row_lengths=2)
     result = finetune(config, tmp_path / "run")
     said = capsys.readouterr().err
     assert "anew: classification" in said and "(median of 2 seeds; mean" in said
@@ -158,7 +158,7 @@ def test_steps_epochs_and_warm_up(source):
     config = dataclasses.replace(recipe(source), given=frozenset()).of_rows(steps=780, length=128, head="classification")
     assert (config.train.steps, config.schedule.warmup_steps, config.finetune.length) == (780, 78, 128)
     assert config.finetune.no_answer_threshold == -2.75
-    assert recipe(source).of_rows(780, 128, "question_answering").train.steps == 60
+    assert recipe(source).of_rows(780, 128, "question_answering").train.steps == 40
 
 
 def test_every_task_has_a_config():

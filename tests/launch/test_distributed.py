@@ -168,6 +168,7 @@ def test_a_killed_process_is_named_by_the_others_and_costs_what_was_not_saved(ro
     assert_same_rows(workdir, undisturbed, FEWER)
 
 
+@pytest.mark.slow
 def test_several_processes_begin_with_a_model_that_is_there(rows, cache, undisturbed, tmp_path):
     still = {"optimizer.learning_rate": 0.0, "optimizer.muon_learning_rate": 0.0, "train.steps": 2, "schedule.warmup_steps": 1}
     two = Processes(tmp_path / "run", rows, cache, 2, 2, init_from=undisturbed, **still, **{"parallel.fsdp": 2})

@@ -89,7 +89,7 @@ def test_twenty_kills(rows, cache, undisturbed, tmp_path):
         assert_same_run(workdir, other)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stop_signal_saves_and_exits_42(stop, rows, cache, undisturbed, tmp_path):
     other, _, _ = undisturbed
     workdir = tmp_path / "run"

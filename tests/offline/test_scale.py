@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 
 import pytest
@@ -89,7 +90,7 @@ def test_what_is_listed_must_be_there(name, tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("__pycache__"))
     gone = tmp_path / "package" / path
     if definition:
-        gone.write_text(gone.read_text().replace(f"def {definition}(", "def other(").replace(f"class {definition}:", "class Other:"))
+        gone.write_text(re.sub(rf"\b(def|class) {definition}\b", r"\1 other", gone.read_text()))
     elif gone.is_dir():
         shutil.rmtree(gone)
     else:

@@ -43,29 +43,34 @@ def batches(seed: int) -> list:
     return found
 
 
-def trained(first: int, count: int, num_devices: int):
-    """(state, metrics of the last step) after STEPS steps of the seeds, dropout on."""
+@functools.cache
+def made(first: int, count: int, num_devices: int):
+    """(parts, program) of so many seeds, dropout on."""
     config = recipe(first)
     devices = build.Devices.of(config, jax.devices()[:num_devices], count)
     goal = objective.make(config.model, "class", "classification", 2, None, lambda outputs: {})
     parts = build.build(config, devices, goal, count)
-    state = parts.init(parts.root)
-    each = [batches(seed) for seed in range(first, first + count)]
+    return parts, parts.programs().of(jax.tree.map(lambda x: np.concatenate([x] * count), batches(first)[0]))
+
+
+def trained(parts, program, root, seeds_: list[int]):
+    """(state, metrics of the last step) after STEPS steps."""
+    state, each = parts.init(root), [batches(seed) for seed in seeds_]
     for step in range(STEPS):
         joined = jax.tree.map(lambda *x: np.concatenate(x), *(of_seed[step] for of_seed in each))
-        program = parts.programs().of(joined) if step == 0 else program  # noqa: F821
         state, metrics = program.run(state, program.place(joined))
-    return parts, state, metrics
+    return state, metrics
 
 
 @functools.cache
 def alone(seed: int):
-    return trained(seed, 1, 1)[1:]
+    return trained(*made(3, 1, 1), rng.root_key(seed), [seed])
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_together_as_alone(num_devices):
-    parts, state, metrics = trained(3, 4, num_devices)
+    parts, program = made(3, 4, num_devices)
+    state, metrics = trained(parts, program, parts.root, [3, 4, 5, 6])
     assert int(state.step) == STEPS and parts.seeds == (3, 4, 5, 6) and parts.batch_rows == 4 * ROWS
     losses = []
     for seed, (params, root) in zip(parts.seeds, parts.members(state), strict=True):
@@ -92,7 +97,7 @@ def test_figures_of_several_seeds():
 
 
 def test_one_value_begins_all_seeds():
-    parts, state, _ = trained(0, 2, 1)
+    parts, _ = made(3, 4, 1)
     word = np.arange(tiny.VOCAB_SIZE * 8, dtype=np.float64).reshape(tiny.VOCAB_SIZE, 8)
     placed = start.placed(parts.init(parts.root), {"params/embeddings/word": word})
     for params, _ in parts.members(placed):

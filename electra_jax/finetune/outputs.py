@@ -9,9 +9,9 @@ answer           SPLIT.json: {question ID: text}, and SPLIT.nbest.json; of SQuAD
 import json
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from electra_jax.files import write_whole
+from electra_jax.files import whole_file, write_whole
 from electra_jax.finetune.examples import Example
 from electra_jax.finetune.tasks import Task
 
@@ -51,8 +51,8 @@ def _json(value) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
 
 
-def zip_uploads(folder: pathlib.Path, target: pathlib.Path) -> None:
-    """GLUE's files in one archive without folders, as the site asks for (`zip -j -D`)."""
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.glob("*.tsv")):
+def zip_files(paths: Iterable[pathlib.Path], target: pathlib.Path) -> None:
+    """One archive of files without folders, as GLUE's site asks for (`zip -j -D`)."""
+    with whole_file(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(paths):
             archive.write(path, path.name)

@@ -1,0 +1,107 @@
+"""GLUE as the paper shows it: every task at hand fine-tuned from one model, a row of medians beside the published ones.
+
+workdir/TASK/          the run of each task, as finetune leaves it; a second call goes on with what is not complete
+workdir/uploads.zip    the files of predictions that gluebenchmark.com takes, of the tasks whose test sets are there
+workdir/table.md       the table
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from electra_jax.cli import UserError
+from electra_jax.files import write_whole
+from electra_jax.finetune import opening, outputs, results
+from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.finetune.tasks import TASKS
+from electra_jax.finetune.training import finetune
+
+# In the order of the paper's table 2; WNLI, which the paper leaves out, comes last.
+NAMES = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+UPLOADS, TABLE = "uploads.zip", "table.md"
+
+
+class Row(NamedTuple):
+    """Of one task: what its seeds reached on the dev set, or why it was not run."""
+
+    name: str
+    metric: str
+    summary: Mapping[str, float]  # results.summary of the metric
+    seeds: int
+    missing: str  # a line; "" where the task was run
+
+
+def run(recipe_of: Callable[[str], FinetuneRecipe], workdir: str | os.PathLike, names: Sequence[str] = NAMES) -> Iterator[Row]:
+    """A row for each task, as it is complete. recipe_of(task) -> its recipe.
+
+    UserError for what is no task of GLUE's, and where a task's folder holds the run of another recipe.
+    """
+    if unknown := [name for name in names if name not in NAMES]:
+        raise UserError(f"{unknown[0]!r} is no task of GLUE: choose from {', '.join(NAMES)}")
+    for name in names:
+        recipe, folder = recipe_of(name), pathlib.Path(workdir) / name
+        if line := opening.missing(recipe.task, _needed(name)):
+            yield Row(name, TASKS[name].headline, {}, 0, line)
+            continue
+        if not _is_complete(folder, recipe):
+            finetune(recipe, folder)
+        found = json.loads((folder / results.RESULTS).read_text())
+        dev = next(split for split in found["summary"] if split.startswith("dev"))
+        yield Row(name, found["headline"], found["summary"][dev][found["headline"]], len(found["scores"][dev]), "")
+
+
+def _needed(name: str) -> list[str]:
+    """The splits without which nothing can be trained and scored."""
+    return ["train", next(split for split in TASKS[name].files if split.startswith("dev"))]
+
+
+def _is_complete(folder: pathlib.Path, recipe: FinetuneRecipe) -> bool:
+    """Whether the folder has the results of such a run: what a person gives is equal, and the rest followed from it and the rows."""
+    if not (folder / results.RESULTS).is_file():
+        return False
+    before, now = json.loads((folder / "config.json").read_text()), recipe.stored()
+    for field in sorted({"init_from", "init_network", "seed", "seeds", *recipe.given} - {"task.path"}):
+        section, _, name = field.rpartition(".")
+        old, new = ((tree.get(section, {}) if section else tree).get(name) for tree in (before, now))
+        if old != new:
+            raise UserError(f"{folder} has the results of {field}={old}, and this is {new}: choose another --workdir")
+    return True
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown, in percent: the median and the deviation over the seeds, and the published medians of 10 seeds."""
+    done = [row for row in rows if not row.missing]
+    head = ["model", *(f"{TASKS[row.name].title} ({row.metric})" for row in done), "mean"]
+    ours = [f"{100 * row.summary['median']:.1f} ± {100 * row.summary['deviation']:.1f}" for row in done]
+    lines = [head, ["---"] * len(head), [f"this one, {done[0].seeds} seed(s)" if done else "this one", *ours, _mean(ours)]]
+    for size in ("small", "base", "large"):
+        published = [TASKS[row.name].published.get(size) for row in done]
+        cells = ["" if value is None else f"{value:.1f}" for value in published]
+        lines.append([f"ELECTRA-{size} (published)", *cells, _mean(cells)])
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([text, *(f"\n{TASKS[row.name].title} was not run. {row.missing}" for row in rows if row.missing)]) + "\n"
+
+
+def _mean(cells: Sequence[str]) -> str:
+    """Of the tasks that have a figure; with their number where some have none."""
+    values = [float(cell.split()[0]) for cell in cells if cell]
+    if not values:
+        return ""
+    return f"{sum(values) / len(values):.1f}" + ("" if len(values) == len(cells) else f" (of {len(values)})")
+
+
+def finish(workdir: str | os.PathLike, rows: Sequence[Row]) -> list[str]:
+    """Writes the table and the uploads; returns lines for a person."""
+    folder = pathlib.Path(workdir)
+    write_whole(folder / TABLE, table(rows))
+    wanted = [upload.file for name in NAMES for upload in TASKS[name].uploads]
+    there = {path.name: path for row in rows if not row.missing for path in (folder / row.name / results.PREDICTIONS).glob("*.tsv")}
+    uploads = {name: there[name] for name in wanted if name in there}
+    lines = [f"{folder / TABLE} has this table"]
+    if uploads:
+        outputs.zip_files(uploads.values(), folder / UPLOADS)
+        lacking = [name for name in wanted if name not in uploads]
+        lines.append(f"{folder / UPLOADS}: {len(uploads)} of GLUE's files" + (f"; it lacks {', '.join(lacking)}" if lacking else ""))
+    return lines

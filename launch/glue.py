@@ -1,0 +1,58 @@
+"""GLUE as the paper shows it: fine-tunes every task whose files are at hand, and prints the medians beside the published ones.
+
+    python launch/glue.py --checkpoint=runs/small --path=GLUE --workdir=runs/small-glue --seeds=5
+    python launch/glue.py --checkpoint=runs/small --path=GLUE --workdir=runs/rte --tasks=cola,rte --config.optimizer.learning_rate=1e-4
+
+Overrides (--config.SECTION.NAME=VALUE) hold for every task. The same command again goes on where it stopped. Exit codes: 0 done,
+2 something to mend (one line says what), 42 stopped and saved: run the same command again.
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from electra_jax import interrupts
+
+interrupts.catch()
+from absl import flags
+
+from electra_jax import cli
+from electra_jax.finetune.recipe import FinetuneRecipe
+
+CONFIG = FinetuneRecipe.flag("configs/finetune.py:own")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The model to fine-tune: whatever init_from takes.", required=True)
+PATH = flags.DEFINE_string("path", None, "The folder with a folder for each task (CoLA, SST-2 ...), or tfds:.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where a folder for each task's run is made, and the table.", required=True)
+SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each task, which train together.", lower_bound=1)
+TASKS = flags.DEFINE_list("tasks", [], "Those to run; unless given, all of GLUE.")
+
+
+def main(_):
+    from electra_jax.parallel import process
+
+    process.prepare()  # before jax is imported
+    from configs.finetune import get_config
+    from electra_jax.finetune import glue
+
+    given = FinetuneRecipe.flags_of(sys.argv)
+    own = {"init_from": CHECKPOINT.value, "seeds": SEEDS.value, "task.path": PATH.value}
+
+    def recipe_of(name: str) -> FinetuneRecipe:
+        config = get_config(name)
+        config.update_from_flattened_dict({field: _value(field) for field in given} | own)
+        return FinetuneRecipe.parse(config, given | own.keys())
+
+    rows = []
+    for row in glue.run(recipe_of, WORKDIR.value, TASKS.value or glue.NAMES):
+        rows.append(row)
+        print(row.missing or f"{row.name}: {row.metric} {row.summary['median']:.3f}", file=sys.stderr, flush=True)
+    print(glue.table(rows) + "\n" + "\n".join(glue.finish(WORKDIR.value, rows)))
+
+
+def _value(field: str):
+    section, _, name = field.rpartition(".")
+    return CONFIG.value[section][name] if section else CONFIG.value[name]
+
+
+if __name__ == "__main__":
+    cli.run(main, more_help=FinetuneRecipe.help_lines)

@@ -1,0 +1,74 @@
+"""The table over GLUE's tasks: what is run, what is missing, what goes on, what is uploaded."""
+
+import json
+import pathlib
+import zipfile
+
+import pytest
+
+from electra_jax.cli import UserError
+from electra_jax.finetune import glue
+from electra_jax.finetune.config import TaskConfig
+from electra_jax.finetune.recipe import FinetuneRecipe
+
+
+def recipe_of(path, **fields):
+    return lambda name: FinetuneRecipe(
+        init_from="runs/small", seeds=3, task=TaskConfig(name=name, path=str(path)), given=frozenset(("init_from", "seeds")), **fields
+    )
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Stands in for the training: three seeds of known scores, and the names of the tasks that were run."""
+    names = []
+
+    def finetune(recipe, folder):
+        names.append(recipe.task.name)
+        folder.mkdir(parents=True)
+        scores = {"matthews": 0.5, "accuracy": 0.7} if recipe.task.name == "cola" else {"accuracy": 0.6}
+        by_seed = {str(seed): {name: value + 0.01 * seed for name, value in scores.items()} for seed in range(3)}
+        summary = {name: glue.results.summary([each[name] for each in by_seed.values()]) for name in scores}
+        whole = {"headline": next(iter(scores)), "scores": {"dev": by_seed}, "summary": {"dev": summary}}
+        (folder / "config.json").write_text(json.dumps(recipe.stored()))
+        (folder / "predictions").mkdir()
+        upload = {"cola": "CoLA.tsv", "rte": "RTE.tsv"}[recipe.task.name]
+        (folder / "predictions" / upload).write_text("index\tprediction\n")
+        (folder / "results.json").write_text(json.dumps(whole))
+
+    monkeypatch.setattr(glue, "finetune", finetune)
+    return names
+
+
+def files(folder: pathlib.Path) -> pathlib.Path:
+    for task in ("CoLA", "RTE"):
+        (folder / task).mkdir(parents=True)
+        for split in ("train", "dev", "test"):
+            (folder / task / f"{split}.tsv").write_text("")
+    return folder
+
+
+def test_the_table_and_what_is_missing(ran, tmp_path):
+    path = files(tmp_path / "GLUE")
+    rows = list(glue.run(recipe_of(path), tmp_path / "run", ("cola", "mrpc", "rte")))
+    assert ran == ["cola", "rte"]
+    lines = glue.table(rows).splitlines()
+    assert lines[0] == "| model | CoLA (matthews) | RTE (accuracy) | mean |"
+    assert lines[2] == "| this one, 3 seed(s) | 51.0 ± 1.0 | 61.0 ± 1.0 | 56.0 |"
+    assert lines[3] == "| ELECTRA-small (published) | 57.0 | 66.7 | 61.9 |"
+    assert lines[-1].startswith("MRPC was not run. MRPC: train.tsv") and "not in" in lines[-1]
+    said = glue.finish(tmp_path / "run", rows)
+    assert "it lacks SST-2.tsv, MRPC.tsv" in said[1] and (tmp_path / "run" / "table.md").read_text().splitlines() == lines
+    with zipfile.ZipFile(tmp_path / "run" / "uploads.zip") as archive:
+        assert sorted(archive.namelist()) == ["CoLA.tsv", "RTE.tsv"]
+
+
+def test_it_goes_on_and_refuses_another_run(ran, tmp_path):
+    path = files(tmp_path / "GLUE")
+    (first,) = glue.run(recipe_of(path), tmp_path / "run", ("cola",))
+    again = list(glue.run(recipe_of(path), tmp_path / "run", ("cola", "rte")))
+    assert again[0] == first and ran == ["cola", "rte"]
+    with pytest.raises(UserError, match="has the results of seed=0, and this is 7: choose another --workdir"):
+        list(glue.run(recipe_of(path, seed=7), tmp_path / "run", ("cola",)))
+    with pytest.raises(UserError, match="'squad1' is no task of GLUE"):
+        list(glue.run(recipe_of(path), tmp_path / "run", ("squad1",)))

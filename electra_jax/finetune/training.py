@@ -108,7 +108,7 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
         identity={"data": data.identity, "tokenizer": tokenizer.sha256},
         about={"task": task.title, "rows": {split: len(each.tokens) for split, each in data.rows.items()}, "notes": data.notes},
         num_rows=len(train.tokens),
-        begin=lambda state: _begin({} if config.from_scratch else source.params, source, data.notes, state),
+        begin=lambda state: _begin(*_first_params(source, config.from_scratch, train), data.notes, state),
         finish=lambda state, folder: results.write(folder, run, dict(zip(parts.seeds, parts.members(state), strict=True))),
     )
 
@@ -188,10 +188,24 @@ def _held_out(made: rows.Rows, kind: str, num_lengths: int, batch_rows: int, pad
     return found
 
 
-def _begin(params: Params, source: Model, notes: Sequence[str], state: TrainState) -> tuple[dict[str, np.ndarray], list[str]]:
+def _first_params(source: Model, from_scratch: bool, train: rows.Rows) -> tuple[Params, list[str]]:
+    """(what of the source is taken, lines for a person). Rows that were packed densely have one type alone, so that the vector of the
+    second is as it was drawn: a task with two begins with the first type's for both."""
+    where = source.about["source"]
+    if from_scratch:
+        return {}, [f"random weights in the shape of {where}"]
+    packings = {each.get("packing") for each in source.about.get("data") or ()}
+    if packings != {"dense"} or not any(types.any() for types in train.types):
+        return source.params, [f"init_from {where}", *source.notes]
+    embeddings = source.params["embeddings"]
+    both = {**embeddings, "type": np.broadcast_to(embeddings["type"][:1], embeddings["type"].shape)}
+    line = f"init_from {where}: it was trained on rows of one type, whose vector the second type begins with"
+    return {**source.params, "embeddings": both}, [line, *source.notes]
+
+
+def _begin(params: Params, said: Sequence[str], notes: Sequence[str], state: TrainState) -> tuple[dict[str, np.ndarray], list[str]]:
     """The values that the state takes of `params`; the head begins anew, unless they have this very one."""
     wanted, there = set(names.flat(state.params)), names.flat(params)
     found = {f"params/{path}": x for path, x in there.items() if path in wanted}
     anew = ", ".join(sorted({path.split("/")[0] for path in wanted - set(there)})) or "nothing"
-    line = f"init_from {source.about['source']}: {len(found)} of {len(wanted)} arrays taken over; anew: {anew}"
-    return found, [line, *source.notes, *notes]
+    return found, [*said, f"{len(found)} of {len(wanted)} arrays taken over; anew: {anew}", *notes]

@@ -13,7 +13,7 @@ import electra_jax
 from configs import finetune as configs
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers import SPECIALS, WordPiece
-from electra_jax.finetune import rates
+from electra_jax.finetune import rates, rows, training
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.training import finetune
@@ -177,6 +177,21 @@ def test_what_is_left_open_has_its_type_when_it_is_given():
     assert FinetuneRecipe.parse(config).finetune.no_answer_threshold == -1.5
     with pytest.raises(TypeError):
         config.finetune.no_answer_threshold = "none"
+
+
+def test_the_second_type_begins_as_the_first_where_pretraining_had_one(source):
+    model = formats.read(str(source))
+    train = rows.Rows([np.zeros(4, np.int32)], [np.array([0, 0, 1, 1], np.int32)], [np.int32(0)], None, ())
+    dense = dataclasses.replace(model, about={**model.about, "data": [{"packing": "dense"}, {"packing": "dense"}]})
+    params, said = training._first_params(dense, False, train)
+    word, kind = params["embeddings"]["word"], params["embeddings"]["type"]
+    np.testing.assert_array_equal(kind, np.repeat(model.params["embeddings"]["type"][:1], 2, axis=0))
+    assert word is model.params["embeddings"]["word"] and "whose vector the second type begins with" in said[0]
+    single = train._replace(types=[np.zeros(4, np.int32)])
+    pairs = dataclasses.replace(model, about={**model.about, "data": [{"packing": "dense"}, {"packing": "pairs"}]})
+    for source_, rows_ in ((model, train), (pairs, train), (dense, single)):
+        assert training._first_params(source_, False, rows_)[0] is source_.params
+    assert training._first_params(dense, True, train)[0] == {}
 
 
 def test_mistakes_are_one_line(source, tmp_path):

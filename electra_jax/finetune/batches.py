@@ -4,9 +4,7 @@ Which rows stand in a step is a pure function of (lengths of all rows, seed, ste
 needs the step alone. The length of a step's batch does not depend on the seed, so that several seeds can train in one program.
 """
 
-import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -44,16 +42,16 @@ def row_lengths(lengths_N: np.ndarray, count: int = 4) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
-class Batches(NamedTuple):
-    """The order of a training set in batches of `batch_rows`. lengths_N: of the rows, in tokens; lengths: that batches have."""
+class Batches:
+    """The order of a training set in batches. Attributes: lengths, that batches have; batch_rows; steps_per_epoch."""
 
-    lengths_N: np.ndarray
-    lengths: tuple[int, ...]
-    batch_rows: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self.lengths_N) // self.batch_rows)
+    def __init__(self, lengths_N: np.ndarray, lengths: Sequence[int], batch_rows: int):
+        """lengths_N: of the rows, in tokens."""
+        self.lengths, self.batch_rows = tuple(lengths), batch_rows
+        self.steps_per_epoch = -(-len(lengths_N) // batch_rows)
+        self._groups = groups(lengths_N, lengths)
+        self._counts = _counts([len(group) for group in self._groups], batch_rows)
+        self._epoch, self._steps, self._rows = -1, [], {}  # what is known of the epoch that was asked for last
 
     def rows(self, step: int, seed: int) -> tuple[int, np.ndarray]:
         """(length, numbers of the rows [batch_rows]) of a step; -1 is no row: the last batch of an epoch's longest rows may lack some.
@@ -61,18 +59,30 @@ class Batches(NamedTuple):
         Every row stands in each epoch once.
         """
         epoch, place = divmod(step, self.steps_per_epoch)
-        group, number = _schedule(self, epoch)[place]
-        return self.lengths[group], _epoch(self, epoch, seed)[group][number]
+        if epoch != self._epoch:
+            self._epoch, self._steps, self._rows = epoch, self._schedule(epoch), {}
+        if seed not in self._rows:
+            self._rows[seed] = self._shuffled(epoch, seed)
+        group, number = self._steps[place]
+        return self.lengths[group], self._rows[seed][group][number]
 
-    def __hash__(self):
-        return id(self.lengths_N)
+    def _schedule(self, epoch: int) -> list[tuple[int, int]]:
+        """(group of lengths, number within it) of each step: the same for every seed."""
+        steps = [(group, number) for group, count in enumerate(self._counts) for number in range(count)]
+        return [steps[i] for i in hashing.permutation(len(steps), _STEPS, epoch)]
 
-
-@functools.lru_cache(maxsize=8)
-def _schedule(batches: Batches, epoch: int) -> list[tuple[int, int]]:
-    """(group of lengths, number within it) of each step of an epoch: the same for every seed."""
-    steps = [(group, number) for group, count in enumerate(_counts(batches)) for number in range(count)]
-    return [steps[i] for i in hashing.permutation(len(steps), _STEPS, epoch)]
+    def _shuffled(self, epoch: int, seed: int) -> list[np.ndarray]:
+        """[batches, batch_rows] of each group. What fills no batch of its own length is among the rows of the next."""
+        found, left = [], np.empty(0, np.int64)
+        for number, (group, count) in enumerate(zip(self._groups, self._counts, strict=True)):
+            rows = np.concatenate([left, group])
+            rows = rows[hashing.permutation(len(rows), _WITHIN, seed, epoch, number)]
+            size = count * self.batch_rows
+            full = np.full(size, -1, np.int64)
+            full[: len(rows)] = rows[:size]
+            found.append(full.reshape(count, self.batch_rows))
+            left = rows[size:]
+        return found
 
 
 def groups(lengths_N: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
@@ -81,26 +91,11 @@ def groups(lengths_N: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
     return [np.flatnonzero(which_N == group) for group in range(len(lengths))]
 
 
-def _counts(batches: Batches) -> list[int]:
-    """Batches of each length: what fills none goes to the next length, and the longest has a last one that is not full."""
+def _counts(sizes: Sequence[int], batch_rows: int) -> list[int]:
+    """Batches of each group of so many rows: what fills none goes to the next group, and the last has one that is not full."""
     counts, left = [], 0
-    for group in groups(batches.lengths_N, batches.lengths):
-        count, left = divmod(len(group) + left, batches.batch_rows)
+    for size in sizes:
+        count, left = divmod(size + left, batch_rows)
         counts.append(count)
     counts[-1] += left > 0
     return counts
-
-
-@functools.lru_cache(maxsize=32)
-def _epoch(batches: Batches, epoch: int, seed: int) -> list[np.ndarray]:
-    """[batches, batch_rows] of each length: shuffled anew in each epoch by each seed."""
-    found, left = [], np.empty(0, np.int64)
-    for number, (group, count) in enumerate(zip(groups(batches.lengths_N, batches.lengths), _counts(batches), strict=True)):
-        rows = np.concatenate([left, group])
-        rows = rows[hashing.permutation(len(rows), _WITHIN, seed, epoch, number)]
-        size = count * batches.batch_rows
-        full = np.full(size, -1, np.int64)
-        full[: len(rows)] = rows[:size]
-        found.append(full.reshape(count, batches.batch_rows))
-        left = rows[size:]
-    return found

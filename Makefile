@@ -15,7 +15,7 @@ TEST_WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 DEMO_DIR   ?= runs/demo
 DEMO_FLAGS ?=
 
-.PHONY: demo test parity interop tf1 aot scale beam lint kill bench clean
+.PHONY: demo test parity interop finetune tf1 aot scale beam lint kill bench clean
 
 demo: $(VENV)/.demo  ## A tiny ELECTRA on the King James Bible, within minutes
 	$(BIN)/python launch/demo.py --dir=$(DEMO_DIR) $(DEMO_FLAGS)
@@ -28,6 +28,9 @@ parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
 
 interop: $(VENV)/.test $(VENV)/.parity $(VENV)/.demo  ## All of conversion: every architecture at every size, training on, 2,000 mutated files
 	$(BIN)/python -m pytest -s tests/interop tests/parity/test_interop.py tests/launch/test_convert.py $(TEST_FLAGS)
+
+finetune: $(VENV)/.test $(VENV)/.parity  ## Fine-tuning against PyTorch: every head, loss and rule, float32 and float64
+	$(BIN)/python -m pytest -s tests/parity/test_finetune.py tests/parity/test_windows.py $(TEST_FLAGS)
 
 tf1: $(VENV)/.tf1  ## Google's TF1 checkpoints, written by TensorFlow itself and read without it
 	$(BIN)/python -m pytest tests/interop/test_tf1.py $(TEST_FLAGS)
@@ -46,8 +49,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/shellcheck -x launch/*.sh launch/slurm.sbatch .ci/run
 
-kill: $(VENV)/.test  ## Twenty kill -9 in preparation and twenty in training, each against an undisturbed run
-	$(BIN)/python -m pytest -m slow -s tests/data tests/finetune tests/launch tests/parallel tests/store $(TEST_FLAGS)
+kill: $(VENV)/.test  ## Twenty kill -9 in preparation, twenty in training and a dozen in fine-tuning, each against an undisturbed run
+	$(BIN)/python -m pytest -m slow -s tests/data tests/finetune tests/infer tests/launch tests/parallel tests/store $(TEST_FLAGS)
 
 bench: $(VENV)/.bench $(VENV)/.tpu  ## Us beside PyTorch transformers and txtai, interleaved: the tables and the figure of docs/speed.md (40 minutes)
 	$(BIN)/python launch/bench.py --docs=docs/speed.md $(BENCH_FLAGS)

@@ -18,6 +18,8 @@ _HOME = {
     "load": "electra_jax.interop.formats",
     "save": "electra_jax.interop.formats",
     "encode": "electra_jax.interop.text",
+    "load_task": "electra_jax.infer.predict",
+    "predict": "electra_jax.infer.predict",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -20,7 +20,7 @@ FLOORS = (
     ("interop", "build", "resume"),
     ("session",),
     ("pretrain", "finetune"),
-    ("demo", "offline"),
+    ("demo", "offline", "infer"),
     ("benchmarks",),
     ("launch",),
 )

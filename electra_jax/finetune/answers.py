@@ -47,6 +47,7 @@ class Window(NamedTuple):
 class Windows(NamedTuple):
     rows: list[Window]  # those of a question follow one another; every question that was not dropped has one at least
     dropped: list[str]  # `where` of the training examples whose answer could not be found
+    cut: list[int]  # of each example, pieces of its question that did not get in
 
 
 def make_windows(
@@ -85,7 +86,7 @@ def make_windows(
     answers = tokenizer.encode_batch([example.label.texts[0] if _answerable(example) else "" for example in examples])
     pattern = type_pattern(length)
     cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
-    windows = Windows([], [])
+    windows = Windows([], [], [max(len(question) - max_question, 0) for question in questions])
     for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
         question, context, answer = question[:max_question], contexts[example.texts[1]], None
         if _answerable(example):

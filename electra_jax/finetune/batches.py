@@ -42,6 +42,15 @@ def row_lengths(lengths_N: np.ndarray, count: int = 4) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
+def ladder(longest: int) -> tuple[int, ...]:
+    """Lengths for rows that nobody has seen yet, ascending: from `longest` down each is two thirds of the one above, as a multiple of 8,
+    until 16. They follow from `longest` alone, so that a row's length never depends on which rows come with it."""
+    found = [longest]
+    while (next_one := -(-found[-1] * 2 // (3 * MULTIPLE)) * MULTIPLE) < found[-1] and found[-1] > 2 * MULTIPLE:
+        found.append(next_one)
+    return tuple(reversed(found))
+
+
 class Batches:
     """The order of a training set in batches. Attributes: lengths, that batches have; batch_rows; steps_per_epoch."""
 

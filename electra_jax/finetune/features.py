@@ -21,6 +21,7 @@ class TextRows(NamedTuple):
 
     tokens: list[np.ndarray]  # int32 [n]
     types: list[np.ndarray]  # int32 [n], read-only: 1 for the second text and its [SEP], else 0
+    cut: list[int]  # tokens of each row's texts that did not get in
 
 
 class TagRows(NamedTuple):
@@ -48,16 +49,18 @@ def encode_texts(examples: Sequence[Example], tokenizer: Tokenizer, *, length: i
     columns = [tokenizer.encode_batch(column) for column in zip(*(example.texts for example in examples), strict=True)]
     pattern = type_pattern(length)
     cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
-    tokens, types = [], []
+    tokens, types, cut = [], [], []
     for first, *others in zip(*columns, strict=True):
         if others and len(others[0]):
             a, b = pair_lengths(len(first), len(others[0]), length - 3)
             tokens.append(np.concatenate((cls, first[:a], sep, others[0][:b], sep)))
             types.append(pattern[length - a - 2 : length + b + 1])
+            cut.append(len(first) - a + len(others[0]) - b)
         else:
             tokens.append(np.concatenate((cls, first[: length - 2], sep)))
             types.append(pattern[: len(tokens[-1])])
-    return TextRows(tokens, types)
+            cut.append(max(len(first) - length + 2, 0))
+    return TextRows(tokens, types, cut)
 
 
 def pair_lengths(a: int, b: int, room: int) -> tuple[int, int]:

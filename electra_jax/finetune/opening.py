@@ -75,7 +75,7 @@ def _own(config: TaskConfig, given: Mapping[str, str]) -> Task:
         there = list(tfds.open_builder(config.path, name).info.splits)
         found = {split: next((stem for stem in stems if stem in there), "") for split, stems in _STEMS.items()}
         splits = {split: name for split, name in ({"train": found["train"] or "train"} | found | given).items() if name}
-        return Task(OWN, name, layout := _layout(config, "tfds"), {}, tfds=Tfds(name, splits, layout))
+        return Task(OWN, name, layout := own_layout(config, "tfds"), {}, tfds=Tfds(name, splits, layout))
     if os.path.isdir(config.path):
         names = os.listdir(config.path)
         files = {split: given.get(split) or _named(names, stems, config) for split, stems in _STEMS.items()}
@@ -84,7 +84,7 @@ def _own(config: TaskConfig, given: Mapping[str, str]) -> Task:
     files = {split: name for split, name in files.items() if name}
     if "train" not in files:
         raise UserError(f"{config.path}: no file train.csv, .tsv, .jsonl, .parquet ... there: name yours (--config.task.train=...)")
-    layouts = {split: _layout(config, _format(config, name)) for split, name in files.items()}
+    layouts = {split: own_layout(config, _format(config, name)) for split, name in files.items()}
     files = {split: (name,) for split, name in files.items()}
     return Task(OWN, os.path.basename(os.path.abspath(config.path)), layouts["train"], files, layouts=layouts)
 
@@ -111,8 +111,8 @@ _OF_FORMATS = {
     "quotes": ("csv", "tsv"),
     "start_column": ("csv", "tsv", "jsonl", "parquet", "tfds"),
     "id_column": ("csv", "tsv", "jsonl", "parquet", "tfds", "glue"),
-    "text_columns": ("csv", "tsv", "jsonl", "parquet", "tfds", "glue", "columns", "conllu"),
-    "bad_rows": ("csv", "tsv", "jsonl", "parquet", "tfds", "glue"),
+    "text_columns": ("csv", "tsv", "jsonl", "parquet", "tfds", "glue", "columns", "conllu", "lines"),
+    "bad_rows": ("csv", "tsv", "jsonl", "parquet", "tfds", "glue", "lines"),
 }
 
 
@@ -122,7 +122,8 @@ def _check_format(config: TaskConfig, format: str) -> None:
             raise UserError(f"task.{field.name} is for {', '.join(_OF_FORMATS[field.name])}, and this file is {format}: leave it out")
 
 
-def _layout(config: TaskConfig, format: str) -> Layout:
+def own_layout(config: TaskConfig, format: str) -> Layout:
+    """Of a file of a task of a user's."""
     _check_format(config, format)
     needs = {"columns": "tags", "conllu": "tags", "squad": "answer"}.get(format, config.kind)
     if needs != config.kind:

@@ -6,6 +6,7 @@ results.json          the scores of every seed on every labelled split, with med
 predictions/SPLIT...  of the best seed, in the task's official forms: see outputs.py
 """
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -57,7 +58,7 @@ class Finished(NamedTuple):
 def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]) -> None:
     """members: {seed: (params, root words)}. folder: None where another process writes, and this one only computes with it.
 
-    A second call, after a death within the first, writes the same.
+    A second call, after a death within the first, writes the same, and removes what that left half written.
     """
     kind, task, config = rows.KINDS[run.task.kind], run.task, run.recipe.finetune
 
@@ -73,6 +74,8 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
     of_best = {split: predictions(members[best], split) for split in run.rows if split != "train"}
     if folder is None:
         return
+    for litter in [*folder.glob(".*.tmp"), *(folder / PREDICTIONS).glob(".*.tmp")]:  # the run's lock says that no one writes them now
+        shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
     for seed, member in members.items():
         if config.keep == "all":
             _save(folder / f"{MODEL}-seed{seed}", run, member, scores[run.dev][seed], seed)
@@ -94,7 +97,16 @@ def _save(folder: pathlib.Path, run: Finished, member: Any, scores: Mapping[str,
         **{name: run.source.about.get(name) for name in ("source", "name", "training", "data")},
         "labels": list(run.task.labels),
         "metrics": {f"eval/{name}": value for name, value in scores.items()},
-        "task": {"kind": run.task.kind, "title": run.task.title, "task": stored["task"], "finetune": stored["finetune"], "seed": seed}
+        "task": {
+            "kind": run.task.kind,
+            "title": run.task.title,
+            "task": stored["task"],
+            "finetune": stored["finetune"],
+            "seed": seed,
+            # How the training file was read, and what the task is once its files have been seen: electra_jax.infer goes by these.
+            "layout": dataclasses.asdict(run.task.layout),
+            "unanswerable": run.task.unanswerable,
+        }
         | ({"range": list(run.task.layout.range)} if run.task.kind == "number" else {}),
     }
     shutil.rmtree(folder, ignore_errors=True)

@@ -3,13 +3,13 @@
 One record a kind (KINDS): how its rows are made and labelled, what its outputs predict, and what its metrics compare.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from electra_jax.data.tokenizers import Tokenizer
-from electra_jax.finetune import answers, features, metrics, nbest, tags
+from electra_jax.finetune import answers, batches, features, metrics, nbest, tags
 from electra_jax.finetune.config import FinetuneConfig
 from electra_jax.finetune.examples import Example
 from electra_jax.finetune.objective import BEAM, Labelled
@@ -24,6 +24,7 @@ class Rows(NamedTuple):
     labels: Sequence[Any]  # of each row what objective.Labelled says of its kind
     made: Any  # what predictions need: the TagRows or Windows that they are
     dropped: Sequence[str]  # where the training examples stand that gave no row
+    cut: Sequence[int]  # of each example: tokens, of tags words, of an answer tokens of the question, that did not get in
 
 
 class Prediction(NamedTuple):
@@ -31,7 +32,7 @@ class Prediction(NamedTuple):
 
     value: Any  # as Example.label is: a class, classes, a number, tags of all words; of an answer its text, "" for none
     probability: Any  # of the value; of classes and tags, one each; of a number None
-    more: Any = None  # of classes {label: probability}; of tags how many words were not cut off; of an answer nbest.Prediction
+    more: Any = None  # of classes {label: probability}; of tags the model's own of the words in the row; of an answer nbest.Prediction
 
 
 class Kind(NamedTuple):
@@ -63,6 +64,17 @@ def pad(rows: Rows, kind: str, numbers: np.ndarray, length: int, pad_id: int, pl
     return Labelled(tokens, segments, positions, types, place.astype(np.int32), found)
 
 
+def batched(rows: Rows, kind: str, lengths: Sequence[int], batch_rows: Sequence[int], pad_id: int) -> Iterator[tuple[Labelled, np.ndarray]]:
+    """All rows in batches of these lengths, so many rows each, with which of a batch's rows are some: bool [B]. Batch.row is a row's place
+    among all, so that `objective.joined` brings what is said of them back into order."""
+    lengths_N = np.array([len(tokens) for tokens in rows.tokens])
+    for length, size, numbers in zip(lengths, batch_rows, batches.groups(lengths_N, lengths), strict=True):
+        for start in range(0, len(numbers), size):
+            some = np.full(size, -1, np.int64)
+            some[: len(numbers[start : start + size])] = numbers[start : start + size]
+            yield pad(rows, kind, some, length, pad_id, some), some >= 0
+
+
 # --- One or several classes, a number
 
 
@@ -71,7 +83,7 @@ def _text_rows(label: Callable[[Task, Example], Any]) -> Callable:
         if training and (task.both_orders if config.both_orders is None else config.both_orders):
             examples = features.both_orders(examples)
         made = features.encode_texts(examples, tokenizer, length=length)
-        return Rows(made.tokens, made.types, [label(task, example) for example in examples], None, ())
+        return Rows(made.tokens, made.types, [label(task, example) for example in examples], None, (), made.cut)
 
     return rows
 
@@ -134,7 +146,7 @@ def _tag_rows(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, con
     )
     number = {label: i for i, label in enumerate(task.labels)}
     labels = [np.array([number[tag] for tag in _as_trained(task, example)], np.int32) for example in examples]
-    return Rows(made.tokens, made.types, features.labels_of_pieces(made, labels), made, ())
+    return Rows(made.tokens, made.types, features.labels_of_pieces(made, labels), made, (), made.cut)
 
 
 def _as_trained(task: Task, example: Example) -> Sequence[str]:
@@ -148,25 +160,25 @@ def _predict_tags(task, examples, rows, outputs, config, tokenizer) -> list[Pred
     for firsts, example, called_L, log_p_L in zip(rows.made.firsts, examples, outputs["called"], outputs["log_p"], strict=True):
         cut = len(example.texts) - len(firsts)
         outside = "O" if "O" in task.labels else task.labels[0]
-        called = [task.labels[label] for label in called_L[firsts]] + [outside] * cut
+        kept = tuple(task.labels[label] for label in called_L[firsts])
+        called = (*kept, *[outside] * cut)
         found.append(
             Prediction(
-                tags.convert(called, "iob2") if task.of_spans else tuple(called),
+                tags.convert(called, "iob2") if task.of_spans else called,
                 (*np.exp(log_p_L[firsts].astype(np.float64)).tolist(), *[0.0] * cut),
-                len(firsts),
+                kept,
             )
         )
     return found
 
 
 def _score_tags(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], config: FinetuneConfig) -> dict[str, float]:
+    if config.published_tag_scores:  # of the words in the row alone, whose tags are in the scheme that the model has
+        called = [each.more for each in predictions]
+        gold = [_as_trained(task, example)[: len(kept)] for example, kept in zip(examples, called, strict=True)]
+        return metrics.measure(("published_chunks" if task.of_spans else "tags",), gold, called)
     gold, called = [example.label for example in examples], [each.value for each in predictions]
-    if not task.of_spans:
-        return metrics.measure(("tags",), gold, called)
-    if not config.published_tag_scores:
-        return metrics.measure(("chunks",), gold, called)
-    kept = [each.more for each in predictions]  # words that were cut off count for nothing there
-    return metrics.measure(("published_chunks",), *([tags[:n] for tags, n in zip(each, kept, strict=True)] for each in (gold, called)))
+    return metrics.measure(("chunks" if task.of_spans else "tags",), gold, called)
 
 
 # --- Answers
@@ -185,7 +197,7 @@ def _answer_rows(
         labels_by_question=config.answerable_by_question,
     )
     labels = [np.array([window.start, window.end, window.impossible], np.int32) for window in made.rows]
-    return Rows([window.tokens for window in made.rows], [window.types for window in made.rows], labels, made, made.dropped)
+    return Rows([window.tokens for window in made.rows], [window.types for window in made.rows], labels, made, made.dropped, made.cut)
 
 
 def _predict_answers(task, examples, rows, outputs, config, tokenizer) -> list[Prediction]:

@@ -43,6 +43,9 @@ def finetune(config: Mapping[str, Any] | FinetuneRecipe, workdir: str | os.PathL
 HOW = ("dtype", "attention", "remat", "scan_layers", "dropout", "attention_dropout")
 
 
+ONE_ORDER = 0  # the seed of the rows' order that all seeds have with finetune.one_shuffle, whichever train together
+
+
 class Data(NamedTuple):
     """A task's examples as rows, by split."""
 
@@ -89,14 +92,18 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     eval_rows = -(-recipe.eval.batch_rows // devices.mesh.size) * devices.mesh.size
 
     def held_out(split: str) -> list[tuple[objective.Labelled, np.ndarray]]:
-        return _held_out(data.rows[split], task.kind, config.row_lengths, eval_rows, tokenizer.pad_id)
+        made = data.rows[split]
+        lengths = _lengths(made, config)[1]
+        return list(rows.batched(made, task.kind, lengths, [eval_rows] * len(lengths), tokenizer.pad_id))
+
+    outputs_of = evaluation.make_outputs(goal, devices.mesh)
 
     def outputs(member: Any, split: str) -> dict[str, np.ndarray]:
-        return objective.joined(evaluation.outputs(goal, *member, held_out(split), devices.mesh))
+        return objective.joined(outputs_of(*member, held_out(split)))
 
     run = results.Finished(recipe, task, data.examples, data.rows, data.dev, tokenizer, source, outputs)
     first = rows.pad(train, task.kind, np.zeros(1, np.int64), order.lengths[-1], tokenizer.pad_id, np.arange(1))
-    seeds = parts.seeds if not config.one_shuffle else parts.seeds[:1] * len(parts.seeds)
+    seeds = parts.seeds if not config.one_shuffle else (ONE_ORDER,) * len(parts.seeds)
     return Work(
         recipe=recipe,
         parts=parts,
@@ -160,9 +167,13 @@ def _identity(examples: Mapping[str, Sequence[Example]], splits: Sequence[str]) 
 
 
 def _order(train: rows.Rows, config: FinetuneConfig, batch_rows: int) -> batches.Batches:
-    lengths_N = np.array([len(tokens) for tokens in train.tokens])
-    lengths = batches.row_lengths(lengths_N, config.row_lengths) if config.row_lengths > 1 else (config.length,)
-    return batches.Batches(lengths_N, lengths, batch_rows)
+    return batches.Batches(*_lengths(train, config), batch_rows)
+
+
+def _lengths(made: rows.Rows, config: FinetuneConfig) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(of each row, those that batches have)."""
+    lengths_N = np.array([len(tokens) for tokens in made.tokens])
+    return lengths_N, batches.row_lengths(lengths_N, config.row_lengths) if config.row_lengths > 1 else (config.length,)
 
 
 def _batches(
@@ -174,18 +185,6 @@ def _batches(
         of_seeds = [order.rows(step, seed) for seed in seeds]
         numbers = np.concatenate([of_seed for _, of_seed in of_seeds])
         yield rows.pad(train, kind, numbers[places], of_seeds[0][0], pad_id, place[places])
-
-
-def _held_out(made: rows.Rows, kind: str, num_lengths: int, batch_rows: int, pad_id: int) -> list[tuple[objective.Labelled, np.ndarray]]:
-    """Rows in batches of few lengths, with which of their rows are some. Batch.row is a row's place among all."""
-    lengths_N = np.array([len(tokens) for tokens in made.tokens])
-    lengths, found = batches.row_lengths(lengths_N, num_lengths), []
-    for length, numbers in zip(lengths, batches.groups(lengths_N, lengths), strict=True):
-        for start in range(0, len(numbers), batch_rows):
-            some = np.full(batch_rows, -1, np.int64)
-            some[: len(numbers[start : start + batch_rows])] = numbers[start : start + batch_rows]
-            found.append((rows.pad(made, kind, some, length, pad_id, some), some >= 0))
-    return found
 
 
 def _first_params(source: Model, from_scratch: bool, train: rows.Rows) -> tuple[Params, list[str]]:

@@ -1,6 +1,6 @@
 """Held-out evaluation with constant keys: the same masks and samples every time, so that its numbers compare over a run."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -61,12 +61,25 @@ def evaluate(
     return {f"eval/{name}": value for name, value in metrics.items()}
 
 
-def outputs(
-    objective: Objective, params: Params, root: Array, batches: Iterable[tuple[Batch, np.ndarray]], mesh: Mesh
-) -> Iterator[dict[str, np.ndarray]]:
-    """Terms.outputs of the valid rows of one batch after the other, without their losses; the rows may lack labels."""
+def make_outputs(objective: Objective, mesh: Mesh) -> Callable:
+    """outputs(params, root words, batches of (batch, valid [B] bool)) -> Terms.outputs of the valid rows of one batch after the other,
+    without their losses; the rows may lack labels. Each shape of a batch is compiled once, however often it is called.
+    """
     step = jax.jit(lambda *args: make_eval_step(objective)(*args)[1].outputs, out_shardings=meshes.replicated(mesh))
     run = meshes.on_mesh(step, mesh)
-    for batch, valid_B in batches:
-        found = jax.device_get(run(params, root, *meshes.to_devices((batch, valid_B), mesh)))
-        yield {name: value[valid_B] for name, value in found.items()}
+
+    def outputs(params: Params, root: Array, batches: Iterable[tuple[Batch, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+        waiting = None  # the devices compute a batch while the one before is brought here and the next is made
+        for batch, valid_B in batches:
+            found = run(params, root, *meshes.to_devices((batch, valid_B), mesh)), valid_B
+            if waiting is not None:
+                yield _valid(*waiting)
+            waiting = found
+        if waiting is not None:
+            yield _valid(*waiting)
+
+    return outputs
+
+
+def _valid(found: Mapping[str, Array], valid_B: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: value[valid_B] for name, value in jax.device_get(found).items()}

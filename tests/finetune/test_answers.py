@@ -175,7 +175,9 @@ def test_from_characters_to_pieces(context, answer, start, by_characters, by_wor
 def test_a_context_without_pieces_is_a_window(small):
     rows = make_windows([example(" \u200b")], small, length=68, training=False).rows
     assert [row.tokens.tolist() for row in rows] == [[CLS, WHAT, IS, IT, SEP, SEP]] and rows[0].max_context.shape == (0,)
-    assert make_windows([], small, length=68, training=False) == ([], [])
+    asked = [example("the", question="what is it no"), example("the")]
+    assert make_windows(asked, small, length=68, training=False, max_question=3).cut == [1, 0]
+    assert make_windows([], small, length=68, training=False) == ([], [], [])
 
 
 def test_questions_share_their_context(small):

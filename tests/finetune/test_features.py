@@ -38,7 +38,9 @@ def test_a_single_text_and_a_pair(letters):
     assert [row.tolist() for row in rows.tokens] == [[CLS, 5, SEP, 6, 15, SEP], [CLS, 5, 14, SEP, 7, SEP]]
     assert [row.tolist() for row in rows.types] == [[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]]
     assert all(row.dtype == np.int32 for row in (*rows.tokens, *rows.types))
-    assert encode_texts([], letters, length=16) == ([], [])
+    assert encode_texts([], letters, length=16) == ([], [], [])
+    assert rows.cut == [0, 0] and encode_texts(examples(("abc" * 4,)), letters, length=8).cut == [6]
+    assert encode_texts(examples(("a b c a b c", "a b"), ("a b c", "a b")), letters, length=8).cut == [3, 0]
 
 
 def test_the_length_counts_special_tokens(letters):

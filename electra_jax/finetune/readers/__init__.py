@@ -9,10 +9,12 @@ To add a format, write one module with `examples`, as glue.py has it, and give i
 Tags leave a reader as the file has them; `read` brings them to IOB2.
 """
 
+import contextlib
 import itertools
 import os
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
 
 from electra_jax.cli import UserError
 from electra_jax.data.readers.compressions import COMPRESSIONS
@@ -32,6 +34,7 @@ FORMATS = {
     "tsv": "electra_jax.finetune.readers.table",
     "jsonl": "electra_jax.finetune.readers.table",
     "parquet": "electra_jax.finetune.readers.table",
+    "lines": "electra_jax.finetune.readers.plain",
 }
 BINARY = ("parquet",)
 # A user's file by the end of its name.
@@ -68,26 +71,37 @@ def read(path: str, layout: Layout) -> Reading:
     UserError, a line that names the file, the line in it and the mend, for anything that the layout does not allow.
     """
     counts = Counter()
-    scheme = next((scheme for scheme in SCHEMES if path.startswith(scheme)), None)
-    if scheme:
-        examples = list(load(SCHEMES, scheme).examples(path, layout, counts))
-    else:
-        if is_special(path):
-            raise UserError(f"{path} is no ordinary file: give one (from a pipe, write it to a file first)")
-        with reading(path), open(path, "rb") as file:
-            compression = os.path.splitext(path.lower())[1]
-            binary = layout.format in BINARY
-            stream = file if binary else text_stream(file, compression if compression in COMPRESSIONS else "", path)
-            examples = list(load(FORMATS, layout.format).examples(stream, path, layout, counts))
+    examples = list(each(path, layout, counts))
     if not examples:
-        told = ", ".join(f"{reason}: {count}" for reason, count in counts.items())
-        raise UserError(f"{path} holds no example{f' ({told})' if told else ''}: name a file with rows")
+        raise nothing_in(path, counts)
     if layout.kind == "answer":
         _refuse_double(examples)
     if layout.kind == "tags":
         examples = _normalized(examples, layout, counts)
     rows = len(examples) + sum(count for reason, count in counts.items() if reason.startswith("dropped"))
     return Reading(examples, {"rows": rows} | {reason: count for reason, count in counts.items() if count})
+
+
+def each(path: str, layout: Layout, counts: Counter, file: BinaryIO | None = None) -> Iterator[Example]:
+    """The same examples, one after the other, with tags as the file has them: of lines and tables a part of the file is in memory.
+
+    counts: what `Reading.counts` has, but "rows". file: what is read, where `path` is but the name that messages give it: standard input.
+    """
+    if scheme := next((scheme for scheme in SCHEMES if path.startswith(scheme)), None):
+        yield from load(SCHEMES, scheme).examples(path, layout, counts)
+        return
+    if file is None and is_special(path):
+        raise UserError(f"{path} is no ordinary file: give one (from a pipe, write it to a file first)")
+    with reading(path), open(path, "rb") if file is None else contextlib.nullcontext(file) as opened:
+        compression = os.path.splitext(path.lower())[1]
+        binary = layout.format in BINARY
+        stream = opened if binary else text_stream(opened, compression if compression in COMPRESSIONS else "", path)
+        yield from load(FORMATS, layout.format).examples(stream, path, layout, counts)
+
+
+def nothing_in(path: str, counts: Counter) -> UserError:
+    told = ", ".join(f"{reason}: {count}" for reason, count in counts.items())
+    return UserError(f"{path} holds no example{f' ({told})' if told else ''}: name a file with rows")
 
 
 def _refuse_double(examples: list[Example]) -> None:

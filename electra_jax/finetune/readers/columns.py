@@ -42,7 +42,8 @@ def examples(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
         where = f"{path}:{line}"
         if width is None:
             width = len(fields)
-            word_at, tag_at = _place(word_column, width, where, layout), _place(tag_column, width, where, layout)
+            word_at = _place(word_column, width, where, layout)
+            tag_at = _place(tag_column, width, where, layout) if tag_column else None
             if tag_at == word_at or tag_at is None:
                 tag_at = None
                 if layout.labelled:

@@ -17,9 +17,9 @@ COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "de
 
 
 def examples(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> Iterator[Example]:
-    for name in (*layout.texts, layout.label):
+    for name in filter(None, (*layout.texts, layout.label)):
         one_of("a column of CoNLL-U (task.text_columns, task.label_column)", name, COLUMNS)
-    form, tag = COLUMNS.index(layout.texts[0]), COLUMNS.index(layout.label)
+    form, tag = COLUMNS.index(layout.texts[0]), COLUMNS.index(layout.label) if layout.label else None
     words, tags, first, id_, number = [], [], 0, None, 0
 
     def sentence() -> Iterator[Example]:
@@ -62,5 +62,5 @@ def examples(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
         if not words:
             first = line
         words.append(fields[form])
-        tags.append(fields[tag])
+        tags.append("_" if tag is None else fields[tag])
     yield from sentence()

@@ -10,7 +10,7 @@ class Layout:
     format: str  # a key of readers.FORMATS
     kind: str  # "class", "classes", "number", "tags" or "answer"
     texts: tuple[str, ...] = ()  # one column, or two: a pair; of tags: the words'; of an answer: the question's and the context's
-    label: str = ""  # of an answer: the column of its texts
+    label: str = ""  # of an answer: the column of its texts; "", where they are not asked for: whatever labels there are are not read
     start: str = ""  # of an answer: the column of its offsets; "": an answer stands where its text stands, if only once
     id: str = ""  # "": the row's number
     labels: tuple[str, ...] = ()  # all that there are, in the order of the model's outputs; none: any

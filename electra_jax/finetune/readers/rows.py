@@ -29,7 +29,7 @@ def example(row: Mapping[str, Any], layout: Layout, where: str, number: int, cou
             return None
         if not layout.drop:
             what = "there is no word" if layout.kind == "tags" else f"{_empty(texts, layout)} is empty"
-            raise UserError(f"{where}: {what}: remove the row, or drop and count such rows (task.bad_rows=drop)")
+            raise UserError(f"{where}: {what}: remove the row{_or_drop('drop', layout) if layout.labelled else _or_drop('keep', layout)}")
         counts["with an empty text"] += 1
     label = _label(row, texts, layout, where, counts)
     id_ = str(number)
@@ -39,12 +39,16 @@ def example(row: Mapping[str, Any], layout: Layout, where: str, number: int, cou
     return Example(id_, texts, label, where)
 
 
+def _or_drop(verb: str, layout: Layout) -> str:
+    return f", or {verb} and count such rows (task.bad_rows=drop)" if layout.format else ""
+
+
 def columns_of(names: Sequence[str], layout: Layout, where: str, mend: str = "") -> dict[str, int]:
     """Where each of the layout's columns stands among these; the label's may be missing where it need not be there.
 
     names: of the header; `where` is its place in the file, and `mend` what else could be wrong with it.
     """
-    if double := [name for name, count in Counter(names).items() if count > 1 and name in (*layout.columns, layout.label)]:
+    if double := [name for name, count in Counter(names).items() if count > 1 and name and name in (*layout.columns, layout.label)]:
         raise UserError(f"{where} names the column {double[0]!r} twice: rename one")
     missing = [name for name in layout.columns if name not in names]
     if missing:
@@ -94,7 +98,7 @@ def delimited(rows: Iterable[tuple[int, Sequence[str]]], path: str, layout: Layo
                 continue
             raise UserError(
                 f"{where} has {len(fields)} columns, and the first line {width}: is there a delimiter or a quote in a text? "
-                "Mend the row, or drop and count such rows (task.bad_rows=drop)"
+                f"Mend the row{_or_drop('drop', layout) if layout.labelled else ''}"
             )
         found = example({name: fields[position] for name, position in columns.items()}, layout, where, number, counts)
         number += 1
@@ -193,7 +197,8 @@ def _is_missing(value: Any) -> bool:
 def _label(row: Mapping[str, Any], texts: tuple[str, ...], layout: Layout, where: str, counts: Counter) -> Any:
     value = row.get(layout.label)
     # No labels at all are a label of "classes", and no answer one of "answer".
-    absent = layout.label not in row or _is_missing(value) and (layout.kind not in ("classes", "answer") or not layout.labelled)
+    absent = not layout.label or layout.label not in row
+    absent = absent or _is_missing(value) and (layout.kind not in ("classes", "answer") or not layout.labelled)
     if absent:
         if layout.labelled:
             raise UserError(f"{where}: {layout.label!r} is empty: give the row its label, or remove it")

@@ -40,7 +40,7 @@ def _example(question: Any, context: str, path: str, above: str, layout: Layout,
     for name, each in zip(("question", "context"), texts, strict=True):
         if not each.strip():
             raise UserError(f"{where}: its {name} is empty: remove it")
-    if "answers" not in question and not layout.labelled:
+    if not layout.labelled and not (layout.label and "answers" in question):
         counts["without a label"] += 1
         return Example(id_, texts, None, where)
     answers = _list(question, "answers", where)

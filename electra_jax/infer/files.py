@@ -1,0 +1,190 @@
+"""Rows of a file or of standard input -> predictions in a file or on standard output, a portion at a time and in order.
+
+.jsonl   an object a row: "id" and, by kind,
+         class     label, probability, probabilities {label: p}        tags     words, tags, probabilities (of each word's tag)
+         classes   labels, probabilities {label: p}                    answer   answer, probability, characters [begin, end] or null,
+         number    value                                                        and, where a question may have none, no_answer_score
+.tsv     a line a row: id, prediction, probability. Several labels are parted by the task's separator, tags by spaces; white space within
+         a prediction that would break the line is one space.
+"""
+
+import contextlib
+import json
+import math
+import os
+import stat
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+from electra_jax.cli import UserError
+from electra_jax.files import whole_file
+from electra_jax.finetune import readers
+from electra_jax.finetune.examples import Example
+from electra_jax.finetune.rows import Prediction
+from electra_jax.finetune.tasks import Task
+from electra_jax.infer import inputs
+from electra_jax.infer.predict import PORTION_ROWS, TaskModel, portions
+
+STANDARD_OUTPUT = "-"
+FORMATS = ("jsonl", "tsv")
+_DIGITS = 6  # of probabilities and numbers: what float32 can tell
+
+
+class Done(NamedTuple):
+    rows: int
+    secs: float  # from the first row that is read to the last that is written
+    notes: list[str]  # a line each: what was cut, or read in spite of something
+
+
+def format_of(output: str, format: str = "") -> str:
+    """ "jsonl" or "tsv", by the ending unless it is given; of standard output jsonl. Imports and opens nothing."""
+    found = format or ("jsonl" if output == STANDARD_OUTPUT else output.lower().rpartition(".")[2])
+    if found not in FORMATS:
+        raise UserError(f"--output={output}: its ending tells no format: name a file .jsonl or .tsv, or say --output_format")
+    return found
+
+
+def check_paths(source: str, target: str) -> None:
+    """Raises UserError, before a model is loaded, for an input that cannot be read or an output that would take its place."""
+    if source != inputs.STANDARD_INPUT:
+        if not os.path.exists(source):
+            raise UserError(f"{source}: no such file")
+        if os.path.isdir(source):
+            raise UserError(f"{source} is a folder: name a file")
+        if not stat.S_ISREG(os.stat(source).st_mode):
+            raise UserError(f"{source} is no ordinary file: read a pipe as standard input (--input=-)")
+        if target != STANDARD_OUTPUT and os.path.exists(target) and os.path.samefile(source, target):
+            raise UserError(f"--output={target} is the input itself: name another file")
+    if target != STANDARD_OUTPUT and not os.path.isdir(os.path.dirname(os.path.abspath(target))):
+        raise UserError(f"--output={target}: there is no folder {os.path.dirname(os.path.abspath(target))}: make it first")
+
+
+def predict_file(
+    model: TaskModel,
+    source: str,
+    target: str,
+    *,
+    format: str = "",
+    portion_rows: int = PORTION_ROWS,
+    given: Mapping[str, Any] | None = None,
+) -> Done:
+    """Predicts every row of `source`, writes them to `target`, either "-" for the standard streams.
+
+    A portion's rows are written and flushed before the next ones are read. A file appears when it is whole: a death leaves what was there.
+    format: of the target. given: how to read the source, see inputs.layout_of.
+
+    Raises UserError for what `readers` refuses in a row: it names file, line and mend.
+    """
+    form = format_of(target, format)
+    check_paths(source, target)
+    layout, counts, written, cut = inputs.layout_of(model.task, source, given or {}), Counter(), 0, 0
+    start = time.monotonic()
+    with _reading(source) as (name, file), _writing(target) as out, _meter() as meter:
+        out.write(_HEADERS[form].encode())
+        for some in portions(readers.each(name, layout, counts, file), portion_rows):
+            predictions, cut_here = model.of_examples(some)
+            lines = [_LINES[form](model.task, *pair) for pair in zip(some, predictions, strict=True)]
+            _write(out, "".join(lines).encode())
+            written, cut = written + len(some), cut + cut_here
+            meter(len(some))
+        if not written:
+            raise readers.nothing_in(name, counts)
+    secs = time.monotonic() - start
+    notes = [f"{name}: {count:,} {reason}" for reason, count in counts.items() if reason != "without a label" and count]
+    if cut:
+        notes.append(f"{name}: {model.cut_note(cut, written)}")
+    return Done(written, secs, notes)
+
+
+@contextlib.contextmanager
+def _reading(source: str) -> Iterator[tuple[str, BinaryIO | None]]:
+    """(what messages call the input, the stream where it is no file)."""
+    if source != inputs.STANDARD_INPUT:
+        yield source, None
+        return
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as raw:
+        yield "standard input", raw
+
+
+@contextlib.contextmanager
+def _writing(target: str) -> Iterator[BinaryIO]:
+    if target == STANDARD_OUTPUT:
+        sys.stdout.flush()
+        with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+            yield out
+    elif os.path.exists(target) and not os.path.isfile(target):  # /dev/null, a named pipe: nothing may take its place
+        with open(target, "wb") as out:
+            yield out
+    else:
+        with whole_file(os.path.realpath(target)) as temporary, open(temporary, "wb") as out:
+            yield out
+
+
+def _write(out: BinaryIO, data: bytes) -> None:
+    try:
+        out.write(data)
+        out.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is still in the buffer goes nowhere, and raises no more
+        raise UserError("whoever read the output has closed it before the end: the rows after that are not predicted") from None
+
+
+@contextlib.contextmanager
+def _meter() -> Iterator[Any]:
+    """meter(rows): a counter with its rate on stderr, where that is a terminal."""
+    import tqdm
+
+    with tqdm.tqdm(unit=" rows", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+        yield bar.update
+
+
+# --- A row
+
+
+def _record(task: Task, example: Example, found: Prediction) -> dict[str, Any]:
+    def short(p: float) -> float:
+        return round(p, _DIGITS)
+
+    def every(more: Mapping[str, float]) -> dict[str, float]:
+        return {label: short(p) for label, p in more.items()}
+
+    if task.kind == "class":
+        fields = {"label": found.value, "probability": short(found.probability), "probabilities": every(found.more)}
+    elif task.kind == "classes":
+        fields = {"labels": list(found.value), "probabilities": every(found.more)}
+    elif task.kind == "number":
+        fields = {"value": short(found.value)}
+    elif task.kind == "tags":
+        fields = {"words": list(example.texts), "tags": list(found.value), "probabilities": list(map(short, found.probability))}
+    else:
+        best = next((entry for entry in found.more.nbest if entry.text == found.value), None)
+        span = list(best.span) if best and best.span else None
+        # The joint head lists no "no answer" among the others: it has a logit for it.
+        probability = best.probability if best else 1.0 / (1.0 + math.exp(-found.more.null_score))
+        fields = {"answer": found.value, "probability": short(probability), "characters": span}
+        if task.unanswerable:
+            fields["no_answer_score"] = short(found.more.null_score)
+    return {"id": example.id, **fields}
+
+
+def _json_line(task: Task, example: Example, found: Prediction) -> str:
+    return json.dumps(_record(task, example, found), ensure_ascii=False) + "\n"
+
+
+def _tsv_line(task: Task, example: Example, found: Prediction) -> str:
+    record = _record(task, example, found)
+    value = record.get("label", record.get("value", record.get("answer")))
+    shown = [record.get("probability", "")]
+    if task.kind == "classes":
+        value, shown = task.layout.separator.join(found.value), [record["probabilities"][label] for label in found.value]
+    elif task.kind == "tags":
+        value, shown = " ".join(found.value), record["probabilities"]
+    columns = [example.id, str(value), (" " if task.kind == "tags" else ",").join(map(str, shown))]
+    return "\t".join(" ".join(column.replace("\t", "\n").splitlines()) for column in columns) + "\n"
+
+
+_LINES = {"jsonl": _json_line, "tsv": _tsv_line}
+_HEADERS = {"jsonl": "", "tsv": "id\tprediction\tprobability\n"}

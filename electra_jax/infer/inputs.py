@@ -1,0 +1,80 @@
+"""What lies in a file that is to be predicted, and where its texts stand: by the file's ending, as the training file was read."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from electra_jax.cli import UserError
+from electra_jax.data.readers.compressions import COMPRESSIONS
+from electra_jax.finetune import opening
+from electra_jax.finetune.config import TaskConfig
+from electra_jax.finetune.readers import BINARY, ENDINGS, format_of
+from electra_jax.finetune.readers.layout import Layout
+from electra_jax.finetune.tasks import TASKS, Task
+
+STANDARD_INPUT = "-"
+OPTIONS = ("format", "text_columns", "id_column", "header", "delimiter", "quotes", "bad_rows")  # of TaskConfig, that say how to read
+_TABLES = ("csv", "tsv", "jsonl", "parquet", "glue", "tfds")
+
+
+def layout_of(task: Task, path: str, given: Mapping[str, Any]) -> Layout:
+    """How to read `path` ("-": standard input) for the model of this task.
+
+    given: of OPTIONS those that a person set. A file that has the name of one of the task's own is read as that, labels aside. Otherwise
+    what the training file's layout says holds for a file of the same format; for another table, the names of its columns.
+    Labels are never read. UserError where the file's ending tells no format, or one that has not what the model takes.
+    """
+    known = TASKS.get(task.name)
+    official = _split(known, path) if known and not given else None
+    if official:
+        return dataclasses.replace(known.layout_of(official), label="", labelled=False, start="")
+    format = given.get("format") or _format(path, task.kind)
+    if path == STANDARD_INPUT and format in BINARY:
+        raise UserError(f"{format} cannot be read from a pipe: write it to a file first (--input=FILE)")
+    needs = {"columns": "tags", "conllu": "tags", "squad": "answer"}.get(format, task.kind)
+    if needs != task.kind:
+        has = {"tags": "words with tags", "answer": "questions with contexts"}[needs]
+        raise UserError(f"{path}: a file of the format {format} has {has}, and this model predicts {_predicts(task.kind)}: give a table")
+    options = {**_as_trained(task, format), **given, "kind": task.kind, "format": format}
+    layout = opening.own_layout(TaskConfig(**options), format)
+    return dataclasses.replace(layout, label="", labelled=False, start="")
+
+
+def _predicts(kind: str) -> str:
+    return {"class": "a class", "classes": "classes", "number": "a number", "tags": "tags of words", "answer": "answers in a context"}[kind]
+
+
+def _split(task: Task, path: str) -> str | None:
+    """Which of the task's own files is called so."""
+    name = os.path.basename(path)
+    stem, ending = os.path.splitext(name)
+    name = stem if ending in COMPRESSIONS else name
+    return next((split for split, names in task.files.items() if name in names), None)
+
+
+def _format(path: str, kind: str) -> str:
+    if path == STANDARD_INPUT:
+        return "lines"
+    stem, ending = os.path.splitext(path.lower())
+    if kind != "tags" and ".txt" in (ending, os.path.splitext(stem)[1]) and format_of(path):
+        return "lines"
+    found = format_of(path)
+    if found is None:
+        raise UserError(
+            f"{path}: its ending tells no format ({', '.join(ENDINGS)}, also {', '.join(COMPRESSIONS)}): say --task.format=csv, lines ..."
+        )
+    return found
+
+
+def _as_trained(task: Task, format: str) -> dict[str, Any]:
+    """Of TaskConfig, what the training file's layout says of a file of this format."""
+    trained = task.layout
+    if format == "lines":
+        return {"text_columns": ("first text", "second text")} if len(trained.texts) == 2 and task.kind != "answer" else {}
+    if format == trained.format or (trained.format, format) == ("glue", "tsv"):
+        found: dict[str, Any] = {} if format == "squad" else {"text_columns": trained.texts}
+        if format in ("csv", "tsv"):
+            found |= {"header": trained.header, "delimiter": trained.delimiter, "quotes": trained.quotes}
+        return found
+    return {"text_columns": trained.texts} if trained.format in _TABLES and format in _TABLES and trained.header else {}

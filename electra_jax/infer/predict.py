@@ -1,0 +1,225 @@
+"""A fine-tuned model on new texts, from Python.
+
+    model = electra_jax.load_task("runs/cola")
+    for prediction in model.predict(["The cat sat.", "Cat the sat."]):
+        print(prediction.value, prediction.probability)
+
+What a prediction says follows from the row and the model: rows are padded to lengths that follow from the model alone, and none sees
+another. Where in a batch a row stands can change the last bits of a sum, no more; the same rows in the same order give the same bits.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from electra_jax import gcs, rng
+from electra_jax.cli import UserError
+from electra_jax.data.tokenizers import Tokenizer
+from electra_jax.finetune import batches, objective, rows
+from electra_jax.finetune.config import NULL_THRESHOLD, FinetuneConfig
+from electra_jax.finetune.examples import Example
+from electra_jax.finetune.readers.layout import Layout
+from electra_jax.finetune.readers.rows import example
+from electra_jax.finetune.results import MODEL
+from electra_jax.finetune.rows import Prediction
+from electra_jax.finetune.tasks import TASKS, Task
+from electra_jax.interop import formats
+from electra_jax.interop.model import Model
+from electra_jax.models.attention import choice
+from electra_jax.options import parse
+from electra_jax.parallel import mesh as meshes
+from electra_jax.store.names import CONFIG
+from electra_jax.train import evaluation
+
+PORTION_ROWS = 4096
+PORTION_CHARACTERS = 1 << 24  # rows of long texts: fewer of them, so that memory is bounded
+BATCH_TOKENS = {"cpu": 2048}  # by platform: more are no faster there, and leave more places of a portion's last batches empty
+ELSEWHERE_TOKENS = 32768
+LENGTH = 512  # of a model that does not say how long its rows were
+# Of a folder of transformers, which says no more than its head.
+_KINDS = {"token_classification": "tags", "question_answering": "answer", "joint_answer": "answer"}
+_PROBLEMS = {"regression": "number", "multi_label_classification": "classes"}
+_TEXTS = {"tags": ("words",), "answer": ("question", "context")}
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskModel:
+    """A model with a task's head, and what it takes to predict with it; `load_task` makes one."""
+
+    path: str
+    task: Task
+    config: FinetuneConfig
+    tokenizer: Tokenizer
+    lengths: tuple[int, ...]  # that rows are padded to, ascending; each is compiled when it is first met
+    batch_rows: tuple[int, ...]  # of each length
+    outputs: Callable[[Iterable], Iterator[dict[str, np.ndarray]]]  # of batches, one after the other
+
+    def predict(self, texts: Iterable[Any], portion_rows: int = PORTION_ROWS) -> Iterator[Prediction]:
+        """A prediction a text, in order, while `texts` are read a portion at a time.
+
+        texts: each a text, or a pair of them; of tags a list of words, or a text to be cut at white space; of an answer a pair of question
+          and context.
+
+        Raises UserError for one text in place of several, for what is no text, and for an empty one. Warns, at the end, of texts that
+        were longer than the model's rows, and were cut.
+        """
+        if isinstance(texts, str | bytes):
+            raise UserError("predict takes several texts: predict([text])")
+        return self._predictions((_example(each, number, self.task.kind) for number, each in enumerate(texts)), portion_rows)
+
+    def _predictions(self, examples: Iterable[Example], portion_rows: int) -> Iterator[Prediction]:
+        counts = Counter()
+        for some in portions(examples, portion_rows):
+            predictions, cut = self.of_examples(some)
+            counts["rows"] += len(some)
+            counts["cut"] += cut
+            yield from predictions
+        if counts["cut"]:
+            warnings.warn(self.cut_note(counts["cut"], counts["rows"]), stacklevel=2)
+
+    def of_examples(self, examples: Sequence[Example]) -> tuple[list[Prediction], int]:
+        """(a prediction an example, how many of them were cut). All are in memory at once."""
+        widest = max(len(each.texts) for each in examples)
+        if self.task.kind not in _TEXTS and widest > 1:  # an empty second text leaves the row of a single one
+            examples = [each._replace(texts=(*each.texts, "")[:2]) for each in examples]
+        kind = rows.KINDS[self.task.kind]
+        made = kind.rows(self.task, examples, self.tokenizer, self.config, self.config.length, False)
+        found = self.outputs(rows.batched(made, self.task.kind, self.lengths, self.batch_rows, self.tokenizer.pad_id))
+        predictions = kind.predict(self.task, examples, made, objective.joined(found), self.config, self.tokenizer)
+        return predictions, int(np.count_nonzero(made.cut))
+
+    def cut_note(self, cut: int, of: int) -> str:
+        """What a person is told where texts were longer than the rows."""
+        if self.task.kind == "answer":
+            return f"{cut:,} of {of:,} questions were cut at their end, being too long for a row"
+        lost = "; words past the end have the tag O" if self.task.kind == "tags" else ""
+        return f"{cut:,} of {of:,} texts were cut at their end to {self.config.length} tokens, [CLS] and [SEP] included{lost}"
+
+
+def portions(examples: Iterable[Example], portion_rows: int) -> Iterator[list[Example]]:
+    """The examples, so many at a time, or fewer where they are long."""
+    some, characters = [], 0
+    for each in examples:
+        some.append(each)
+        characters += sum(map(len, each.texts))
+        if len(some) >= portion_rows or characters >= PORTION_CHARACTERS:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
+
+
+def _example(value: Any, number: int, kind: str) -> Example:
+    """Of an item of a list of texts, by the rules of a file's row."""
+    where, names = f"texts[{number}]", _TEXTS.get(kind, ("text",))
+    if kind != "tags":
+        fields = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+        if kind != "answer" and len(fields) == 2:
+            names = ("first text", "second text")
+        if len(fields) != len(names) or not all(isinstance(each, str) for each in fields):
+            wanted = "(question, context)" if kind == "answer" else "a text, or a pair of them"
+            raise UserError(f"{where} is {_short(value)}: it must be {wanted}")
+        value = fields
+    else:
+        if not isinstance(value, str | list | tuple):
+            raise UserError(f"{where} is {_short(value)}: it must be a list of words, or a text")
+        value = (value,)
+    return example(dict(zip(names, value, strict=True)), Layout("", kind, names, labelled=False), where, number, Counter())
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+# --- Opening
+
+
+def predict(path: str | os.PathLike, texts: Iterable[Any]) -> Iterator[Prediction]:
+    """load_task(path).predict(texts): to predict more than once, load once."""
+    return load_task(path).predict(texts)
+
+
+def load_task(path: str | os.PathLike, batch_tokens: int = 0) -> TaskModel:
+    """The fine-tuned model of a workdir (its model/, the best seed's), or whatever `load` opens that has a task's head.
+
+    batch_tokens: places in a batch; 0: by the platform. All devices of this process share a batch's rows.
+
+    Raises UserError where there is no model, no head, no tokenizer, or another one than the model's.
+    """
+    name = os.fspath(path)
+    model = formats.read(_place(name), with_slots=False)
+    if model.task is None:
+        heads = ", ".join(f"{each} ({_head(model, each)})" for each in model.networks)
+        raise UserError(
+            f"{name}: the model has no task's head: it has {heads}. Fine-tune it: "
+            f"python launch/finetune.py --config=configs/finetune.py:own --config.init_from={name} --config.task.path=... --workdir=..."
+        )
+    if model.tokenizer is None:
+        raise UserError(f"{name}: there is no tokenizer in it: put its vocab.txt there, or the tokenizer that it was prepared with")
+    task, config = task_of(model), _config(model)
+    mesh = meshes.make_mesh(devices=jax.local_devices())
+    platform, network = meshes.Platform.of(mesh), model.networks[0]
+    attention = choice.choose("auto", platform.name, config.length, [model.config.encoder(network)])
+    shape = dataclasses.replace(model.config, dtype=platform.dtype, attention=attention)
+    goal = objective.make(shape, task.kind, config.head, len(task.labels), None, lambda outputs: {}, network=network)
+    params = jax.device_put(model.params, meshes.replicated(mesh))
+    outputs, root = evaluation.make_outputs(goal, mesh), rng.key_words(rng.root_key(0))  # nothing is drawn
+    lengths = batches.ladder(config.length)
+    tokens = batch_tokens or BATCH_TOKENS.get(platform.name, ELSEWHERE_TOKENS)
+    batch_rows = tuple(max(tokens // length // mesh.size, 1) * mesh.size for length in lengths)
+    return TaskModel(name, task, config, model.tokenizer, lengths, batch_rows, lambda batches: outputs(params, root, batches))
+
+
+def _place(name: str) -> str:
+    """A workdir's model/; elsewhere the path itself. UserError for a workdir whose fine-tuning is not complete."""
+    if gcs.is_remote(name):
+        return name
+    folder = pathlib.Path(name)
+    if (folder / MODEL).is_dir():
+        return str(folder / MODEL)
+    try:
+        stored = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return name
+    if isinstance(stored, dict) and "finetune" in stored and "task" in stored:
+        raise UserError(f"{name}: its fine-tuning is not complete, there is no {MODEL}/ in it yet: run the same command again")
+    return name
+
+
+def _head(model: Model, network: str) -> str:
+    return {"discriminator": "its RTD head", "generator": "its MLM head"}[network] if "head" in model.params[network] else "no head"
+
+
+def task_of(model: Model) -> Task:
+    """The task as `results.write` left it; of other models what their head tells."""
+    stored, labels = model.about.get("task") or {}, tuple(model.about.get("labels") or ())
+    kind = stored.get("kind") or _KINDS.get(model.task) or _PROBLEMS.get(stored.get("problem_type"), "class")
+    name = (stored.get("task") or {}).get("name", "")
+    if "layout" in stored:
+        fields = {field: tuple(value) if isinstance(value, list) else value for field, value in stored["layout"].items()}
+        layout = Layout(**fields)
+    else:
+        of_spans = all(label == "O" or label[:2] in ("B-", "I-", "E-", "S-", "L-", "U-") for label in labels)
+        range_ = tuple(stored.get("range") or (0.0, 1.0))  # a share of 0 to 1 is the value itself
+        scheme = "iob2" if of_spans else "tokens"
+        layout = Layout("", kind, _TEXTS.get(kind, ("text",)), labels=labels, range=range_, scheme=scheme)
+    known = TASKS.get(name)
+    unanswerable = stored.get("unanswerable", known.unanswerable if known else False)
+    return Task(name, stored.get("title") or name, layout, known.files if known else {}, unanswerable=unanswerable)
+
+
+def _config(model: Model) -> FinetuneConfig:
+    stored: Mapping[str, Any] = (model.about.get("task") or {}).get("finetune") or {}
+    if stored:
+        return dataclasses.replace(parse(FinetuneConfig, stored, "finetune"), head=model.task)
+    threshold = 0.0 if model.task == "question_answering" else NULL_THRESHOLD
+    return FinetuneConfig(head=model.task, length=min(LENGTH, model.config.max_length), no_answer_threshold=threshold)

@@ -70,8 +70,12 @@ def shardings(shapes: TrainState, mesh: Mesh) -> TrainState:
 
 def members(state: TrainState) -> list[tuple]:
     """(params, root words) of each seed."""
-    take = jax.jit(lambda tree, seed: jax.tree.map(lambda x: x[seed], tree))
-    return [take((state.params, state.root), seed) for seed in range(state.skipped.shape[0])]
+    return [_of_seed((state.params, state.root), seed) for seed in range(state.skipped.shape[0])]
+
+
+@jax.jit
+def _of_seed(tree, seed: Array):
+    return jax.tree.map(lambda x: x[seed], tree)
 
 
 def summary(found: Mapping[int, Mapping[str, float]]) -> dict[str, float]:

@@ -118,6 +118,17 @@ class RunRecipe:
         return frozenset(match[1] for flag in argv if (match := re.match(r"--?(?:no)?config\.([\w.]+)(=|$)", flag)))
 
     @classmethod
+    def values_of(cls, config: Any, argv: Sequence[str]) -> dict[str, Any]:
+        """{"section.field": its value in the ConfigDict} of those that flags of a command line set."""
+        return {field: _at(config, field) for field in cls.flags_of(argv)}
+
+    @classmethod
+    def of(cls, config: Any, values: Mapping[str, Any]) -> Self:
+        """The recipe of a ConfigDict with these values in it, {"section.field": value}, as if flags had set them."""
+        config.update_from_flattened_dict(dict(values))
+        return cls.parse(config, values)
+
+    @classmethod
     def parse(cls, config: Mapping[str, Any], given: Iterable[str] = ()) -> Self:
         """The recipe of a config: a ConfigDict of configs/, or what `stored` gave.
 
@@ -164,6 +175,10 @@ class RunRecipe:
         path = choice.choose(model.attention, platform.name, length, [model.encoder(name) for name in networks])
         return dataclasses.replace(self, model=dataclasses.replace(model, attention=path))
 
+    def value(self, field: str) -> Any:
+        """Of "section.field", as a JSON value."""
+        return _at(self.stored(), field)
+
     def stored(self) -> dict[str, Any]:
         """JSON values."""
         tree = {**options.values(self), **{name: options.values(getattr(self, name)) for name in self.sections()}}
@@ -198,6 +213,11 @@ class Recipe(RunRecipe):
         """With what the platform decides. networks: that are trained; None: the objective's."""
         networks = load(OBJECTIVES, self.objective.name).NETWORKS if networks is None else networks
         return self.resolved(platform, self.data.length, networks)
+
+
+def _at(tree: Mapping[str, Any], field: str) -> Any:
+    section, _, name = field.rpartition(".")
+    return tree[section][name] if section else tree[name]
 
 
 def _find_file(argv: list[str], default: str) -> None:

@@ -34,24 +34,13 @@ def main(_):
     from configs.finetune import get_config
     from electra_jax.finetune import glue
 
-    given = FinetuneRecipe.flags_of(sys.argv)
-    own = {"init_from": CHECKPOINT.value, "seeds": SEEDS.value, "task.path": PATH.value}
-
-    def recipe_of(name: str) -> FinetuneRecipe:
-        config = get_config(name)
-        config.update_from_flattened_dict({field: _value(field) for field in given} | own)
-        return FinetuneRecipe.parse(config, given | own.keys())
-
+    values = FinetuneRecipe.values_of(CONFIG.value, sys.argv)
+    values |= {"init_from": CHECKPOINT.value, "seeds": SEEDS.value, "task.path": PATH.value}
     rows = []
-    for row in glue.run(recipe_of, WORKDIR.value, TASKS.value or glue.NAMES):
+    for row in glue.run(lambda name: FinetuneRecipe.of(get_config(name), values), WORKDIR.value, TASKS.value or glue.NAMES):
         rows.append(row)
         print(row.missing or f"{row.name}: {row.metric} {row.summary['median']:.3f}", file=sys.stderr, flush=True)
     print(glue.table(rows) + "\n" + "\n".join(glue.finish(WORKDIR.value, rows)))
-
-
-def _value(field: str):
-    section, _, name = field.rpartition(".")
-    return CONFIG.value[section][name] if section else CONFIG.value[name]
 
 
 if __name__ == "__main__":

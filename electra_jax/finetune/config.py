@@ -20,6 +20,7 @@ class TaskConfig:
     dev: str = option("", "of the file that is evaluated on; '': the task's own")
     test: str = option("", "of the file that is predicted; '': the task's own")
     dev_share: float = option(0.1, "of a task of yours without a dev file: the share of the training rows that is held out, by a hash")
+    dev_from_train: float = option(0.0, "this share of the training rows, by a hash, is the dev set: to choose settings by")
     format: str = option("auto", f"auto (by the files' endings), {', '.join(FORMATS)}")
     kind: str = option("class", "class: one label; classes: several or none; number; tags: one for each word; answer: a part of a context")
     text_columns: tuple = option((), "one, or two: a pair; of tags: the words'; of an answer: ('question', 'context'). (): text, or words")
@@ -51,6 +52,8 @@ class TaskConfig:
             raise UserError(f"task.labels is {self.labels}: each label once")
         if not 0.0 < self.dev_share < 1.0:
             raise UserError(f"task.dev_share is {self.dev_share}: it must be between 0 and 1")
+        if not 0.0 <= self.dev_from_train < 1.0:
+            raise UserError(f"task.dev_from_train is {self.dev_from_train}: it must be from 0 to below 1")
         if self.label_range is not None:
             numbers = all(isinstance(each, int | float) for each in self.label_range)
             if not (numbers and len(self.label_range) == 2 and self.label_range[0] < self.label_range[1]):

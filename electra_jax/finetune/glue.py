@@ -5,7 +5,6 @@ workdir/uploads.zip    the files of predictions that gluebenchmark.com takes, of
 workdir/table.md       the table
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +12,9 @@ from typing import NamedTuple
 
 from electra_jax.cli import UserError
 from electra_jax.files import write_whole
-from electra_jax.finetune import opening, outputs, results
+from electra_jax.finetune import completed, opening, outputs, results
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import TASKS
-from electra_jax.finetune.training import finetune
 
 # In the order of the paper's table 2; WNLI, which the paper leaves out, comes last.
 NAMES = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
@@ -45,29 +43,14 @@ def run(recipe_of: Callable[[str], FinetuneRecipe], workdir: str | os.PathLike, 
         if line := opening.missing(recipe.task, _needed(name)):
             yield Row(name, TASKS[name].headline, {}, 0, line)
             continue
-        if not _is_complete(folder, recipe):
-            finetune(recipe, folder)
-        found = json.loads((folder / results.RESULTS).read_text())
-        dev = next(split for split in found["summary"] if split.startswith("dev"))
+        found = completed.ensure(recipe, folder)
+        dev = completed.dev_of(found)
         yield Row(name, found["headline"], found["summary"][dev][found["headline"]], len(found["scores"][dev]), "")
 
 
 def _needed(name: str) -> list[str]:
     """The splits without which nothing can be trained and scored."""
     return ["train", next(split for split in TASKS[name].files if split.startswith("dev"))]
-
-
-def _is_complete(folder: pathlib.Path, recipe: FinetuneRecipe) -> bool:
-    """Whether the folder has the results of such a run: what a person gives is equal, and the rest followed from it and the rows."""
-    if not (folder / results.RESULTS).is_file():
-        return False
-    before, now = json.loads((folder / "config.json").read_text()), recipe.stored()
-    for field in sorted({"init_from", "init_network", "seed", "seeds", *recipe.given} - {"task.path"}):
-        section, _, name = field.rpartition(".")
-        old, new = ((tree.get(section, {}) if section else tree).get(name) for tree in (before, now))
-        if old != new:
-            raise UserError(f"{folder} has the results of {field}={old}, and this is {new}: choose another --workdir")
-    return True
 
 
 def table(rows: Sequence[Row]) -> str:

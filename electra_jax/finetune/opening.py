@@ -235,6 +235,10 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
     if config.name == OWN and splits is None and "dev" not in examples:
         examples["train"], examples["dev"] = hold_out(examples["train"], config.dev_share)
         notes.append(f"{paths['train']}: {len(examples['dev']):,} of its rows are held out as the dev set, for want of another (task.dev)")
+    if config.dev_from_train and splits is None:
+        train, dev = hold_out(examples["train"], config.dev_from_train, "dev_from_train")
+        examples = {"train": train, "dev": dev}
+        notes.append(f"{paths['train']}: {len(dev):,} of its rows are held out, and are the dev set (task.dev_from_train)")
     for upload in task.uploads:
         if len(examples.get(upload.split, ())) not in (0, upload.rows):
             rows = len(examples[upload.split])
@@ -306,14 +310,14 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
     return dataclasses.replace(task, layout=dataclasses.replace(task.layout, **layout), **changes)
 
 
-def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+def hold_out(examples: Sequence[Example], share: float, purpose: str = "") -> tuple[list[Example], list[Example]]:
     """(the others, about this share of the examples), each in order.
 
     A hash of the text decides, of an answer's its context alone, so that equal texts fall on one side whatever else the file holds. A text
-    with a label that would be missing among the others stays there.
+    with a label that would be missing among the others stays there. Two purposes hold out parts that have nothing to do with each other.
     """
     texts = [example.texts[1] if isinstance(example.label, Answers) else "\0".join(example.texts) for example in examples]
-    chosen = {text for text in texts if is_heldout(document_hash(text), share)}
+    chosen = {text for text in texts if is_heldout(document_hash(purpose + text), share)}
     seen = {each for example, text in zip(examples, texts, strict=True) if text not in chosen for each in label_types(example)}
     chosen -= {text for example, text in zip(examples, texts, strict=True) if not seen.issuperset(label_types(example))}
     kept = [example for example, text in zip(examples, texts, strict=True) if text not in chosen]

@@ -67,11 +67,14 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
 
     labelled = [split for split in run.rows if split != "train" and run.examples[split][0].label is not None]
     scores: dict[str, dict[int, dict[str, float]]] = {split: {} for split in labelled}
+    best, of_best = None, {}
     for seed, member in members.items():
+        found = {split: predictions(member, split) for split in labelled}
         for split in labelled:
-            scores[split][seed] = kind.score(task, run.examples[split], predictions(member, split), config)
-    best = max(members, key=lambda seed: scores[run.dev][seed][task.headline])
-    of_best = {split: predictions(members[best], split) for split in run.rows if split != "train"}
+            scores[split][seed] = kind.score(task, run.examples[split], found[split], config)
+        if best is None or scores[run.dev][seed][task.headline] > scores[run.dev][best][task.headline]:
+            best, of_best = seed, found
+    of_best |= {split: predictions(members[best], split) for split in run.rows if split not in ("train", *labelled)}
     if folder is None:
         return
     for litter in [*folder.glob(".*.tmp"), *(folder / PREDICTIONS).glob(".*.tmp")]:  # the run's lock says that no one writes them now

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.finetune import glue
+from electra_jax.finetune import completed, glue
 from electra_jax.finetune.config import TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
 
@@ -36,7 +36,7 @@ def ran(monkeypatch):
         (folder / "predictions" / upload).write_text("index\tprediction\n")
         (folder / "results.json").write_text(json.dumps(whole))
 
-    monkeypatch.setattr(glue, "finetune", finetune)
+    monkeypatch.setattr(completed, "finetune", finetune)
     return names
 
 

@@ -166,6 +166,21 @@ def test_equal_texts_are_held_out_together_and_no_label_is_lost():
     refused("too few to hold out", opening.hold_out, copies[:1], 0.1)
 
 
+def test_settings_are_chosen_without_the_dev_set(tmp_path):
+    """With dev_from_train neither the true dev set nor a test set is read into the run, and the split is another than dev_share's."""
+    put(tmp_path, "train.csv", REVIEWS)
+    put(tmp_path, "dev.csv", "text,label\nunseen,pos\n")
+    opened = opening.open_task(own(tmp_path, dev_from_train=0.25))
+    train, dev = opened.examples["train"], opened.examples["dev"]
+    assert set(opened.examples) == {"train", "dev"} and len(train) + len(dev) == 60 and 5 < len(dev) < 25
+    assert "unseen" not in {text for each in (*train, *dev) for text in each.texts}
+    assert f"{len(dev)} of its rows are held out, and are the dev set" in opened.notes[-1]
+    (tmp_path / "dev.csv").unlink()
+    for_dev = opening.open_task(own(tmp_path, dev_share=0.25)).examples["dev"]
+    rest = opening.open_task(own(tmp_path, dev_share=0.25, dev_from_train=0.25)).examples
+    assert rest["dev"] and not {each.texts for each in for_dev} & {each.texts for each in (*rest["train"], *rest["dev"])}
+
+
 def test_a_folder_of_files_by_their_usual_names(tmp_path):
     put(tmp_path, "train.csv", REVIEWS)
     put(tmp_path, "valid.jsonl", json.dumps({"text": "x", "label": "pos"}))

@@ -1,0 +1,24 @@
+"""What a model is judged by in docs/results.md: the tasks, and one budget for every model. launch/transfer.py runs them.
+
+Fields of configs/finetune.py that a task's run has; flags --config.SECTION.NAME=VALUE come before them.
+"""
+
+SHORT = {"train.steps": 600, "finetune.length": 128, "seeds": 5}
+LONG = {"train.steps": 300, "finetune.length": 256, "seeds": 5}
+
+
+def get_tasks(data: str) -> dict[str, tuple[str, dict]]:
+    """{name: (argument of configs/finetune.py, fields)}; data: the folder with a folder for each task."""
+    imdb = {"task.path": f"{data}/imdb/train.jsonl.xz", "task.label_column": "label"}
+    return {
+        "cola": ("cola", {"task.path": f"{data}/glue", **SHORT}),
+        "sst2": ("sst2", {"task.path": f"{data}/glue", **SHORT}),
+        "stsb": ("stsb", {"task.path": f"{data}/glue", **SHORT}),
+        "rte": ("rte", {"task.path": f"{data}/glue", **SHORT}),
+        "conll2000": ("conll2000", {"task.path": data, **SHORT}),
+        "wnut17": ("wnut17", {"task.path": data, **SHORT}),
+        "ud": ("ud", {"task.path": data, **SHORT}),
+        "imdb": ("own", {**imdb, **LONG}),
+        "squad1": ("squad1", {"task.path": data, **LONG, "seeds": 3}),
+        "squad2": ("squad2", {"task.path": data, **LONG, "seeds": 3}),
+    }

@@ -1,0 +1,34 @@
+"""A run that is wanted once: what its folder has, or else trained now. The tables over many runs are made of these."""
+
+import json
+import pathlib
+from typing import Any
+
+from electra_jax.cli import UserError
+from electra_jax.finetune import results
+from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.finetune.training import finetune
+from electra_jax.store import names
+
+
+def ensure(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
+    """What results.json has of such a run: what a person gives is equal, and the rest followed from it and the rows.
+
+    UserError where the folder holds the run of another recipe.
+    """
+    found = folder / results.RESULTS
+    if not found.is_file():
+        finetune(recipe, folder)
+        return json.loads(found.read_text())
+    before = json.loads((folder / names.CONFIG).read_text())
+    for field in sorted({"init_from", "init_network", "seed", "seeds", *recipe.given} - {"task.path"}):
+        section, _, name = field.rpartition(".")
+        old, new = (before.get(section, {}) if section else before).get(name), recipe.value(field)
+        if old != new:
+            raise UserError(f"{folder} has the results of {field}={old}, and this is {new}: choose another --workdir")
+    return json.loads(found.read_text())
+
+
+def dev_of(found: dict[str, Any]) -> str:
+    """The split that the run was evaluated on."""
+    return next(split for split in found["summary"] if split.startswith("dev"))

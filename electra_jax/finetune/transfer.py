@@ -1,0 +1,136 @@
+"""What a model is worth: fine-tuned on many tasks, each at the best of several rates, a row each of a table over models.
+
+The rate is chosen on a part of the training rows (task.dev_from_train), with one seed; the dev set is looked at once, by all seeds at
+that rate.
+
+workdir/MODEL/TASK/rate-R/   a run that the rate is chosen by
+workdir/MODEL/TASK/seeds/    the run of all seeds
+rows.jsonl                   a line for each (model, task), as it is complete; it alone is read again, so that the runs may be deleted
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from electra_jax.cli import UserError
+from electra_jax.files import write_whole
+from electra_jax.finetune import completed
+from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.finetune.tasks import OWN
+from electra_jax.store import names
+
+HELD_OUT = 0.1  # of the training rows, to choose the rate by
+Row = Mapping[str, Any]
+_FIELDS = {"model", "task", "settings", "title", "metric", "median", "deviation", "rate", "secs"}  # that are read again
+
+
+def run(
+    recipe_of: Callable[[str, Mapping[str, Any]], FinetuneRecipe],
+    workdir: pathlib.Path,
+    rows: pathlib.Path,
+    *,
+    model: str,
+    tasks: Sequence[str],
+    rates: Sequence[float],
+) -> Iterator[Row]:
+    """The row of each task, as it is complete; it is added to the file `rows`, and taken from there where it is in it.
+
+    recipe_of(task, fields) -> its recipe, of all seeds, with these fields in place of others. UserError where the file has the row of
+    such a model and task that was begun or trained otherwise.
+    """
+    known = {(row["model"], row["task"]): row for row in read(rows)}
+    workdir.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        recipe = recipe_of(task, {})
+        settings = {**{name: getattr(recipe, name) for name in ("init_from", "seed", "seeds")}, "rates": list(rates)}
+        given = recipe.given - {"task.path", "init_from", "seed", "seeds"}
+        settings |= {name: recipe.value(name) for name in sorted(given)}
+        if (row := known.get((model, task))) is None:
+            row = _row(recipe_of, workdir / model / task, task, rates)
+            row = {"model": model, "task": task, **row, "settings": settings}
+            with open(rows, "a") as file:
+                file.write(json.dumps(row) + "\n")
+        elif changed := sorted(name for name in row["settings"].keys() | settings if row["settings"].get(name) != settings.get(name)):
+            was, now = row["settings"].get(changed[0]), settings.get(changed[0])
+            raise UserError(f"{rows} has {model} on {task} with {changed[0]}={was}, and this is {now}: choose another --name or --rows")
+        yield row
+
+
+def _row(recipe_of, folder: pathlib.Path, task: str, rates: Sequence[float]) -> dict[str, Any]:
+    found, secs = {}, 0.0
+    for rate in rates if len(rates) > 1 else ():
+        fields = {"seeds": 1, "optimizer.learning_rate": rate, "task.dev_from_train": HELD_OUT}
+        trial = completed.ensure(recipe_of(task, fields), folder / f"rate-{rate:g}")
+        found[f"{rate:g}"] = trial["summary"]["dev"][trial["headline"]]["median"]
+        secs += wall_secs(folder / f"rate-{rate:g}")
+    best = max(rates, key=lambda rate: found.get(f"{rate:g}", 0.0))
+    recipe = recipe_of(task, {"optimizer.learning_rate": best})
+    whole = completed.ensure(recipe, folder / "seeds")
+    secs += wall_secs(folder / "seeds")
+    for old in (*folder.glob("rate-*"), folder / "seeds" / names.CHECKPOINTS):  # gigabytes, of which the row has all that is wanted
+        shutil.rmtree(old, ignore_errors=True)
+    dev, metric = completed.dev_of(whole), whole["headline"]
+    scores = [of_seed[metric] for of_seed in whole["scores"][dev].values()]
+    return {
+        "title": task if recipe.task.name == OWN else whole["task"],
+        "metric": metric,
+        **whole["summary"][dev][metric],
+        "scores": scores,
+        "rate": best,
+        "by_rate": found,
+        "secs": round(secs),
+    }
+
+
+def rates_of(words: Sequence[str]) -> list[float]:
+    """UserError unless each is a number above 0."""
+    try:
+        rates = [float(word) for word in words]
+    except ValueError:
+        rates = []
+    if not rates or not all(0.0 < rate < 1.0 for rate in rates):
+        raise UserError(f"--rates={','.join(words)}: write numbers between 0 and 1, such as 1e-4,3e-4,1e-3")
+    return rates
+
+
+def wall_secs(folder: pathlib.Path) -> float:
+    """Of a run's training, over all its sessions; what scoring took once it was trained is not in it."""
+    lines = (folder / names.METRICS).read_text().splitlines()
+    return max((json.loads(line).get("clock/secs_wall", 0.0) for line in lines), default=0.0)
+
+
+def read(rows: pathlib.Path) -> list[Row]:
+    """UserError where a line is no row; the last one may be cut off, and is taken from the file, as its task is done again."""
+    if not rows.exists():
+        return []
+    text = rows.read_text(errors="replace")
+    whole, cut = text.rpartition("\n")[::2]
+    if cut:
+        write_whole(rows, whole + "\n" if whole else "")
+    found = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            found.append(row := json.loads(line))
+            missing = _FIELDS - row.keys()
+        except (ValueError, AttributeError):
+            missing = True
+        if missing:
+            raise UserError(f"{rows}:{number} is no row of this table: delete the line, and its task is done again")
+    return found
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: a line for each model, a column for each task: median and deviation over the seeds in percent, the rate, the minutes."""
+    tasks = {row["task"]: f"{row['title']} ({row['metric']})" for row in rows}
+    by = {(row["model"], row["task"]): row for row in rows}
+    models = dict.fromkeys(row["model"] for row in rows)
+
+    def lines(head: str, cell: Callable[[Row], str]) -> list[str]:
+        body = [[model, *(cell(by[model, task]) if (model, task) in by else "" for task in tasks)] for model in models]
+        return [f"| {' | '.join(cells)} |" for cells in ([head, *tasks.values()], ["---"] * (1 + len(tasks)), *body)]
+
+    scores = lines("begins as", lambda row: f"{100 * row['median']:.1f} ± {100 * row['deviation']:.1f}")
+    costs = lines("rate; minutes", lambda row: f"{row['rate']:g}; {row['secs'] / 60:.0f}")
+    return "\n".join([*scores, "", *costs]) + "\n"

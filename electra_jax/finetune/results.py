@@ -24,8 +24,9 @@ from electra_jax.finetune.examples import Example
 from electra_jax.finetune.tasks import Task
 from electra_jax.interop import formats
 from electra_jax.interop.model import Model
+from electra_jax.store.names import MODEL
 
-MODEL, RESULTS, PREDICTIONS = "model", "results.json", "predictions"
+RESULTS, PREDICTIONS = "results.json", "predictions"
 
 
 def reference(task: Task, train: Sequence[Example], dev: Sequence[Example]) -> dict[str, float]:
@@ -103,7 +104,7 @@ def _save(folder: pathlib.Path, run: Finished, member: Any, scores: Mapping[str,
         "task": {
             "kind": run.task.kind,
             "title": run.task.title,
-            "task": stored["task"],
+            "name": run.task.name,
             "finetune": stored["finetune"],
             "seed": seed,
             # How the training file was read, and what the task is once its files have been seen: electra_jax.infer goes by these.
@@ -112,5 +113,7 @@ def _save(folder: pathlib.Path, run: Finished, member: Any, scores: Mapping[str,
         }
         | ({"range": list(run.task.layout.range)} if run.task.kind == "number" else {}),
     }
+    new = folder.with_name(f".{folder.name}-new.tmp")  # litter, should this die here
+    formats.write(new, Model(run.recipe.model, params, run.tokenizer, about=about), "electra_jax")
     shutil.rmtree(folder, ignore_errors=True)
-    formats.write(folder, Model(run.recipe.model, params, run.tokenizer, about=about), "electra_jax")
+    new.rename(folder)

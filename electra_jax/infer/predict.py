@@ -9,9 +9,7 @@ another. Where in a batch a row stands can change the last bits of a sum, no mor
 """
 
 import dataclasses
-import json
 import os
-import pathlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from electra_jax import gcs, rng
+from electra_jax import rng
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.finetune import batches, objective, rows
@@ -28,7 +26,6 @@ from electra_jax.finetune.config import NULL_THRESHOLD, FinetuneConfig
 from electra_jax.finetune.examples import Example
 from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.readers.rows import example
-from electra_jax.finetune.results import MODEL
 from electra_jax.finetune.rows import Prediction
 from electra_jax.finetune.tasks import TASKS, Task
 from electra_jax.interop import formats
@@ -36,7 +33,6 @@ from electra_jax.interop.model import Model
 from electra_jax.models.attention import choice
 from electra_jax.options import parse
 from electra_jax.parallel import mesh as meshes
-from electra_jax.store.names import CONFIG
 from electra_jax.train import evaluation
 
 PORTION_ROWS = 4096
@@ -156,7 +152,7 @@ def load_task(path: str | os.PathLike, batch_tokens: int = 0) -> TaskModel:
     Raises UserError where there is no model, no head, no tokenizer, or another one than the model's.
     """
     name = os.fspath(path)
-    model = formats.read(_place(name), with_slots=False)
+    model = formats.read(name, with_slots=False)
     if model.task is None:
         heads = ", ".join(f"{each} ({_head(model, each)})" for each in model.networks)
         raise UserError(
@@ -179,22 +175,6 @@ def load_task(path: str | os.PathLike, batch_tokens: int = 0) -> TaskModel:
     return TaskModel(name, task, config, model.tokenizer, lengths, batch_rows, lambda batches: outputs(params, root, batches))
 
 
-def _place(name: str) -> str:
-    """A workdir's model/; elsewhere the path itself. UserError for a workdir whose fine-tuning is not complete."""
-    if gcs.is_remote(name):
-        return name
-    folder = pathlib.Path(name)
-    if (folder / MODEL).is_dir():
-        return str(folder / MODEL)
-    try:
-        stored = json.loads((folder / CONFIG).read_bytes())
-    except (OSError, ValueError):
-        return name
-    if isinstance(stored, dict) and "finetune" in stored and "task" in stored:
-        raise UserError(f"{name}: its fine-tuning is not complete, there is no {MODEL}/ in it yet: run the same command again")
-    return name
-
-
 def _head(model: Model, network: str) -> str:
     return {"discriminator": "its RTD head", "generator": "its MLM head"}[network] if "head" in model.params[network] else "no head"
 
@@ -203,10 +183,9 @@ def task_of(model: Model) -> Task:
     """The task as `results.write` left it; of other models what their head tells."""
     stored, labels = model.about.get("task") or {}, tuple(model.about.get("labels") or ())
     kind = stored.get("kind") or _KINDS.get(model.task) or _PROBLEMS.get(stored.get("problem_type"), "class")
-    name = (stored.get("task") or {}).get("name", "")
+    name = stored.get("name", "")
     if "layout" in stored:
-        fields = {field: tuple(value) if isinstance(value, list) else value for field, value in stored["layout"].items()}
-        layout = Layout(**fields)
+        layout = _layout(stored["layout"], model.about.get("source"))
     else:
         of_spans = all(label == "O" or label[:2] in ("B-", "I-", "E-", "S-", "L-", "U-") for label in labels)
         range_ = tuple(stored.get("range") or (0.0, 1.0))  # a share of 0 to 1 is the value itself
@@ -215,6 +194,19 @@ def task_of(model: Model) -> Task:
     known = TASKS.get(name)
     unanswerable = stored.get("unanswerable", known.unanswerable if known else False)
     return Task(name, stored.get("title") or name, layout, known.files if known else {}, unanswerable=unanswerable)
+
+
+def _layout(fields: Any, where: Any) -> Layout:
+    """Of the JSON values that `results.write` left. UserError where someone has changed them."""
+    try:
+        layout = Layout(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        low, high = layout.range or (0.0, 1.0)
+        usable = layout.kind in rows.KINDS and all(isinstance(each, str) for each in (*layout.labels, *layout.texts)) and low < high
+    except (TypeError, ValueError, AttributeError):
+        usable = False
+    if not usable:
+        raise UserError(f"{where}: what it says of its task's layout has been changed: copy its config anew")
+    return layout
 
 
 def _config(model: Model) -> FinetuneConfig:

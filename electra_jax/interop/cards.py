@@ -1,33 +1,15 @@
-"""What a person reads in an exported folder: a model card, and the code that applies an RTD head which transformers has no class for."""
+"""What a person reads in an exported folder: a model card, and the code of a head that transformers has no class for."""
 
 import json
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from electra_jax.interop.model import Model
 
-RTD_CODE = '''"""The replaced-token head of a discriminator with rotary positions: transformers' RoFormer has none.
-
-    scores = rtd_logits(".", input_ids)      # [batch, length], positive: the token was replaced
-"""
-
-import pathlib
-
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModel
-
-
-def rtd_logits(folder, input_ids, **inputs):
-    head = load_file(pathlib.Path(folder) / "rtd_head.safetensors")
-    weight = lambda name: (head[f"discriminator_predictions.{name}.weight"], head[f"discriminator_predictions.{name}.bias"])
-    with torch.no_grad():
-        hidden = AutoModel.from_pretrained(folder).eval()(input_ids, **inputs).last_hidden_state
-        hidden = torch.nn.functional.gelu(torch.nn.functional.linear(hidden, *weight("dense")))
-        return torch.nn.functional.linear(hidden, *weight("dense_prediction")).squeeze(-1)
-'''
+# Of the heads that transformers has no class for: the torch code that applies them, which lies beside the encoder.
+CODE = {name: Path(__file__).with_name("torch_heads") / f"{name}.py" for name in ("rtd", "classification", "joint_answer")}
 
 _WHAT = {
     "discriminator": "the discriminator of an ELECTRA (arXiv 2003.10555), which tells replaced tokens from original ones: to fine-tune",
@@ -40,8 +22,28 @@ _USE = {
 }
 
 
-def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
-    """Markdown, with the front matter that the hub reads."""
+_OWN_HEAD = (
+    "Its head is ELECTRA's own, which transformers has no class for. It lies in `task_head.safetensors`, and `task_head.py` applies it:"
+)
+_BESIDE = {
+    "rtd": (
+        "Its positions are rotary, so that its class is RoFormer's, which has no head for replaced tokens. The head lies in "
+        "`rtd_head.safetensors`, and `rtd_head.py` applies it:",
+        ("from rtd_head import rtd_logits", 'scores = rtd_logits(".", inputs["input_ids"], attention_mask=inputs["attention_mask"])'),
+    ),
+    "classification": (
+        _OWN_HEAD,
+        ("from task_head import task_logits", 'logits = task_logits(".", **inputs)  # [1, labels]'),
+    ),
+    "joint_answer": (
+        _OWN_HEAD,
+        ("from task_head import answer", 'text, score, no_answer = answer(".", "your question?", "a text that answers it")'),
+    ),
+}
+
+
+def card(model: Model, network: str, kind: str, beside: str | None) -> str:
+    """Markdown, with the front matter that the hub reads. beside: the head that lies beside the encoder."""
     about, config = model.about, model.config
     encoder = config.encoder(network)
     rows = {
@@ -63,7 +65,7 @@ def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
         "",
         f"# {_escaped(about.get('name') or 'ELECTRA')}, {network}",
         "",
-        f"This is {_WHAT[network]}. Written by electra_jax.",
+        f"This is {_what(model, network)}. Written by electra_jax.",
         "",
         "```python",
         f"from transformers import AutoTokenizer, {kind}",
@@ -75,17 +77,11 @@ def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
         "```",
         "",
     ]
-    if rtd_beside:
-        lines += [
-            "Its positions are rotary, so that its class is RoFormer's, which has no head for replaced tokens. The head lies in "
-            "`rtd_head.safetensors`, and `rtd_head.py` applies it:",
-            "",
-            "```python",
-            "from rtd_head import rtd_logits",
-            'scores = rtd_logits(".", inputs["input_ids"], attention_mask=inputs["attention_mask"])',
-            "```",
-            "",
-        ]
+    if beside:
+        words, code = _BESIDE[beside]
+        lines += [words, "", "```python", *code, "```", ""]
+    if network == model.tuned:
+        lines += _task(model)
     lines += ["## Model", "", *_table(rows)]
     if model.tokenizer is not None:
         options = ", ".join(f"{name}={value}" for name, value in model.tokenizer.options.items())
@@ -109,6 +105,29 @@ def card(model: Model, network: str, kind: str, rtd_beside: bool) -> str:
         lines += ["", "<details><summary>The run's whole config</summary>", "", "```json"]
         lines += [json.dumps(run, indent=1, sort_keys=True), "```", "", "</details>"]
     return "\n".join(lines) + "\n"
+
+
+def _what(model: Model, network: str) -> str:
+    if network != model.tuned:
+        return _WHAT[network]
+    title = (model.about.get("task") or {}).get("title")
+    return f"an encoder that was fine-tuned{f' on {_escaped(_name(title))}' if title else ''}"
+
+
+def _task(model: Model) -> list[str]:
+    """How its outputs are to be read."""
+    task, labels = model.about.get("task") or {}, model.about.get("labels") or []
+    rows = {"head": model.task, "kind": task.get("kind"), "labels": ", ".join(labels)}
+    if task.get("kind") == "number" and task.get("range"):
+        low, high = task["range"]
+        rows["value"] = f"{low:g} + {high - low:g} x the logit"
+    if (task.get("layout") or {}).get("scheme") == "iob2":
+        rows["tags"] = "of the first token of each word: B begins a span, I is inside, E ends it, S is one alone"
+    if (task.get("finetune") or {}).get("tags_type"):
+        rows["token types"] = "1"
+    if (threshold := (task.get("finetune") or {}).get("no_answer_threshold")) is not None and task.get("kind") == "answer":
+        rows["no answer"] = f"where its score is above {threshold:g}"
+    return ["## Task", "", *_table({name: value for name, value in rows.items() if value}), ""]
 
 
 def _table(rows: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from electra_jax import gcs
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.files import refuse_taken, whole_folder
-from electra_jax.interop import huggingface, tf1, workdir
+from electra_jax.interop import huggingface, tensor_files, tf1, workdir
 from electra_jax.interop import model as models
 from electra_jax.interop.model import Model
 from electra_jax.models.config import ElectraConfig
@@ -58,6 +58,8 @@ def format_of(path: str) -> str:
     if not folder.exists():
         hub = f" (from Hugging Face's hub: hf download {path} --local-dir=FOLDER)" if re.fullmatch(r"[\w.-]+/[\w.-]+", path) else ""
         raise UserError(f"{path}: no such file or folder{hub}")
+    if (folder / huggingface.CONFIG).is_file():
+        workdir.refuse_unfinished(tensor_files.read_json(folder / huggingface.CONFIG), path)
     raise UserError(
         f"{path}: no model is known in it: name a workdir of ours (checkpoints/), a folder of transformers (config.json with "
         "model.safetensors or pytorch_model.bin), or a TF1 checkpoint (PREFIX.index)"

@@ -2,6 +2,8 @@
 
 Architectures: ELECTRA's discriminator, generator, encoder and task heads; RoFormer's, which is the same encoder with rotary
 positions; BERT's encoder and MLM head, to read. DeBERTa is another architecture (disentangled attention) and out of scope.
+
+A head that transformers has no class for lies beside the encoder, in a file of its own, with the torch code that applies it.
 """
 
 import json
@@ -24,7 +26,9 @@ from electra_jax.models.config import ElectraConfig
 
 CONFIG = "config.json"
 MAX_LENGTH = 1 << 20
-RTD_HEAD, RTD_CODE = "rtd_head.safetensors", "rtd_head.py"
+# Heads that may lie beside an encoder: the name of their files, .safetensors and .py.
+BESIDE = {"rtd": "rtd_head", "classification": "task_head", "joint_answer": "task_head"}
+OURS = "electra_jax"  # a section of config.json: the head that lies beside the encoder, and what predicting the task goes by
 
 
 class Architecture(NamedTuple):
@@ -58,6 +62,7 @@ _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|embed_positions\.weig
 _LEFT_OUT = re.compile(r"(^|\.)pooler\.|^cls\.seq_relationship\.")
 # What transformers' own training of a task's head goes by: kept as it is.
 _TASK_FIELDS = ("problem_type", "classifier_dropout")
+_PROBLEMS = {"class": "single_label_classification", "classes": "multi_label_classification", "number": "regression"}
 _OLD_NORM = {"gamma": "weight", "beta": "bias"}  # of files that transformers wrote before version 3
 
 
@@ -88,9 +93,12 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
     left_out = sorted({name.rsplit(".", 1)[0] for name in current if _LEFT_OUT.search(name)})
     _refuse_other_depth(found, config, network, folder)
 
-    rtd_file = folder / RTD_HEAD
-    extra_head = kind == "RoFormerModel" and rtd_file.is_file()
-    task, num_labels = (head, _num_labels(fields, found)) if head in heads.TASKS else (None, 0)
+    beside, beside_shapes = _beside(folder, fields, kind), {}
+    if beside:
+        with tensor_files.opened(folder, f"{BESIDE[beside]}.safetensors") as (beside_shapes, _):
+            pass
+    task = next((each for each in (head, beside) if each in heads.TASKS), None)
+    num_labels = _num_labels(fields, {**found, **beside_shapes}) if task else 0
     tensors = names.torch_tensors(config, network, prefix, head)
     sizes = models.shapes(config, task, num_labels)
     arrays = names.assemble(tensors, sizes, found, lambda name: tensor(current[name]), str(folder))
@@ -101,21 +109,40 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
         own = "embeddings/word" if name.endswith("weight") else f"{network}/head/bias"
         if head in ("mlm", "cls") and not np.array_equal(np.asarray(tensor(current[name]), np.float32), arrays[own]):
             raise UserError(f"{folder}: {name} differs from what it is tied to: an output layer of its own has no place here")
-    if extra_head:
-        head_tensors = [t for t in names.torch_tensors(config, network, "", "rtd") if t.path.startswith(f"{network}/head/")]
-        with tensor_files.opened(folder, RTD_HEAD) as (head_shapes, head_tensor):
-            arrays |= names.assemble(head_tensors, sizes, head_shapes, head_tensor, str(rtd_file))
+    if beside:
+        with tensor_files.opened(folder, f"{BESIDE[beside]}.safetensors") as (head_shapes, head_tensor):
+            where = str(folder / f"{BESIDE[beside]}.safetensors")
+            arrays |= names.assemble(names.head_tensors(network, beside), sizes, head_shapes, head_tensor, where)
     params = names.nested(arrays)
     tokenizer = _tokenizer(folder)
     models.check_vocabulary(tokenizer, config, str(folder))
     about = {"source": str(folder), "architecture": kind}
     if task:
         about["labels"] = _labels(fields, num_labels)
-        about["task"] = {name: fields[name] for name in _TASK_FIELDS if fields.get(name) is not None}
+        about["task"] = {name: fields[name] for name in _TASK_FIELDS if fields.get(name) is not None} | _ours(fields, folder)
     notes = [f"{folder}: left out {', '.join(left_out)}: no network here has it"] if left_out else []
     if tokenizer is None:
         notes.append(f"{folder}: there is no tokenizer in it")
     return Model(config, params, tokenizer, about=about, notes=tuple(notes))
+
+
+def _ours(fields: Mapping, folder: pathlib.Path) -> dict[str, Any]:
+    found = fields.get(OURS, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{folder / CONFIG}: {OURS} is {found!r}: it must be an object, as this program writes it, or be left out")
+    return found
+
+
+def _beside(folder: pathlib.Path, fields: Mapping, kind: str) -> str | None:
+    """The head that lies beside the encoder."""
+    if ARCHITECTURES[kind].head is not None:
+        return None
+    if (folder / "task_head.safetensors").is_file():
+        head, known = _ours(fields, folder).get("head"), [name for name in BESIDE if name in heads.TASKS]
+        if head not in known:
+            raise UserError(f"{folder / CONFIG}: {OURS}.head is {head!r}: it names the head in task_head.safetensors, {' or '.join(known)}")
+        return head
+    return "rtd" if kind == "RoFormerModel" and (folder / "rtd_head.safetensors").is_file() else None
 
 
 def _current_name(name: str) -> str:
@@ -249,50 +276,45 @@ def _tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer | None:
 def write(folder: pathlib.Path, model: Model, network: str) -> None:
     """`network` of the model as a folder that AutoModel and AutoTokenizer open, with a model card. The folder is there and empty.
 
-    A rotary discriminator goes out as RoFormerModel, which has no RTD head: that lies beside it, with the torch code that applies it.
+    A rotary discriminator goes out as RoFormerModel, which has no RTD head, and a fine-tuned model whose head is the published one as an
+    encoder: the head lies beside it, with the torch code that applies it.
     """
-    kind = _class_for(model, network)
+    kind, beside = _class_for(model, network)
     family, _, head = ARCHITECTURES[kind]
     config, arrays = model.config, names.flat(model.params)
     if family == "roformer":
         arrays = {path: _rotary_order(path, x, config, network, to_torch=True) for path, x in arrays.items()}
     tensors = names.torch_tensors(config, network, f"{family}." if head else "", head)
     _save(folder / tensor_files.WEIGHTS, names.disassemble(tensors, arrays) | _sinusoids(config, network, family, head))
-    rtd_beside = family == "roformer" and head is None and "head" in model.params[network]
-    if rtd_beside:
-        tensors = [t for t in names.torch_tensors(config, network, "", "rtd") if t.path.startswith(f"{network}/head/")]
-        _save(folder / RTD_HEAD, names.disassemble(tensors, arrays))
-        (folder / RTD_CODE).write_text(cards.RTD_CODE)
-    fields = _from_config(config, network, kind, model)
+    if beside:
+        _save(folder / f"{BESIDE[beside]}.safetensors", names.disassemble(names.head_tensors(network, beside), arrays))
+        (folder / f"{BESIDE[beside]}.py").write_text(cards.CODE[beside].read_text())
+    fields = _from_config(config, network, kind, beside, model)
     (folder / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     if model.tokenizer is not None:
         tokenizer_files.save(folder, model.tokenizer, config.max_length)
-    (folder / "README.md").write_text(cards.card(model, network, kind, rtd_beside), encoding="utf-8", errors="backslashreplace")
+    (folder / "README.md").write_text(cards.card(model, network, kind, beside), encoding="utf-8", errors="backslashreplace")
 
 
-def _class_for(model: Model, network: str) -> str:
+def _class_for(model: Model, network: str) -> tuple[str, str | None]:
+    """(the class of transformers, the head that it lacks and that lies beside it)."""
     if model.config.backbone != "transformer":
         raise UserError(f"transformers has no class for model.backbone={model.config.backbone}: keep it in our own format")
-    rotary, head = model.config.positions == "rotary", None
-    if network == "generator":
+    rotary = model.config.positions == "rotary"
+    if network == model.tuned:  # whichever network was fine-tuned: an encoder alone is what ELECTRA's discriminator is
+        head, network = model.task, "discriminator"
+    elif network == "generator":
         head = ("cls" if rotary else "mlm") if "head" in model.params["generator"] else None
         if head is None:
             raise UserError("an encoder of an MLM without its head has no class of its own in ELECTRA's family: keep it as it was")
-    elif model.task:
-        head = model.task
-    elif "head" in model.params["discriminator"] and not rotary:
-        head = "rtd"
-    about = Architecture("roformer" if rotary else "electra", network, head)
-    kind = next((kind for kind, there in ARCHITECTURES.items() if there == about), None)
-    if kind is None:
-        raise UserError(
-            f"transformers' {about.family} has no class with the head {head}: keep it in our own format (--format=electra_jax), or "
-            "fine-tune with a head that it has (--config.finetune.head=sequence_classification, question_answering)"
-        )
-    return kind
+    else:
+        head = "rtd" if "head" in model.params["discriminator"] else None
+    family = "roformer" if rotary else "electra"
+    of_head = {about.head: kind for kind, about in ARCHITECTURES.items() if (about.family, about.network) == (family, network)}
+    return (of_head[head], None) if head in of_head else (of_head[None], head)
 
 
-def _from_config(config: ElectraConfig, network: str, kind: str, model: Model) -> dict[str, Any]:
+def _from_config(config: ElectraConfig, network: str, kind: str, beside: str | None, model: Model) -> dict[str, Any]:
     encoder = config.encoder(network)
     fields = {
         "architectures": [kind],
@@ -312,11 +334,20 @@ def _from_config(config: ElectraConfig, network: str, kind: str, model: Model) -
         "layer_norm_eps": config.layer_norm_eps,
         "pad_token_id": model.tokenizer.pad_id if model.tokenizer else 0,
     }
-    if model.task and network == "discriminator":
-        labels = model.about.get("labels") or [f"LABEL_{i}" for i in range(names.flat(model.params[model.task])["out/bias"].shape[0])]
+    if network == model.tuned:
+        last = names.flat(model.params[model.task]).get("out/bias", np.empty(2))
+        labels = model.about.get("labels") or [f"LABEL_{i}" for i in range(len(last))]
         fields["id2label"] = {str(number): label for number, label in enumerate(labels)}
         fields["label2id"] = {label: number for number, label in enumerate(labels)}
-        fields |= model.about.get("task") or {}
+        task = dict(model.about.get("task") or {})
+        fields |= {name: task.pop(name) for name in _TASK_FIELDS if name in task}
+        task.pop("head", None)  # of the folder that it came from
+        if beside:
+            task["head"] = beside
+        if model.task in heads.OF_FIRST_TOKEN and task.get("kind") in _PROBLEMS:
+            fields["problem_type"] = _PROBLEMS[task["kind"]]
+        if task:
+            fields[OURS] = task
     return fields
 
 

@@ -52,6 +52,11 @@ class Model:
     def task(self) -> str | None:
         return next((name for name in heads.TASKS if name in self.params), None)
 
+    @property
+    def tuned(self) -> str | None:
+        """The network that the task's head is of."""
+        return self.networks[0] if self.task else None
+
 
 def ffn_field(ffn_size: int, hidden_size: int) -> int:
     """What ElectraConfig.ffn_size and .generator_ffn_size say of a network's feed-forward width: 0 where it is the published one."""
@@ -135,7 +140,7 @@ def only(model: Model, network: str, where: str) -> Model:
     """The embeddings and one network of it."""
     if network not in model.networks:
         raise UserError(f"{where}: there is no {network} in it, only {' and '.join(model.networks)}")
-    keep = {"embeddings", network, *([model.task] if model.task and network == "discriminator" else [])}
+    keep = {"embeddings", network, *([model.task] if network == model.tuned else [])}
 
     def cut(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {path: x for path, x in arrays.items() if path.split("/")[0] in keep}

@@ -60,6 +60,9 @@ HEADS = {
     "sequence_classification": (("dense", "classifier.dense", None), ("out", "classifier.out_proj", None)),
     "token_classification": (("out", "classifier", None),),
     "question_answering": (("out", "qa_outputs", None),),
+    # transformers has none of these: see huggingface.BESIDE.
+    "classification": (("out", "classifier", None),),
+    "joint_answer": tuple((name, name, None) for name in ("start", "end_hidden", "end", "no_answer_hidden", "no_answer")),
 }
 
 
@@ -105,10 +108,15 @@ def torch_tensors(config: ElectraConfig, network: str, prefix: str, head: str | 
     """
     rows = [(path, prefix + name, None) for path, name, _ in _embeddings(config)]
     rows += [(path, prefix + name, layer) for path, name, _, layer in _network(config, network)]
+    tensors = [Tensor(name, path, layer, path.endswith("/kernel")) for path, name, layer in rows]
+    return [*tensors, *(head_tensors(network, head) if head else ())]
+
+
+def head_tensors(network: str, head: str) -> list[Tensor]:
+    """Of one of HEADS in transformers."""
     below = network if head in ("rtd", "mlm", "cls") else head
-    for part in HEADS[head] if head else ():
-        rows += [(f"{below}/{here}", name, None) for here, name, _ in _weight_and_bias(*part)]
-    return [Tensor(name, path, layer, path.endswith("/kernel")) for path, name, layer in rows]
+    rows = [(f"{below}/{here}", name) for part in HEADS[head] for here, name, _ in _weight_and_bias(*part)]
+    return [Tensor(name, path, None, path.endswith("/kernel")) for path, name in rows]
 
 
 def tf1_tensors(config: ElectraConfig, networks: Sequence[str]) -> list[Tensor]:

@@ -21,14 +21,17 @@ from electra_jax.interop.model import NETWORKS, Model, Slots, check_arrays, chec
 from electra_jax.models import heads
 from electra_jax.models.config import ElectraConfig
 from electra_jax.store.checkpoints import Checkpoints
-from electra_jax.store.names import CHECKPOINTS, CONFIG, METRICS, TOKENIZER
+from electra_jax.store.names import CHECKPOINTS, CONFIG, METRICS, MODEL, TOKENIZER
 from electra_jax.watch.telemetry import parse_line
 
 MOMENT = re.compile(r"^(opt_state/(?:.*/)?)(mu|nu)/(.+)$")
 
 
 def place_of(path: str) -> tuple[str, int | None] | None:
-    """(the folder or gs:// URL of the checkpoints, the step asked for) where `path` is a workdir, its checkpoints/, or one step of it."""
+    """(the folder or gs:// URL of the checkpoints, the step asked for) where `path` is a workdir, its checkpoints/, or one step of it.
+
+    Of a workdir where a fine-tuning is complete they are those of the model that it left.
+    """
     if gcs.is_remote(path):
         url = gcs.clean(path)
         parent, _, last = url.rpartition("/")
@@ -36,13 +39,20 @@ def place_of(path: str) -> tuple[str, int | None] | None:
             return parent, int(last)
         return (url if last == CHECKPOINTS else f"{url}/{CHECKPOINTS}"), None
     folder = pathlib.Path(path)
-    if (folder / CHECKPOINTS).is_dir():
-        return str(folder / CHECKPOINTS), None
+    for place in (folder / MODEL / CHECKPOINTS, folder / CHECKPOINTS):
+        if place.is_dir():
+            return str(place), None
     if folder.name == CHECKPOINTS and folder.is_dir():
         return str(folder), None
     if folder.name.isdigit() and (folder / "state").is_dir() and (folder / "metadata").is_dir():
         return str(folder.parent), int(folder.name)
     return None
+
+
+def refuse_unfinished(config: Any, path: str) -> None:
+    """Where it is that of a fine-tuning, whose checkpoints hold several seeds: what it is for lies in model/."""
+    if isinstance(config, dict) and "finetune" in config and "task" in config:
+        raise UserError(f"{path}: its fine-tuning is not complete, there is no {MODEL}/ in it yet: run the same command again")
 
 
 def read(path: str, with_slots: bool = True) -> Model:
@@ -55,6 +65,7 @@ def read(path: str, with_slots: bool = True) -> Model:
         other = ", or copy a model of another format here first" if gcs.is_remote(path) else ""
         raise UserError(f"{path}: there is no checkpoint in it{which}: name a workdir that has one{other}")
     arrays, run = {name: np.asarray(x) for name, x in found.state.items()}, found.description
+    refuse_unfinished(run["config"], path)
     config = _config(run["config"]["model"], path)
     files = _Files(checkpoints.rpartition("/")[0])
     tokenizer = files.tokenizer()

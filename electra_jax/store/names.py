@@ -7,4 +7,5 @@ TOKENIZER = "tokenizer"
 TENSORBOARD = "tensorboard"
 PROFILE = "profile"
 REPORT = "report.html"
+MODEL = "model"  # of a complete fine-tuning: the best seed's, with checkpoints/ of its own
 LOCK = ".lock"

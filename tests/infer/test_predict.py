@@ -225,6 +225,25 @@ def test_a_folder_of_transformers(model, tmp_path):
     assert list(found[0].more) == ["x", "y", "z"]
 
 
+def test_there_and_back_through_transformers(reviews, model, tmp_path):
+    """A folder that the published head lies beside predicts as the run does; it keeps labels, length and no path."""
+    formats.convert(str(reviews[0]), str(tmp_path / "out"))
+    folder = tmp_path / "out" / "discriminator"
+    texts = [sentence(random.Random(number)) for number in range(40)]
+    assert list(electra_jax.predict(folder, texts)) == list(model.predict(texts))
+    fields = json.loads((folder / "config.json").read_text())
+    assert fields["problem_type"] == "single_label_classification" and list(fields["label2id"]) == list(model.task.labels)
+    assert str(reviews[0].parent) not in (folder / "config.json").read_text() + (folder / "README.md").read_text()
+    task = fields["electra_jax"]
+    for changed in ({"layout": 3}, {"layout": {**task["layout"], "kind": "x"}}, {"layout": {**task["layout"], "labels": [1]}}):
+        (folder / "config.json").write_text(json.dumps(fields | {"electra_jax": task | changed}))
+        with pytest.raises(UserError, match="layout has been changed"):
+            electra_jax.load_task(folder)
+    (folder / "config.json").write_text(json.dumps(fields | {"electra_jax": task | {"finetune": {"length": "x"}}}))
+    with pytest.raises(UserError, match="finetune.length is 'x'"):
+        electra_jax.load_task(folder)
+
+
 # --- Order, portions, lengths
 
 

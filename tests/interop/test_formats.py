@@ -52,7 +52,10 @@ def test_both_networks_there_and_back(format, positions, tmp_path):
         assert after.slots.count == 17 and after.about["step"] == 5
 
 
-@pytest.mark.parametrize("task,labels", [("sequence_classification", 3), ("token_classification", 5), ("question_answering", 2)])
+HEADS = {"sequence_classification": 3, "token_classification": 5, "question_answering": 2, "classification": 4, "joint_answer": 2}
+
+
+@pytest.mark.parametrize("task,labels", HEADS.items())
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 @pytest.mark.parametrize("format", formats.FORMATS)
 def test_tasks_heads_and_their_labels(format, positions, task, labels, tmp_path):
@@ -64,12 +67,37 @@ def test_tasks_heads_and_their_labels(format, positions, task, labels, tmp_path)
     after = formats.read(tmp_path / "out")
     assert_equal(before.params, after.params)
     assert after.task == task and after.about["labels"] == before.about["labels"]
-    if format == "huggingface":
+    if format == "huggingface" and task != "joint_answer":
         path = tmp_path / "out" / "discriminator" / "config.json"
         fields = json.loads(path.read_text())
         path.write_text(json.dumps(fields | {"id2label": {**fields["id2label"], "9": "one more"}}))
         with pytest.raises(UserError, match=rf"bias is \[{labels}\] and should be \[{labels + 1}\]"):
             formats.read(tmp_path / "out")
+
+
+def test_a_head_that_transformers_lacks_is_named_by_the_config(tmp_path):
+    whole = model(CONFIG, None, "classification", 3)
+    params = {name: whole.params[name] for name in ("embeddings", "discriminator", "classification")}
+    formats.write(tmp_path / "out", dataclasses.replace(whole, params=params), "huggingface")
+    folder = tmp_path / "out" / "discriminator"
+    assert (folder / "task_head.py").read_text().startswith('"""ELECTRA\'s own head')
+    assert json.loads((folder / "config.json").read_text())["electra_jax"] == {"head": "classification"}
+    for words, section in (("head is 'pooler'", {"head": "pooler"}), ("head is None", {}), ("electra_jax is 7", 7)):
+        change_config(folder, electra_jax=section)
+        refused(folder, words)
+
+
+def test_an_encoder_that_was_an_mlms_goes_out_with_its_head(tmp_path):
+    """BERT's encoder is a generator here; fine-tuned, it is what ELECTRA's encoder is, where its embeddings are as wide."""
+    config = dataclasses.replace(CONFIG, embedding_size=CONFIG.hidden_size, generator_hidden_fraction=1.0)
+    whole = model(config, None, "token_classification", 5)
+    encoder = {name: x for name, x in whole.params["generator"].items() if name != "head"}
+    params = {"embeddings": whole.params["embeddings"], "generator": encoder, "token_classification": whole.params["token_classification"]}
+    formats.write(tmp_path / "out", dataclasses.replace(whole, params=params), "huggingface")
+    after = formats.read(tmp_path / "out")
+    assert after.about["architecture"] == "ElectraForTokenClassification" and after.networks == ("discriminator",)
+    assert_equal(encoder, after.params["discriminator"])
+    assert_equal(params["token_classification"], after.params["token_classification"])
 
 
 @pytest.mark.parametrize("network", NETWORKS)

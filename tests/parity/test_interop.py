@@ -15,9 +15,11 @@ torch = pytest.importorskip("torch", reason="PyTorch is in the extra [parity]: m
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra [parity]: make parity")
 from safetensors.numpy import load_file  # noqa: E402
 
+import electra_jax  # noqa: E402
 from electra_jax.cli import UserError  # noqa: E402
 from electra_jax.data import tokenizers  # noqa: E402
 from electra_jax.interop import formats, names  # noqa: E402
+from electra_jax.interop.model import Model  # noqa: E402
 from electra_jax.interop.text import encode  # noqa: E402
 from electra_jax.models import electra  # noqa: E402
 from electra_jax.models.config import PRESETS  # noqa: E402
@@ -326,3 +328,67 @@ def check_export(folder, positions, config, params, tokenizer, texts):
         error = worst(mine, found[name], real)
         print(f"{positions}: {name} differ by {error:.1e} of the largest")
         assert error <= TOLERANCE
+
+
+HEAD_APART = """
+import json, pathlib, sys, types
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+import task_head
+from transformers import AutoTokenizer
+folder, texts = sys.argv[1], json.load(open(sys.argv[2]))
+tokenizer = AutoTokenizer.from_pretrained(folder)
+if hasattr(task_head, "task_logits"):
+    found = task_head.task_logits(folder, **tokenizer([a for a, _ in texts], padding=True, return_tensors="pt")).tolist()
+else:
+    found = [task_head.answer(folder, *pair) for pair in texts]
+    rows = tokenizer([a for a, _ in texts], [b for _, b in texts], padding=True, return_tensors="pt")
+    arrays = task_head.answer_logits(folder, **rows)
+    np.savez(sys.argv[2] + ".npz", *(x.numpy() for x in arrays), tokens=rows["input_ids"], types=rows["token_type_ids"])
+json.dump(found, open(sys.argv[2] + ".out", "w"))
+"""
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+@pytest.mark.parametrize("head", ["classification", "joint_answer"])
+def test_a_head_that_transformers_lacks_goes_out_with_its_code(head, positions, tmp_path):
+    """Another process, which has torch and transformers alone, gives our logits and our answers."""
+    words = sentences(400)
+    texts = [(words[2 * i] + "?", words[2 * i + 1]) for i in range(40)]
+    tokenizer = tokenizers.train_wordpiece([each for pair in texts for each in pair], 600)
+    config = dataclasses.replace(PRESETS["tiny"], vocab_size=tokenizer.vocab_size, positions=positions, max_length=512)
+    tree = electra.init_params(jax.random.key(0), config)
+    tree[head] = electra.init_task(jax.random.key(1), config, head, 3 if head == "classification" else 2)
+    r = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: np.asarray(x + r.normal(0, 0.1, x.shape), np.float32), tree)
+    params = {name: params[name] for name in ("embeddings", "discriminator", head)}
+    params["discriminator"] = {name: x for name, x in params["discriminator"].items() if name != "head"}
+    formats.write(tmp_path / "out", Model(config, params, tokenizer), "huggingface")
+    (tmp_path / "texts").write_text(json.dumps(texts))
+    command = [sys.executable, "-c", HEAD_APART, str(tmp_path / "out" / "discriminator"), str(tmp_path / "texts")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    its = json.loads((tmp_path / "texts.out").read_text())
+    config = dataclasses.replace(config, dtype="float32")
+    if head == "classification":
+        batch = encode([text for text, _ in texts], tokenizer, max_length=config.max_length)
+        mine = electra.task_apply(params, config, batch, head)
+        np.testing.assert_allclose(mine, its, rtol=0, atol=TOLERANCE * np.abs(its).max())
+        return
+    found = np.load(tmp_path / "texts.npz")
+    start, starts, end, no_answer = (found[f"arr_{i}"] for i in range(4))
+    tokens, types = found["tokens"], found["types"]
+    allowed = types > 0
+    allowed[:, 0] = True
+    places = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    batch = Batch(tokens, (tokens != tokenizer.pad_id).astype(np.int32), places, types, np.arange(len(tokens), dtype=np.int32))
+    mine = electra.answer_apply(params, config, batch, jnp.asarray(allowed), lambda _: jnp.asarray(starts, jnp.int32))
+    end = np.where(np.take_along_axis(start, starts, 1)[..., None] > -500, end, -1000.0)  # what begins at padding means nothing
+    for name, ours_, theirs_ in (("start", mine[0], start), ("end", mine[2], end), ("no answer", mine[3], no_answer)):
+        kept = theirs_ > -500
+        error = np.abs(np.asarray(ours_) - theirs_)[kept].max() / np.abs(theirs_[kept]).max()
+        print(f"{positions}: {name} differ by {error:.1e} of the largest")
+        assert error <= TOLERANCE
+    predictions = list(electra_jax.predict(tmp_path / "out", texts))
+    assert [each.more.text for each in predictions] == [text for text, *_ in its] and len({text for text, *_ in its}) > 20
+    np.testing.assert_allclose([each.more.null_score for each in predictions], [no_answer for *_, no_answer in its], atol=1e-3)

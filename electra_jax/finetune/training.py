@@ -115,7 +115,7 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
         identity={"data": data.identity, "tokenizer": tokenizer.sha256},
         about={"task": task.title, "rows": {split: len(each.tokens) for split, each in data.rows.items()}, "notes": data.notes},
         num_rows=len(train.tokens),
-        begin=lambda state: _begin(*_first_params(source, config.from_scratch, train), data.notes, state),
+        begin=lambda state: _begin(*_first_params(source, config.from_scratch, train, task), data.notes, state),
         finish=lambda state, folder: results.write(folder, run, dict(zip(parts.seeds, parts.members(state), strict=True))),
     )
 
@@ -187,19 +187,33 @@ def _batches(
         yield rows.pad(train, kind, numbers[places], of_seeds[0][0], pad_id, place[places])
 
 
-def _first_params(source: Model, from_scratch: bool, train: rows.Rows) -> tuple[Params, list[str]]:
-    """(what of the source is taken, lines for a person). Rows that were packed densely have one type alone, so that the vector of the
-    second is as it was drawn: a task with two begins with the first type's for both."""
+def _first_params(source: Model, from_scratch: bool, train: rows.Rows, task: Task) -> tuple[Params, list[str]]:
+    """(what of the source is taken, lines for a person).
+
+    Another task's head is not: published, the variables of a head bear the task's name (`run_finetuning.py`), so that RTE's begins anew
+    on MNLI's model. Rows that were packed densely have one type alone, so that the vector of the second is as it was drawn: a task with
+    two begins with the first type's for both.
+    """
     where = source.about["source"]
     if from_scratch:
         return {}, [f"random weights in the shape of {where}"]
+    if source.task and not _is_of(source, task):
+        source = dataclasses.replace(source, params={name: tree for name, tree in source.params.items() if name != source.task})
     packings = {each.get("packing") for each in source.about.get("data") or ()}
-    if packings != {"dense"} or not any(types.any() for types in train.types):
+    tuned = source.about.get("task") is not None  # what it was fine-tuned on had its second type already, or began alike
+    if tuned or packings != {"dense"} or not any(types.any() for types in train.types):
         return source.params, [f"init_from {where}", *source.notes]
     embeddings = source.params["embeddings"]
     both = {**embeddings, "type": np.broadcast_to(embeddings["type"][:1], embeddings["type"].shape)}
     line = f"init_from {where}: it was trained on rows of one type, whose vector the second type begins with"
     return {**source.params, "embeddings": both}, [line, *source.notes]
+
+
+def _is_of(source: Model, task: Task) -> bool:
+    """Whether the head of the source answers this very task."""
+    stored = source.about.get("task") or {}
+    same_labels = tuple(source.about.get("labels") or ()) == task.labels or task.kind == "answer"
+    return same_labels and stored.get("title", task.title) == task.title and stored.get("kind", task.kind) == task.kind
 
 
 def _begin(params: Params, said: Sequence[str], notes: Sequence[str], state: TrainState) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -16,6 +16,7 @@ from electra_jax.data.tokenizers import SPECIALS, WordPiece
 from electra_jax.finetune import rates, rows, training
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.finetune.tasks import TASKS
 from electra_jax.finetune.training import finetune
 from electra_jax.interop import formats
 from electra_jax.models import electra
@@ -187,15 +188,42 @@ def test_the_second_type_begins_as_the_first_where_pretraining_had_one(source):
     model = formats.read(str(source))
     train = rows.Rows([np.zeros(4, np.int32)], [np.array([0, 0, 1, 1], np.int32)], [np.int32(0)], None, (), np.zeros(1, np.int32))
     dense = dataclasses.replace(model, about={**model.about, "data": [{"packing": "dense"}, {"packing": "dense"}]})
-    params, said = training._first_params(dense, False, train)
+    params, said = training._first_params(dense, False, train, TASKS["rte"])
     word, kind = params["embeddings"]["word"], params["embeddings"]["type"]
     np.testing.assert_array_equal(kind, np.repeat(model.params["embeddings"]["type"][:1], 2, axis=0))
     assert word is model.params["embeddings"]["word"] and "whose vector the second type begins with" in said[0]
     single = train._replace(types=[np.zeros(4, np.int32)])
     pairs = dataclasses.replace(model, about={**model.about, "data": [{"packing": "dense"}, {"packing": "pairs"}]})
-    for source_, rows_ in ((model, train), (pairs, train), (dense, single)):
-        assert training._first_params(source_, False, rows_)[0] is source_.params
-    assert training._first_params(dense, True, train)[0] == {}
+    tuned = dataclasses.replace(dense, about={**dense.about, "task": {"kind": "class"}})
+    for source_, rows_ in ((model, train), (pairs, train), (tuned, train), (dense, single)):
+        assert training._first_params(source_, False, rows_, TASKS["rte"])[0] is source_.params
+    assert training._first_params(dense, True, train, TASKS["rte"])[0] == {}
+
+
+def test_from_a_fine_tuned_workdir(source, tmp_path, capsys):
+    """As RTE begins with MNLI's model: the encoder is taken over, the head of another task is not, that of the same task is."""
+    for name, suffix in (("two", ""), ("four", "er")):
+        (tmp_path / name).mkdir()
+        rows = [(text, label + suffix * (number % 2)) for number, (text, label) in enumerate(texts(200, 1))]
+        (tmp_path / name / "train.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    first = recipe(source, steps=4, task=TaskConfig(path=str(tmp_path / "four")))
+    finetune(first, tmp_path / "first")
+    before = formats.read(tmp_path / "first").params
+    assert before["classification"]["out"]["bias"].shape == (4,)
+
+    def begun(recipe):
+        work = training.open_work(recipe, tmp_path)
+        return work.begin(work.parts.abstract_state)
+
+    found, said = begun(recipe(tmp_path / "first", steps=1, task=TaskConfig(path=str(tmp_path / "two"))))
+    assert said[1].endswith("23 of 25 arrays taken over; anew: classification")
+    np.testing.assert_array_equal(found["params/embeddings/word"], before["embeddings"]["word"])
+    found, said = begun(recipe(tmp_path / "first", steps=1, task=TaskConfig(path=str(tmp_path / "four"))))
+    assert said[1].endswith("25 of 25 arrays taken over; anew: nothing")
+    np.testing.assert_array_equal(found["params/classification/out/bias"], before["classification"]["out"]["bias"])
+    (tmp_path / "first" / "model").rename(tmp_path / "away")
+    with pytest.raises(UserError, match="its fine-tuning is not complete"):
+        begun(recipe(tmp_path / "first", steps=1, task=TaskConfig(path=str(tmp_path / "two"))))
 
 
 def test_mistakes_are_one_line(source, tmp_path):

@@ -203,10 +203,16 @@ TASKS = {
             "mnli",
             "MNLI",
             _MNLI,
-            files={split: (f"{split}.tsv",) for split in ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched")},
+            # The diagnostic set is predicted with MNLI's model, as published (`classification_tasks.py`, MNLI.get_test_splits).
+            files={split: (f"{split}.tsv",) for split in ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched")}
+            | {"test_diagnostic": ("diagnostic.tsv", "../diagnostic/diagnostic.tsv", "../AX/AX.tsv")},
             folders=("MNLI", "mnli"),
             source=_GLUE,
-            uploads=(Upload("MNLI-m.tsv", "test_matched", 9796), Upload("MNLI-mm.tsv", "test_mismatched", 9847)),
+            uploads=(
+                Upload("MNLI-m.tsv", "test_matched", 9796),
+                Upload("MNLI-mm.tsv", "test_mismatched", 9847),
+                Upload("AX.tsv", "test_diagnostic", 1104),
+            ),
             tfds=Tfds(
                 "glue/mnli",
                 {

@@ -271,7 +271,13 @@ def test_missing_files_are_named(tmp_path):
         put(path / "MNLI", f"{split}.tsv", row)
     opened = opening.open_task(TaskConfig("mnli", str(path)))
     assert list(opened.examples) == ["train", "dev_matched", "dev_mismatched"]
-    assert len(opened.notes) == 1 and "test_matched.tsv, test_mismatched.tsv are not in" in opened.notes[0]
+    assert len(opened.notes) == 1 and "test_matched.tsv, test_mismatched.tsv, diagnostic.tsv or ../" in opened.notes[0]
+    for place in ("AX/AX.tsv", "diagnostic/diagnostic.tsv", "MNLI/diagnostic.tsv"):  # as either download has it, and as published
+        (path / place).parent.mkdir(exist_ok=True)
+        put(path, place, "index\tsentence1\tsentence2\n0\ta\tb\n")
+        opened = opening.open_task(TaskConfig("mnli", str(path)))
+        assert opened.paths["test_diagnostic"].endswith(place.split("/")[-1]) and len(opened.examples["test_diagnostic"]) == 1
+        (path / place).unlink()
     assert opening.missing(TaskConfig("mnli", str(path)), ["train"]) == ""
     refused("test_matched.tsv is not in", opening.open_task, TaskConfig("mnli", str(path)), ["test_matched"])
     refused("MNLI has no dev set: it has train, dev_matched", opening.open_task, TaskConfig("mnli", str(path)), ["dev"])

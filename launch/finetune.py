@@ -17,10 +17,12 @@ from absl import flags
 
 from electra_jax import cli
 from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.parallel import cluster
 
 CONFIG = FinetuneRecipe.flag("configs/finetune.py:own")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, checkpoints, metrics, models, report.", required=True)
 SCRATCH = flags.DEFINE_string("scratch", None, "Where local copies of gs:// folders lie; by default among the temporary files.")
+connected = cluster.define_flags()
 
 
 def main(_):
@@ -28,9 +30,13 @@ def main(_):
 
     process.prepare()  # before jax is imported
     from electra_jax.finetune.training import finetune
+    from electra_jax.parallel import multihost
 
-    result = finetune(FinetuneRecipe.parse(CONFIG.value, FinetuneRecipe.flags_of(sys.argv)), WORKDIR.value, SCRATCH.value)
-    print(f"done: {result.steps:,} steps; {result.report} shows the curves")
+    with connected():
+        result = finetune(FinetuneRecipe.parse(CONFIG.value, FinetuneRecipe.flags_of(sys.argv)), WORKDIR.value, SCRATCH.value)
+        if multihost.is_lead():
+            print(f"done: {result.steps:,} steps; {result.report} shows the curves. To use it:")
+            print(f"  python launch/predict.py --model={WORKDIR.value} --input=FILE --output=FILE")
 
 
 if __name__ == "__main__":

@@ -19,17 +19,13 @@ interrupts.catch()
 from absl import flags
 
 from electra_jax import cli
+from electra_jax.parallel import cluster
 from electra_jax.recipe import Recipe
 
 CONFIG = Recipe.flag("configs/pretrain.py:small")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, checkpoints, metrics, report.", required=True)
 SCRATCH = flags.DEFINE_string("scratch", None, "Where local copies of gs:// folders lie; by default among the temporary files.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes that the cluster started: a TPU pod, GKE, Slurm, MPI.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0: join the other processes by hand.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
-START_SECS = flags.DEFINE_integer("start_secs", 300, "Within so long all processes must have come.")
-HEARTBEAT_SECS = flags.DEFINE_integer("heartbeat_secs", 100, "A process that is silent for so long is taken for dead.")
+connected = cluster.define_flags()
 
 
 def main(_):
@@ -39,14 +35,7 @@ def main(_):
     from electra_jax.parallel import multihost
     from electra_jax.pretrain import pretrain
 
-    with multihost.connected(
-        cluster=DISTRIBUTED.value,
-        coordinator=COORDINATOR.value,
-        num_processes=NUM_PROCESSES.value,
-        process_id=PROCESS_ID.value,
-        heartbeat_secs=HEARTBEAT_SECS.value,
-        start_secs=START_SECS.value,
-    ):
+    with connected():
         result = pretrain(Recipe.parse(CONFIG.value, Recipe.flags_of(sys.argv)), WORKDIR.value, SCRATCH.value)
         if multihost.is_lead():
             print(f"done: {result.steps:,} steps; {result.report} shows the curves. To use it (README, 'Models that are there already'):")

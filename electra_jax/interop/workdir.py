@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from electra_jax import gcs
@@ -20,6 +18,7 @@ from electra_jax.interop import names
 from electra_jax.interop.model import NETWORKS, Model, Slots, check_arrays, check_vocabulary
 from electra_jax.models import heads
 from electra_jax.models.config import ElectraConfig
+from electra_jax.store import apart
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.store.names import CHECKPOINTS, CONFIG, METRICS, MODEL, TOKENIZER
 from electra_jax.watch.telemetry import parse_line
@@ -184,9 +183,7 @@ def write(folder: pathlib.Path, model: Model) -> None:
         "task": model.about.get("task"),
         "metrics": model.about.get("metrics"),
     }
-    checkpoints = Checkpoints(folder / CHECKPOINTS, description=description)
-    checkpoints.save(int(model.about.get("step") or 0), jax.tree.map(jnp.asarray, state), {})
-    checkpoints.close()
+    apart.save(folder / CHECKPOINTS, int(model.about.get("step") or 0), state, description)
     if model.tokenizer is not None:
         model.tokenizer.save(folder / TOKENIZER)
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")

@@ -6,15 +6,18 @@ import dataclasses
 import json
 import pathlib
 import random
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 import electra_jax
 from electra_jax.data.tokenizers import SPECIALS, WordPiece
+from electra_jax.interop import formats, names
 from electra_jax.models import electra
 from tests import tiny
 from tests.launch import runs
@@ -65,7 +68,7 @@ def cache(tmp_path_factory) -> pathlib.Path:
     return tmp_path_factory.mktemp("compilation_cache")
 
 
-def start(workdir, files, cache, stderr) -> subprocess.Popen:
+def start(workdir, files, cache, stderr, *more: str, devices: int = 1) -> subprocess.Popen:
     command = [
         sys.executable,
         str(runs.ROOT / "launch" / "finetune.py"),
@@ -74,8 +77,9 @@ def start(workdir, files, cache, stderr) -> subprocess.Popen:
         f"--config.init_from={files / 'model'}",
         f"--config.task.path={files / 'table'}",
         *(f"--config.{name}={value}" for name, value in FIELDS.items()),
+        *more,
     ]
-    return subprocess.Popen(command, env=runs.environment(cache), stdout=subprocess.DEVNULL, stderr=stderr, text=True)
+    return subprocess.Popen(command, env=runs.environment(cache, devices), stdout=subprocess.DEVNULL, stderr=stderr, text=True)
 
 
 def finish(workdir, files, cache) -> float:
@@ -219,3 +223,25 @@ def test_a_run_that_is_complete_writes_the_same_again(files, cache, undisturbed,
     finish(workdir, files, cache)
     assert_same(workdir, other)
     assert json.loads((workdir / "results.json").read_text())["best_seed"] in SEEDS
+
+
+# --- Several processes
+
+
+def test_two_processes_are_one_run(files, cache, tmp_path):
+    """What they leave is what one process with two devices leaves: the model too, which one of them writes."""
+    finished = start(tmp_path / "one", files, cache, subprocess.PIPE, "--config.seeds=1", devices=2)
+    _, stderr = finished.communicate(timeout=300)
+    assert finished.returncode == 0, stderr
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        joined = [f"--coordinator=localhost:{s.getsockname()[1]}", "--num_processes=2", "--config.seeds=1"]
+    both = [start(tmp_path / "two", files, cache, subprocess.PIPE, *joined, f"--process_id={number}") for number in range(2)]
+    for process in both:
+        _, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0, stderr
+    one, two = (formats.read(str(tmp_path / name)) for name in ("one", "two"))
+    for path, x in names.flat(one.params).items():
+        np.testing.assert_allclose(names.flat(two.params)[path], x, atol=1e-5, err_msg=path)
+    scores = [json.loads((tmp_path / name / "results.json").read_text())["scores"] for name in ("one", "two")]
+    assert scores[0] == scores[1]

@@ -21,9 +21,7 @@ def test_the_losses_of_100_steps_on_sst2(shared_data):
     begun = beside.Begun(beside.config_of("sst2", str(shared_data / "glue"), source, 100, 0, dropout=0.0))
     ours, theirs = beside.ours(begun), beside.theirs(begun, 0)
     worst = np.abs(np.subtract(ours.losses, theirs.losses)).max()
-    print(
-        f"losses from {ours.losses[0]:.3f} to {ours.losses[-1]:.3f}, largest difference {worst:.1e}; accuracy {ours.score} {theirs.score}"
-    )
+    print(f"losses from {ours.losses[0]:.3f} to {ours.losses[-1]:.3f}, differ by {worst:.1e}; accuracy {ours.score} {theirs.score}")
     assert len(ours.losses) == len(theirs.losses) == 100 and np.mean(ours.losses[-10:]) < np.mean(ours.losses[:10]) - 0.2
     assert worst < 1e-3
     assert abs(ours.score - theirs.score) < 3 / 872

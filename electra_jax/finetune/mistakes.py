@@ -118,7 +118,7 @@ def _of_answer(task: Task, examples: Sequence[Example], predictions: Sequence[Pr
     worst, sentences, facts = _worst(task, examples, predictions, badness), [], []
     for probability, example, each in worst:
         question, context = example.texts
-        span = next((entry.span for entry in each.more.nbest if each.value and entry.text == each.value), None)
+        span = next((entry.span for entry in each.more.nbest if entry.text == each.value), None)
         if span is not None:
             marked = _stretch(context, *span, "predicted", probability)
         elif example.label.texts:

@@ -121,7 +121,6 @@ _ANSI = {"red": 31, "green": 32, "yellow": 33}
 
 
 def _examples(examples: Examples) -> str:
-    """Browsers take a paragraph's direction, left to right or the other way, from the first letter that is not in a <bdi>."""
     sentences = []
     for number, sentence in enumerate(examples.sentences):
         spans = []
@@ -136,7 +135,7 @@ def _examples(examples: Examples) -> str:
         if examples.facts:
             facts = ((html.escape(name), html.escape(value)) for name, value in examples.facts[number].items())
             sentences.append(f"<p class=facts>{' '.join(f'<span>{name} <b><bdi>{value}</bdi></b></span>' for name, value in facts)}</p>")
-        sentences.append(f"<p class=sentence dir=auto>{''.join(spans).strip()}</p>")
+        sentences.append(f"<p class=sentence>{''.join(spans).strip()}</p>")
     body = "\n".join(sentences)
     return f"{_heading(examples)}{body}" if sentences else ""
 
@@ -151,7 +150,7 @@ def _shaded(table: Table) -> str:
             colour = "right" if cell.right else "wrong"
             drawn.append(f'<td class={colour} style="--score:{_share(cell.shade)}">{html.escape(cell.text)}{note}</td>')
         rows.append(f"<tr><th>{html.escape(name)}</th>{''.join(drawn)}</tr>")
-    return f"{_heading(table)}<div class=wide><table class=shaded dir=ltr>{''.join(rows)}</table></div>" if table.rows else ""
+    return f"{_heading(table)}<div class=wide><table class=shaded>{''.join(rows)}</table></div>" if table.rows else ""
 
 
 _SECTIONS = {Examples: _examples, Table: _shaded}
@@ -261,7 +260,7 @@ svg text { font-family: system-ui, sans-serif !important; }
 .reading { color: var(--soft); font-size: .88rem; margin: .4rem 0 0; }
 .bar { display: flex; height: 1.4rem; border-radius: 6px; overflow: hidden; margin: .4rem 0; }
 .sentence { line-height: 2.3; margin: .6rem 0; padding: .2rem 1rem; overflow-wrap: anywhere; }
-.sentence { border-left: 3px solid var(--grid); }
+.sentence { border-left: 3px solid var(--grid); unicode-bidi: plaintext; }
 .sentence [title] { background: rgba(var(--shade), calc(var(--score) * .8)); border-radius: 3px; }
 .facts { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: 1.2rem 0 0; font-size: .9rem; }
 .facts { color: var(--soft); overflow-wrap: anywhere; }

@@ -119,12 +119,13 @@ def test_what_is_said_of_a_span(tmp_path):
 def test_facts_stand_above_their_sentences_and_texts_begin_lines(tmp_path):
     found = Examples("", "", [[Span("one"), Span("two", "\n")], [Span("שלום")]], [{"row": "<7>", "gold": "a"}, {"row": "8"}])
     text = write(tmp_path, sections=[found]).read_text()
-    facts = re.findall("<p class=facts>.*?</p>|<p class=sentence dir=auto>", text)
+    facts = re.findall("<p class=facts>.*?</p>|<p class=sentence>", text)
     row = "<span>row <b><bdi>{}</bdi></b></span>"
     assert facts[::2] == [f"<p class=facts>{row.format('&lt;7&gt;')} <span>gold <b><bdi>a</bdi></b></span></p>"] + [
         f"<p class=facts>{row.format(8)}</p>"
     ]
     assert len(facts) == 4 and ">one</span><br><span" in text
+    assert "unicode-bidi: plaintext" in text  # each line runs as its first letter does, to the right or to the left
     assert "class=facts" not in write(tmp_path, sections=[EXAMPLES]).read_text()
 
 

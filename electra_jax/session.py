@@ -28,7 +28,7 @@ from electra_jax.store import names, workdirs
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.train import evaluation, loop, seeds
 from electra_jax.types import Batch, TrainState
-from electra_jax.views import Examples, Run
+from electra_jax.views import Examples, Run, Section
 from electra_jax.watch import clock, report
 from electra_jax.watch.profiler import ProfilerWindow
 from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal
@@ -50,8 +50,8 @@ class Work(NamedTuple):
     about: JSON values that tell a person of the data; kept in checkpoints.
     num_rows: that an epoch has.
     begin(abstract state) -> ({path in the state: its first value}, lines for a person): what a run that begins takes from a model.
-    finish(state, folder) leaves what the task makes of a complete run in the workdir's folder. Every process calls it, since what it
-      computes may take them all; the folder is None for all but one.
+    finish(state, folder) leaves what the task makes of a complete run in the workdir's folder, and gives sections for the report. Every
+      process calls it, since what it computes may take them all; the folder is None for all but one.
     """
 
     recipe: RunRecipe
@@ -65,7 +65,7 @@ class Work(NamedTuple):
     about: Any
     num_rows: int
     begin: Callable[[TrainState], tuple[dict[str, np.ndarray], list[str]]] = lambda state: ({}, [])
-    finish: Callable[[TrainState, pathlib.Path | None], None] = lambda state, folder: None
+    finish: Callable[[TrainState, pathlib.Path | None], Sequence[Section]] = lambda state, folder: ()
 
 
 class Result(NamedTuple):
@@ -299,7 +299,7 @@ def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, op
         evaluate = _Evaluator(work, state, opened.telemetry)
         multihost.meet("ready")
 
-    def write_report(examples: Examples | None) -> str:
+    def write_report(sections: Sequence[Section]) -> str:
         shown = {name: evaluate.metrics[name] for name in objective.view.shown if name in evaluate.metrics}
         report.write(
             place.path / names.REPORT,
@@ -308,7 +308,7 @@ def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, op
             verdict=objective.view.verdict(evaluate.metrics) if evaluate.metrics else "This command has not evaluated yet.",
             summary={"preset": recipe.preset, "steps": train.steps, **shown},
             panels=objective.view.panels,
-            examples=examples,
+            sections=sections,
             config=(place.path / names.CONFIG).read_text(errors="replace"),
         )
         return f"{place.name}/{names.REPORT}"
@@ -339,16 +339,17 @@ def _train(work: Work, place: workdirs.Workdir, preemption: PreemptionSignal, op
         checkpoints.close()
     except Preempted:
         if multihost.is_lead():
-            write_report(None)
+            write_report(())
         raise
     except BaseException:
         checkpoints.leave()
         raise
     if not evaluate.metrics:  # the run was complete before this command
         evaluate(state, train.steps)
-    work.finish(state, place.path if multihost.is_lead() else None)
+    sections = work.finish(state, place.path if multihost.is_lead() else None)
     examples = evaluate.examples(state)
-    return Result(train.steps, evaluate.metrics, examples, write_report(examples) if multihost.is_lead() else place.name)
+    where = write_report([*sections, examples]) if multihost.is_lead() else place.name
+    return Result(train.steps, evaluate.metrics, examples, where)
 
 
 def _sha256(value: Any) -> str:

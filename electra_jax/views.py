@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 class Curve(NamedTuple):
     metric: str
     label: str
-    colour: str  # blue, orange, green, purple or grey
+    colour: str  # blue, orange, green, purple, grey, red or teal
     dashed: bool = False  # a line to compare with
 
 
@@ -18,13 +18,14 @@ class Panel(NamedTuple):
     reading: str  # what the curves should do
     curves: tuple[Curve, ...]
     scale: str = "linear"  # linear | log | share (0 to 1) | rate (from 0)
+    fewest_points: int = 1  # of a curve: with fewer the report leaves the panel out
 
 
 class Span(NamedTuple):
     """A piece of an example's text, and what there is to say of it."""
 
     text: str
-    space: str = ""  # before it
+    space: str = ""  # before it; "\n": it begins a line
     shade: float = 0.0  # 0 to 1: how strongly it is coloured
     tip: str = ""  # shown where one points at it
     over: str = ""  # small, above it; what has one is underlined
@@ -36,6 +37,25 @@ class Examples(NamedTuple):
     title: str
     reading: str  # what shades and small words mean
     sentences: Sequence[Sequence[Span]]
+    facts: Sequence[Mapping[str, str]] = ()  # of each sentence what stands above it, {name: value}; (): nothing
+
+
+class Cell(NamedTuple):
+    text: str
+    note: str = ""  # small, below it
+    shade: float = 0.0  # 0 to 1: how strongly it is coloured
+    right: bool = False  # coloured as what is right, not as what is wrong
+
+
+class Table(NamedTuple):
+    title: str
+    reading: str  # what shades and small figures mean
+    corner: str  # what the rows are, and the columns
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]  # (name, a cell for each column)
+
+
+Section = Examples | Table  # of the report
 
 
 class Run(NamedTuple):

@@ -4,6 +4,8 @@ model/                the best seed's, by the headline metric of the dev set: pr
 model-seedN/          each seed's, with finetune.keep=all
 results.json          the scores of every seed on every labelled split, with median, mean and deviation
 predictions/SPLIT...  of the best seed, in the task's official forms: see outputs.py
+
+The report's sections come from here as well: the seeds' scores, and what the best seed takes for what (confusion.py, mistakes.py).
 """
 
 import dataclasses
@@ -19,12 +21,13 @@ import numpy as np
 
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.files import write_whole
-from electra_jax.finetune import outputs, rows
+from electra_jax.finetune import confusion, mistakes, outputs, rows
 from electra_jax.finetune.examples import Example
 from electra_jax.finetune.tasks import Task
 from electra_jax.interop import formats
 from electra_jax.interop.model import Model
 from electra_jax.store.names import MODEL
+from electra_jax.views import Cell, Section, Table
 
 RESULTS, PREDICTIONS = "results.json", "predictions"
 
@@ -56,8 +59,9 @@ class Finished(NamedTuple):
     outputs: Callable[[Any, str], dict[str, np.ndarray]]  # of a member (params, root words) on a split
 
 
-def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]) -> None:
-    """members: {seed: (params, root words)}. folder: None where another process writes, and this one only computes with it.
+def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]) -> list[Section]:
+    """Returns sections for the report. members: {seed: (params, root words)}. folder: None where another process writes, and this one only
+    computes with it.
 
     A second call, after a death within the first, writes the same, and removes what that left half written.
     """
@@ -77,7 +81,7 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
             best, of_best = seed, found
     of_best |= {split: predictions(members[best], split) for split in run.rows if split not in ("train", *labelled)}
     if folder is None:
-        return
+        return []
     for litter in [*folder.glob(".*.tmp"), *(folder / PREDICTIONS).glob(".*.tmp")]:  # the run's lock says that no one writes them now
         shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
     for seed, member in members.items():
@@ -92,6 +96,20 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
     }
     whole = {"task": task.title, "headline": task.headline, "best_seed": best, "scores": scores, "summary": table}
     write_whole(folder / RESULTS, json.dumps(whole, indent=1) + "\n")
+    dev, made = (run.examples[run.dev], of_best[run.dev]), (confusion.KINDS[task.kind], mistakes.KINDS[task.kind])
+    return [*of_seeds(scores, task.metrics, best), *made[0](task, *dev), made[1](task, *dev)]
+
+
+def of_seeds(scores: Mapping[str, Mapping[int, Mapping[str, float]]], metrics: Sequence[str], best: int) -> list[Table]:
+    """The table of {split: {seed: {metric: score}}}; none of a single seed."""
+    of_seed = {seed: [scores[split][seed][name] for split in scores for name in metrics] for seed in next(iter(scores.values()))}
+    if len(of_seed) == 1:
+        return []
+    columns = [name if len(scores) == 1 else f"{split} {name}" for split in scores for name in metrics]
+    rows = [(f"seed {seed}", [Cell(f"{x:.4f}", "", float(seed == best), True) for x in values]) for seed, values in of_seed.items()]
+    over_all = [summary(values) for values in zip(*of_seed.values(), strict=True)]
+    rows += [(name, [Cell(f"{each[name]:.4f}") for each in over_all]) for name in ("median", "mean", "deviation", "best")]
+    return [Table("Seeds", f"The best seed by {columns[0]} is blue; its model is kept.", "", columns, rows)]
 
 
 def _save(folder: pathlib.Path, run: Finished, member: Any, scores: Mapping[str, float], seed: int) -> None:

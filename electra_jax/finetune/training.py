@@ -82,7 +82,7 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
         task.kind,
         config.head,
         kind.num_labels(task),
-        view.make(task),
+        view.make(task, range(recipe.seed, recipe.seed + recipe.seeds)),
         score,
         network=network,
         sum_over_batch=config.sum_over_batch,

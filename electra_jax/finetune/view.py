@@ -9,10 +9,12 @@ from electra_jax.finetune.tasks import Task
 from electra_jax.views import Curve, Examples, Panel, Span, View
 
 NUM_EXAMPLES = 8
+COLOURS = ("blue", "orange", "green", "purple", "red", "teal", "grey")
+LINES = [(colour, dashed) for dashed in (False, True) for colour in COLOURS]  # of seeds
 
 
-def make(task: Task) -> View:
-    """Of the task's metrics; where several seeds train together, a figure is the median over them."""
+def make(task: Task, seeds: Sequence[int] = (0,)) -> View:
+    """Of the task's metrics; where several seeds train together, a figure is the median over them, and the report has a curve of each."""
     shown = tuple(f"eval/{name}" for name in task.metrics)
 
     def headline(metrics: Mapping[str, float]) -> str:
@@ -37,8 +39,16 @@ def make(task: Task) -> View:
             "Loss", "Training and held out.", (Curve("train/task_loss", "training", "blue"), Curve("eval/task_loss", "held out", "orange"))
         ),
         Panel(task.headline, "Held out; of several seeds the median.", (Curve(shown[0], task.headline, "orange"), *naive), "share"),
+        *([_panel_of_seeds(task.headline, shown[0], seeds)] if len(seeds) > 1 else []),
     )
     return View(headline, verdict, (*shown, "eval/task_loss", "eval/naive"), lambda metrics, step, run: [], panels, examples)
+
+
+def _panel_of_seeds(headline: str, metric: str, seeds: Sequence[int]) -> Panel:
+    """Of one evaluation the table of seeds says all, so that the panel stands only where there are more."""
+    curves = tuple(Curve(f"{metric}.seed{seed}", f"seed {seed}", *line) for seed, line in zip(seeds, LINES, strict=False))
+    reading = "Held out." if len(seeds) <= len(LINES) else f"Held out; the first {len(LINES)} of {len(seeds)} seeds."
+    return Panel(f"{headline} of each seed", reading, curves, "share", fewest_points=2)
 
 
 def of_seeds(metrics: Mapping[str, float], name: str) -> dict[int, float]:

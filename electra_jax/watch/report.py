@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from electra_jax.files import write_whole
-from electra_jax.views import Examples, Panel
+from electra_jax.views import Examples, Panel, Section, Table
 from electra_jax.watch import telemetry
 from electra_jax.watch.plots import PANELS, Curves, draw, short
 
@@ -22,16 +22,16 @@ def write(
     summary: Mapping[str, Any],
     verdict: str = "",
     panels: Sequence[Panel] = (),
-    examples: Examples | None = None,
+    sections: Sequence[Section] = (),
     config: str | None = None,
 ) -> None:
     """Writes the page to `path`, whole or not at all, from the lines of `metrics`, a metrics.jsonl that need not be there.
 
     verdict: sentences to open with. summary: the rows of a table below the curves. panels: of the objective; those that every run has
-    come after them. config: shown as it is.
+    come after them. sections: of the task, in order; those without a row are left out. config: shown as it is.
     """
     history, damaged = read_history(metrics)
-    panels = [panel for panel in (*panels, *PANELS) if any(curve.metric in history for curve in panel.curves)]
+    panels = [panel for panel in (*panels, *PANELS) if _points(panel, history) >= panel.fewest_points]
     body = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p class=verdict>{html.escape(verdict)}</p>" if verdict else "",
@@ -41,7 +41,7 @@ def write(
         f"<div class=panels>{''.join(_panel(panel, history) for panel in panels)}</div>",
         f"<details><summary>All figures of the last evaluation</summary>{_table(summary)}</details>",
         _where_the_time_went(history),
-        _examples(examples) if examples and examples.sentences else "",
+        *(_SECTIONS[type(section)](section) for section in sections),
         _details("Config", config) if config is not None else "",
     ]
     head, tail = _PAGE.split("@BODY@")
@@ -122,18 +122,46 @@ _ANSI = {"red": 31, "green": 32, "yellow": 33}
 
 def _examples(examples: Examples) -> str:
     sentences = []
-    for sentence in examples.sentences:
+    for number, sentence in enumerate(examples.sentences):
         spans = []
         for span in sentence:
             text, over = html.escape(span.text), html.escape(span.over)
-            shade = f'style="--score:{min(max(span.shade, 0.0), 1.0):.3f}" title="{html.escape(span.tip)}"'
+            space = "<br>" if span.space == "\n" else span.space
+            shade = f'style="--score:{_share(span.shade)}" title="{html.escape(span.tip)}"'
             if span.over:
-                spans.append(f"{span.space}<ruby class=marked {shade}>{text}<rt>{over}</rt></ruby>")
+                spans.append(f"{space}<ruby class=marked {shade}>{text}<rt>{over}</rt></ruby>")
             else:
-                spans.append(f"{span.space}<span {shade}>{text}</span>")
+                spans.append(f"{space}<span {shade}>{text}</span>")
+        if examples.facts:
+            facts = ((html.escape(name), html.escape(value)) for name, value in examples.facts[number].items())
+            sentences.append(f"<p class=facts>{' '.join(f'<span>{name} <b><bdi>{value}</bdi></b></span>' for name, value in facts)}</p>")
         sentences.append(f"<p class=sentence>{''.join(spans).strip()}</p>")
     body = "\n".join(sentences)
-    return f"<h2>{html.escape(examples.title)}</h2><p class=reading>{html.escape(examples.reading)}</p>{body}"
+    return f"{_heading(examples)}{body}" if sentences else ""
+
+
+def _shaded(table: Table) -> str:
+    """It is as wide as it must be, and scrolls by itself where the page is narrower."""
+    rows = [f"<tr><th>{html.escape(table.corner)}</th>{''.join(f'<th>{html.escape(name)}</th>' for name in table.columns)}</tr>"]
+    for name, cells in table.rows:
+        drawn = []
+        for cell in cells:
+            note = f"<small>{html.escape(cell.note)}</small>" if cell.note else ""
+            colour = "right" if cell.right else "wrong"
+            drawn.append(f'<td class={colour} style="--score:{_share(cell.shade)}">{html.escape(cell.text)}{note}</td>')
+        rows.append(f"<tr><th>{html.escape(name)}</th>{''.join(drawn)}</tr>")
+    return f"{_heading(table)}<div class=wide><table class=shaded>{''.join(rows)}</table></div>" if table.rows else ""
+
+
+_SECTIONS = {Examples: _examples, Table: _shaded}
+
+
+def _heading(section: Section) -> str:
+    return f"<h2>{html.escape(section.title)}</h2><p class=reading>{html.escape(section.reading)}</p>"
+
+
+def _share(shade: float) -> str:
+    return f"{min(max(shade, 0.0), 1.0):.3f}"
 
 
 def _table(summary: Mapping[str, Any]) -> str:
@@ -182,6 +210,11 @@ def _key(colour: str, text: str, dashed: bool = False) -> str:
     return f'<span class="key{" dashed" if dashed else ""}" style="--key:var(--{colour})">{text}</span>'
 
 
+def _points(panel: Panel, history: Curves) -> int:
+    """Of its longest curve."""
+    return max(len(history[curve.metric][0]) if curve.metric in history else 0 for curve in panel.curves)
+
+
 def _panel(panel: Panel, history: Curves) -> str:
     curves = [curve for curve in panel.curves if curve.metric in history]
     keys = [_key(c.colour, f"{c.label} <b>{short(history[c.metric][1][-1])}</b>", c.dashed) for c in curves]
@@ -198,10 +231,11 @@ _PAGE = """<!doctype html>
 <style>
 :root { color-scheme: light dark; --paper: #fcfcfb; --card: #fff; --ink: #24292f; --soft: #5b6570;
   --grid: #dfe3e8; --blue: #2468d2; --orange: #d9660a; --green: #1f8a4c; --purple: #8b46c9; --grey: #7b8794;
-  --red: #cf3434; --teal: #128a92; --shade: 225, 60, 50; }
+  --red: #cf3434; --teal: #128a92; --shade: 225, 60, 50; --right: 36, 104, 210; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171b; --card: #1c2026; --ink: #e3e7ec;
   --soft: #a0aab5; --grid: #39414a; --blue: #73aaff; --orange: #ffa04d; --green: #62cf8f; --purple: #c78fff;
-  --grey: #8f9ba8; --red: #ff7b72; --teal: #4fc8d0; --shade: 255, 80, 70; } }
+  --grey: #8f9ba8; --red: #ff7b72; --teal: #4fc8d0; --shade: 255, 80, 70;
+  --right: 115, 170, 255; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1180px; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
@@ -226,10 +260,22 @@ svg text { font-family: system-ui, sans-serif !important; }
 .reading { color: var(--soft); font-size: .88rem; margin: .4rem 0 0; }
 .bar { display: flex; height: 1.4rem; border-radius: 6px; overflow: hidden; margin: .4rem 0; }
 .sentence { line-height: 2.3; margin: .6rem 0; padding: .2rem 1rem; overflow-wrap: anywhere; }
-.sentence { border-left: 3px solid var(--grid); }
+.sentence { border-left: 3px solid var(--grid); unicode-bidi: plaintext; }
 .sentence [title] { background: rgba(var(--shade), calc(var(--score) * .8)); border-radius: 3px; }
-.marked { text-decoration: underline 2px; text-underline-offset: 3px; font-weight: 600; }
-rt { color: var(--soft); font-size: .68em; font-weight: 400; }
+.facts { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: 1.2rem 0 0; font-size: .9rem; }
+.facts { color: var(--soft); overflow-wrap: anywhere; }
+.facts b { color: var(--ink); font-weight: 600; }
+.facts + .sentence { line-height: 2; margin-top: .2rem; min-height: 1.5rem; }
+.wide { overflow-x: auto; margin: .6rem 0; }
+.shaded { width: auto; max-width: none; }
+.shaded th, .shaded td { padding: .3rem .6rem; max-width: 10rem; overflow-wrap: normal; }
+.shaded td, .shaded tr:first-child th + th { text-align: right; }
+.shaded th:first-child { position: sticky; left: 0; background: var(--paper); padding-left: 0; }
+.shaded td { background: rgba(var(--shade), calc(var(--score) * .55)); }
+.shaded td.right { background: rgba(var(--right), calc(var(--score) * .55)); }
+.shaded small { display: block; font-size: .75em; }
+.marked { text-decoration: underline 2px; text-underline-offset: 3px; font-weight: 600; white-space: nowrap; }
+rt { color: var(--soft); font-size: .68em; font-weight: 400; padding: 0 .3em; }
 details { margin: 2rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; font-size: .82rem; }

@@ -24,6 +24,7 @@ from electra_jax.store.config import CheckpointConfig
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from electra_jax.watch.config import LogConfig
 from tests import tiny
+from tests.watch.test_report import Page
 
 WORDS = [f"w{number}" for number in range(40)]
 
@@ -66,13 +67,29 @@ def texts(count: int, seed: int) -> list[tuple[str, str]]:
     return found
 
 
+def check_sections(run, found) -> None:
+    """The report of two seeds that were evaluated twice, and classes; `found` is results.json."""
+    page = Page((run / "report.html").read_text())
+    headings = [title for title in page.texts if title in ("Seeds", "Confusion matrix", "The worst mistakes", "Held-out rows")]
+    assert headings == ["Seeds", "Confusion matrix", "The worst mistakes", "Held-out rows"]
+    assert ("svg", "aria-label", "accuracy of each seed") in page.attributes
+    best = found["scores"]["dev"][str(found["best_seed"])]["accuracy"]
+    matrix = page.texts[page.texts.index("Confusion matrix") : page.texts.index("The worst mistakes")]
+    assert sum(int(text) for text in matrix if text.isdigit()) == 51
+    assert page.texts.count("gold ") == round(51 * (1 - best)) and "<b>w1</b> w2 w3 w4 w5" in page.texts
+    assert {f"{best:.4f}", f"{found['summary']['dev']['accuracy']['deviation']:.4f}"} <= set(page.texts)
+
+
 def test_a_table_of_ones_own_with_two_seeds(source, tmp_path, capsys):
     for name, count in (("train", 200), ("dev", 50), ("test", 20)):
         with open(tmp_path / f"{name}.csv", "w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["text", "label"] if name != "test" else ["text"])
             table.writerows(row if name != "test" else row[:1] for row in texts(count, len(name)))
+            if name == "dev":
+                table.writerow(("<b>w1</b> w2 w3 w4 w5", "high"))  # a mistake that every model should make
     config = recipe(source, task=TaskConfig(path=str(tmp_path)), row_lengths=2)
+    config = dataclasses.replace(config, eval=EvalConfig(every_steps=20, max_rows=0))
     result = finetune(config, tmp_path / "run")
     said = capsys.readouterr().err
     assert "anew: classification" in said and "(median of 2 seeds; mean" in said
@@ -82,6 +99,7 @@ def test_a_table_of_ones_own_with_two_seeds(source, tmp_path, capsys):
     assert found["summary"]["dev"]["accuracy"]["mean"] == pytest.approx(np.mean(list(scores.values())))
     assert result.metrics["eval/accuracy"] == pytest.approx(np.median(list(scores.values())))
     assert min(scores.values()) > 0.9
+    check_sections(tmp_path / "run", found)
     lines = (tmp_path / "run" / "predictions" / "test.tsv").read_text().splitlines()
     assert lines[0] == "id\tprediction" and len(lines) == 21
     wanted = [label for _, label in texts(20, len("test"))]
@@ -117,6 +135,8 @@ def test_tags_and_what_was_cut_off(source, tmp_path):
     assert 0.85 < result.metrics["eval/f1"] < 1.0  # what was cut off is O, and wrong
     predicted = (tmp_path / "run" / "predictions" / "dev.conll").read_text().split("\n\n")
     assert len(predicted) == 151 and all(len(line.split()) == 3 for line in predicted[0].split("\n"))
+    page = Page((tmp_path / "run" / "report.html").read_text())
+    assert {"Confusion matrix", "X", "none"} <= set(page.texts) and "Seeds" not in page.texts
 
 
 @pytest.mark.parametrize("head", ["joint_answer", pytest.param("question_answering", marks=pytest.mark.slow)])
@@ -148,6 +168,8 @@ def test_answers(head, source, tmp_path):
     assert result.metrics["eval/HasAns_exact"] > 0.9 and result.metrics["eval/exact"] > 0.6
     answers = json.loads((tmp_path / head / "predictions" / "dev.json").read_text())
     assert len(answers) == 60 and "o'clock" in answers.values()
+    page = Page((tmp_path / head / "report.html").read_text())
+    assert ("The worst mistakes" in page.texts) == (result.metrics["eval/exact"] < 1.0)
 
 
 @pytest.mark.parametrize("pooler_slot, last, first, of_embeddings", [(False, 0.8, 0.8**12, 0.8**13), (True, 0.8**2, 0.8**13, 0.8**14)])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from electra_jax.objectives.electra_view import PANELS
-from electra_jax.views import Examples, Span
+from electra_jax.views import Cell, Curve, Examples, Panel, Span, Table
 from electra_jax.watch import plots, report, telemetry
 
 EXAMPLES = Examples(
@@ -82,7 +82,7 @@ def write_metrics(workdir, steps: int, eval_every: int, extra: dict | None = Non
 def test_one_page_with_every_figure_and_nothing_fetched(tmp_path):
     write_metrics(tmp_path, 120, 40)
     config = json.dumps({"model": {"positions": "rotary"}})
-    path = write(tmp_path, "tiny", {"steps": 120, "AUC": 0.6597}, examples=EXAMPLES, config=config, verdict="It reads context.")
+    path = write(tmp_path, "tiny", {"steps": 120, "AUC": 0.6597}, sections=[EXAMPLES], config=config, verdict="It reads context.")
     text = path.read_text()
     page = Page(text)
     titles = [panel.title for panel in (*PANELS, *plots.PANELS)]
@@ -101,7 +101,7 @@ def test_one_page_with_every_figure_and_nothing_fetched(tmp_path):
 def test_everything_from_outside_is_escaped(tmp_path):
     evil = "<script>alert('&\"')</script> @BODY@ @TITLE@"
     words = Examples(evil, evil, [[Span(evil, " ", 0.7, evil, over=evil)]])
-    text = write(tmp_path, evil, {evil: evil}, examples=words, config=evil, verdict=evil).read_text()
+    text = write(tmp_path, evil, {evil: evil}, sections=[words], config=evil, verdict=evil).read_text()
     page = Page(text)
     assert "script" not in page.tags and "b" not in page.tags
     # title, heading, verdict, two cells, the config; title and reading of the examples, the token and the small word above it
@@ -110,10 +110,44 @@ def test_everything_from_outside_is_escaped(tmp_path):
 
 
 def test_what_is_said_of_a_span(tmp_path):
-    text = write(tmp_path, examples=EXAMPLES).read_text()
+    text = write(tmp_path, sections=[EXAMPLES]).read_text()
     assert re.findall(r"<ruby class=marked [^>]*>(.*?)<rt>(.*?)</rt>", text) == [("dog", "cat")]
     assert re.findall(r"--score:([\d.]+)", text) == "0.010 0.934 1.000 0.700".split()
     assert "What it sees" in text and "How to read it." in text
+
+
+def test_facts_stand_above_their_sentences_and_texts_begin_lines(tmp_path):
+    found = Examples("", "", [[Span("one"), Span("two", "\n")], [Span("שלום")]], [{"row": "<7>", "gold": "a"}, {"row": "8"}])
+    text = write(tmp_path, sections=[found]).read_text()
+    facts = re.findall("<p class=facts>.*?</p>|<p class=sentence>", text)
+    row = "<span>row <b><bdi>{}</bdi></b></span>"
+    assert facts[::2] == [f"<p class=facts>{row.format('&lt;7&gt;')} <span>gold <b><bdi>a</bdi></b></span></p>"] + [
+        f"<p class=facts>{row.format(8)}</p>"
+    ]
+    assert len(facts) == 4 and ">one</span><br><span" in text
+    assert "unicode-bidi: plaintext" in text  # each line runs as its first letter does, to the right or to the left
+    assert "class=facts" not in write(tmp_path, sections=[EXAMPLES]).read_text()
+
+
+def test_a_table_is_drawn_with_its_shades_and_sections_in_order(tmp_path):
+    evil = "<script>alert('&\"')</script>"
+    table = Table(evil, evil, evil, [evil], [(evil, [Cell(evil, evil, 2.0, True)]), ("b", [Cell("7", "", 0.25)])])
+    empty = Table("nobody", "", "", ["x"], []), Examples("no one", "", [])
+    page = Page(write(tmp_path, sections=[table, *empty, EXAMPLES]).read_text())
+    assert page.texts.count(evil) == 7 and "script" not in page.tags and not {"nobody", "no one"} & set(page.texts)
+    of_cells = [(name, value) for tag, name, value in page.attributes if tag == "td"]
+    assert of_cells == [("class", "right"), ("style", "--score:1.000"), ("class", "wrong"), ("style", "--score:0.250")]
+    assert page.tags.count("small") == 1 and page.texts.index("7") < page.texts.index("What it sees")
+    assert ("div", "class", "wide") in page.attributes  # it scrolls by itself on a phone
+
+
+def test_a_panel_that_wants_several_points(tmp_path):
+    panel = Panel("Each", "", (Curve("eval/a", "a", "red"), Curve("eval/b", "b", "teal")), fewest_points=2)
+    for steps, drawn in ((1, False), (2, True)):
+        (tmp_path / METRICS).write_bytes(b"".join(telemetry.format_line(step, {"eval/b": 0.5}) for step in range(steps)))
+        report.write(tmp_path / "report.html", metrics=tmp_path / METRICS, title="t", summary={}, panels=[panel])
+        text = (tmp_path / "report.html").read_text()
+        assert ("var(--teal)" in text) == drawn and "#0102" not in text
 
 
 @pytest.mark.parametrize("lines", [None, b"", b'{"step": 3, "train/lo'])

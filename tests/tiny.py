@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 
+import electra_jax
 from electra_jax import rng
+from electra_jax.data.tokenizers import Tokenizer
+from electra_jax.models import electra as network
 from electra_jax.models.config import PRESETS, ElectraConfig
 from electra_jax.objectives import electra
 from electra_jax.objectives.config import MaskingConfig, ObjectiveConfig
@@ -24,6 +28,12 @@ def model(**changes) -> ElectraConfig:
 
 def double(**changes) -> ElectraConfig:
     return model(dtype="float64", param_dtype="float64", **changes)
+
+
+def save(path, tokenizer: Tokenizer, config: ElectraConfig) -> None:
+    """Drawn weights of both networks and the tokenizer, in a folder of our own format, to begin a fine-tuning with."""
+    params = jax.jit(lambda key: network.init_params(key, config))(ROOT)
+    electra_jax.save(path, config, params, tokenizer, "electra_jax")
 
 
 def objective(config: ElectraConfig | None = None, rate: float = 0.3) -> Objective:

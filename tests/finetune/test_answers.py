@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.data.tokenizers import SPECIALS, WordPiece, load, train_sentencepiece
+from electra_jax.data.tokenizers import SPECIALS, WordPiece, train_sentencepiece
 from electra_jax.finetune.answers import answer_mask, make_windows
 from electra_jax.finetune.examples import Answers, Example
 from electra_jax.finetune.nbest import exact_text
@@ -21,11 +21,6 @@ WHAT, IS, IT, THE, BIG, HOUSE, NO, OF = range(5, 13)
 @pytest.fixture(scope="module")
 def small():
     return WordPiece([*SPECIALS, *WORDS])
-
-
-@pytest.fixture(scope="module")
-def bert(shared_data):
-    return load(shared_data / "vocab" / "bert_uncased_vocab.txt")
 
 
 @pytest.fixture(scope="module")

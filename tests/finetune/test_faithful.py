@@ -10,18 +10,15 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import electra_jax
 from configs import finetune as configs
 from electra_jax.data.tokenizers import SPECIALS, WordPiece
 from electra_jax.finetune import opening, training
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
-from electra_jax.models import electra
 from electra_jax.rng import StepRng
 from electra_jax.session import Work
 from electra_jax.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
@@ -37,8 +34,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faithful")
     tokenizer = WordPiece([*SPECIALS, "no", "(", ")", *WORDS], lower_case=False)
     config = tiny.model(vocab_size=tokenizer.vocab_size, max_length=80)
-    params = jax.jit(lambda key: electra.init_params(key, config))(tiny.ROOT)
-    electra_jax.save(folder / "model", config, params, tokenizer, "electra_jax")
+    tiny.save(folder / "model", tokenizer, config)
     for split in ("train", "dev"):
         for kind in ("class", "tags", "answer"):
             (folder / kind).mkdir(exist_ok=True)

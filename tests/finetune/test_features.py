@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.data.tokenizers import SPECIALS, WordPiece, load, train_sentencepiece
+from electra_jax.data.tokenizers import SPECIALS, WordPiece, train_sentencepiece
 from electra_jax.finetune.examples import Example
 from electra_jax.finetune.features import NO_LABEL, both_orders, encode_tags, encode_texts, labels_of_pieces, pair_lengths
 
@@ -19,11 +19,6 @@ LETTERS = "abcdefgh"
 def letters():
     """Each letter is a piece: "abc" gives a ##b ##c, with the ids 5 and up for a and 13 and up for ##a."""
     return WordPiece([*SPECIALS, *LETTERS, *(f"##{letter}" for letter in LETTERS), "中", "##文"], lower_case=False)
-
-
-@pytest.fixture(scope="module")
-def bert(shared_data):
-    return load(shared_data / "vocab" / "bert_uncased_vocab.txt")
 
 
 def examples(*rows, label=None):

@@ -9,9 +9,7 @@ import zipfile
 
 import pytest
 
-import electra_jax
 from electra_jax.data.tokenizers import SPECIALS, WordPiece
-from electra_jax.models import electra
 from tests import tiny
 from tests.launch import runs
 
@@ -26,7 +24,7 @@ def files(tmp_path_factory) -> pathlib.Path:
     folder, r = tmp_path_factory.mktemp("files"), random.Random(0)
     tokenizer = WordPiece([*SPECIALS, *WORDS])
     config = tiny.model(vocab_size=tokenizer.vocab_size, hidden_size=32, head_size=16, max_length=32)
-    electra_jax.save(folder / "model", config, electra.init_params(tiny.ROOT, config), tokenizer, "electra_jax")
+    tiny.save(folder / "model", tokenizer, config)
 
     def text(label: int) -> str:
         return " ".join(r.choice(WORDS[20 * label :][:20]) for _ in range(r.randrange(2, 9)))

@@ -15,10 +15,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-import electra_jax
 from electra_jax.data.tokenizers import SPECIALS, WordPiece
 from electra_jax.interop import formats, names
-from electra_jax.models import electra
 from tests import tiny
 from tests.launch import runs
 
@@ -49,7 +47,7 @@ def files(tmp_path_factory) -> pathlib.Path:
     folder, r = tmp_path_factory.mktemp("files"), random.Random(0)
     tokenizer = WordPiece([*SPECIALS, *WORDS])
     config = tiny.model(vocab_size=tokenizer.vocab_size, hidden_size=32, head_size=16, max_length=32)
-    electra_jax.save(folder / "model", config, electra.init_params(tiny.ROOT, config), tokenizer, "electra_jax")
+    tiny.save(folder / "model", tokenizer, config)
     (folder / "table").mkdir()
     for name, count in (("train", 150), ("dev", 60), ("test", 30)):
         with open(folder / "table" / f"{name}.csv", "w", newline="") as file:

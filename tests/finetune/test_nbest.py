@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from electra_jax.data.tokenizers import SPECIALS, WordPiece, load
+from electra_jax.data.tokenizers import SPECIALS, WordPiece
 from electra_jax.finetune.answers import make_windows
 from electra_jax.finetune.examples import Answers, Example
 from electra_jax.finetune.nbest import (
@@ -27,11 +27,6 @@ WORDS = "what is it the big house no of ( ) , . ' s steve smith ##s".split()
 @pytest.fixture(scope="module")
 def small():
     return WordPiece([*SPECIALS, *WORDS])
-
-
-@pytest.fixture(scope="module")
-def bert(shared_data):
-    return load(shared_data / "vocab" / "bert_uncased_vocab.txt")
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-import electra_jax
 from electra_jax.data.tokenizers import SPECIALS, WordPiece
 from electra_jax.finetune import training
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.interop import start
-from electra_jax.models import electra
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from tests import tiny
 
@@ -36,8 +34,7 @@ def double():
 def files(tmp_path):
     r, tokenizer = random.Random(0), WordPiece([*SPECIALS, *WORDS])
     config = tiny.double(vocab_size=tokenizer.vocab_size, dropout=0.0, attention_dropout=0.0)
-    params = jax.jit(lambda key: electra.init_params(key, config))(tiny.ROOT)
-    electra_jax.save(tmp_path / "model", config, params, tokenizer, "electra_jax")
+    tiny.save(tmp_path / "model", tokenizer, config)
     for name in ("train", "dev"):
         rows = [(" ".join(r.choices(WORDS, k=r.randrange(1, 22))), r.choice("ab")) for _ in range(45)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *map(",".join, rows)]) + "\n")

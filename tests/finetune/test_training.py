@@ -19,7 +19,6 @@ from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import TASKS
 from electra_jax.finetune.training import finetune
 from electra_jax.interop import formats
-from electra_jax.models import electra
 from electra_jax.store.config import CheckpointConfig
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from electra_jax.watch.config import LogConfig
@@ -35,7 +34,7 @@ def source(tmp_path_factory):
     tokenizer = WordPiece([*SPECIALS, "o'", "##clock", *WORDS])
     config = tiny.model(vocab_size=tokenizer.vocab_size, hidden_size=32, head_size=16, dtype="float32", max_length=64)
     path = tmp_path_factory.mktemp("model") / "tiny"
-    electra_jax.save(path, config, electra.init_params(tiny.ROOT, config), tokenizer, "electra_jax")
+    tiny.save(path, tokenizer, config)
     return path
 
 
@@ -163,7 +162,7 @@ def test_answers(head, source, tmp_path):
     assert not (tmp_path / head).exists()
     model = formats.read(str(source))
     longer = dataclasses.replace(model.config, max_length=80)
-    electra_jax.save(tmp_path / "longer", longer, electra.init_params(tiny.ROOT, longer), model.tokenizer, "electra_jax")
+    tiny.save(tmp_path / "longer", model.tokenizer, longer)
     result = finetune(dataclasses.replace(config, init_from=str(tmp_path / "longer")), tmp_path / head)
     assert result.metrics["eval/HasAns_exact"] > 0.9 and result.metrics["eval/exact"] > 0.6
     answers = json.loads((tmp_path / head / "predictions" / "dev.json").read_text())

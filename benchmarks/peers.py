@@ -216,7 +216,7 @@ def finetune(model: str, task: str, batch_rows: int, steps: int) -> Run:
 
     def epochs():
         while True:
-            order = get_length_grouped_indices(lengths, batch_rows)
+            order = get_length_grouped_indices(lengths, batch_rows, mega_batch_mult=50)  # as in a training set of many rows
             for start in range(0, len(order), batch_rows):
                 yield collate([features[i] for i in order[start : start + batch_rows]])
 

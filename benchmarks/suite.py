@@ -16,7 +16,7 @@ from electra_jax.recipe import Recipe
 
 WHAT = ("step", "packed", "preparation", "feeding", "startup", "checkpoint", "growth", "parts", "finetune", "predict")
 STARTUP_ROUNDS = 7  # a round starts five programs
-TASK_STEPS = 25  # of an epoch of the labelled task, a turn of fine-tuning: seconds on a CPU
+TASK_STEPS = 10  # of an epoch of the labelled task, a turn of fine-tuning: seconds on a CPU
 
 
 def run(

@@ -21,16 +21,15 @@ BATCH_ROWS, LENGTH = 32, 128  # as published
 
 
 class Labelled(NamedTuple):
-    """Paths, as text: `task` has train.tsv and dev.tsv; `ours` and `theirs` hold one model; `looped` has its layers as one loop."""
+    """Paths, as text: `task` has train.tsv and dev.tsv; `ours` and `theirs` hold one model."""
 
     task: str
     ours: str
-    looped: str
     theirs: str
 
 
 def paths(folder: pathlib.Path) -> Labelled:
-    return Labelled(*(str(folder / name) for name in ("task", "ours", "looped")), str(folder / "theirs" / "discriminator"))
+    return Labelled(*(str(folder / name) for name in ("task", "ours")), str(folder / "theirs" / "discriminator"))
 
 
 def make(folder: pathlib.Path, recipe: Recipe, vocabulary: pathlib.Path, text: pathlib.Path, num_rows: int) -> Labelled:
@@ -54,7 +53,6 @@ def write(folder: str, stored: Mapping[str, Any], vocabulary: str, text: str, nu
     config = dataclasses.replace(Recipe.parse(stored).model, dtype="float32", attention="auto", scan_layers=False)
     model = Model(config, _params(config), tokenizer, about={"labels": list(LABELS), "name": "random weights"})
     formats.write(found.ours, model, "electra_jax")
-    formats.write(found.looped, dataclasses.replace(model, config=dataclasses.replace(config, scan_layers=True)), "electra_jax")
     formats.write(pathlib.Path(found.theirs).parent, model, "huggingface")
     return lambda: {}
 

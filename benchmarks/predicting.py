@@ -10,7 +10,7 @@ from benchmarks.tables import Table, number, share, times
 from electra_jax.cli import UserError
 
 Run = Callable[[], dict[str, float]]
-OURS, LOOPED, THEIRS = "electra_jax", "electra_jax, layers as one loop", "transformers' pipeline"
+OURS, THEIRS = "electra_jax", "transformers' pipeline"
 STARTS = 2  # of each side, for the first prediction
 
 
@@ -52,12 +52,9 @@ def table(preset: str, given: Labelled, num_rows: int, rounds: int, environment:
 
 
 def _sides(given: Labelled) -> list[Side]:
-    ours = [
-        Side(name, "benchmarks.predicting:predicting", {"model": model, "task": given.task})
-        for name, model in ((OURS, given.ours), (LOOPED, given.looped))
-    ]
+    ours = Side(OURS, "benchmarks.predicting:predicting", {"model": given.ours, "task": given.task})
     theirs = {"model": given.theirs, "task": given.task}
-    return [*ours, Side(THEIRS, "benchmarks.peers:predict", theirs, needs=("torch", "transformers"))]
+    return [ours, Side(THEIRS, "benchmarks.peers:predict", theirs, needs=("torch", "transformers"))]
 
 
 def _first_secs(side: Side, num_rows: int | None, rounds: int) -> Spread | None:

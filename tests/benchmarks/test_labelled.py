@@ -56,7 +56,6 @@ def test_the_task_and_the_model_are_the_same_for_both_sides(given):
     ours, theirs = (formats.read(path) for path in (given.ours, given.theirs))
     assert ours.task == theirs.task == labelled.HEAD and theirs.about["architecture"] == "ElectraForSequenceClassification"
     assert (ours.params["embeddings"]["word"] == theirs.params["embeddings"]["word"]).all()
-    assert formats.read(given.looped).config == dataclasses.replace(ours.config, scan_layers=True)
 
 
 def test_what_is_padding_is_no_work():
@@ -83,6 +82,6 @@ def test_the_tables_without_the_peers(monkeypatch, published, given):
     assert "% (" in table.caption and table.caption.endswith(" of a step.")
     assert table.figures["turns"][finetuning.SEEDS][0]["rows"] == finetuning.NUM_SEEDS * NUM_ROWS
     table = predicting.table("tiny", given, NUM_ROWS, 1, ENVIRONMENT)
-    assert [line[0] for line in table.rows] == [predicting.OURS, predicting.LOOPED, predicting.THEIRS]
+    assert [line[0] for line in table.rows] == [predicting.OURS, predicting.THEIRS]
     assert all(len(line) == len(table.columns) and float(line[-2]) > 0 for line in table.rows[:-1])
     assert "not installed" in table.rows[-1][1]

@@ -37,7 +37,7 @@ from electra_jax.train import evaluation
 
 PORTION_ROWS = 4096
 PORTION_CHARACTERS = 1 << 24  # rows of long texts: fewer of them, so that memory is bounded
-BATCH_TOKENS = {"cpu": 2048}  # by platform: more are no faster there, and leave more places of a portion's last batches empty
+BATCH_TOKENS = {"cpu": 1024}  # by platform: more are no faster there, and leave more places of a portion's last batches empty
 ELSEWHERE_TOKENS = 32768
 LENGTH = 512  # of a model that does not say how long its rows were
 # Of a folder of transformers, which says no more than its head.

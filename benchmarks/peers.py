@@ -2,6 +2,8 @@
 
 Projected "slots": the masked slots are gathered before the vocabulary projection. "all": what its users write, every position. Sampling
 "gumbel": noise on the logits, as the published code; "inverse_cdf": our idea in PyTorch, four times faster.
+
+Then fine-tuning and prediction, with transformers' own classification model, collator, order of rows and pipeline.
 """
 
 import contextlib
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import rows
+from benchmarks import labelled, rows
 from electra_jax.models.config import ElectraConfig, EncoderConfig
 from electra_jax.recipe import Recipe
 
@@ -195,6 +197,67 @@ def checkpoint(stored: Mapping[str, Any]) -> Run:
             kept.load_state_dict(found[name])
         done, size = time.monotonic(), os.path.getsize(path)
         return {"blocked": saved - start, "saved": saved - start, "restored": done - saved, "bytes": size}
+
+    return run
+
+
+def finetune(model: str, task: str, batch_rows: int, steps: int) -> Run:
+    """A turn is so many steps of ElectraForSequenceClassification, as the Trainer with group_by_length makes them: the rows of a batch are
+    of similar lengths and padded to the longest, and the order is drawn anew when an epoch ends."""
+    import torch
+    import transformers
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(model, attn_implementation="sdpa").to(_device()).train()
+    texts, labels = zip(*labelled.examples(task), strict=True)
+    features = [{"input_ids": ids, "labels": label} for ids, label in zip(tokenizer(list(texts))["input_ids"], labels, strict=True)]
+    lengths, collate = [len(each["input_ids"]) for each in features], transformers.DataCollatorWithPadding(tokenizer)
+
+    def epochs():
+        while True:
+            order = get_length_grouped_indices(lengths, batch_rows, mega_batch_mult=50)  # as in a training set of many rows
+            for start in range(0, len(order), batch_rows):
+                yield collate([features[i] for i in order[start : start + batch_rows]])
+
+    batches, parameters = epochs(), list(network.parameters())
+    rule, on_gpu = torch.optim.AdamW(parameters, lr=3e-4, eps=1e-6, weight_decay=0.0, fused=True), _device().type == "cuda"
+
+    def run() -> dict[str, float]:
+        num_rows = 0
+        for _ in range(steps):
+            batch = next(batches).to(_device())
+            with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+                loss = network(**batch).loss
+            rule.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            rule.step()
+            num_rows += len(batch["labels"])
+        return {"loss": float(loss.detach()), "steps": steps, "rows": num_rows}
+
+    return run
+
+
+def predict(model: str, task: str, num_rows: int | None = None, batch_rows: int = 0) -> Run:
+    """A turn is the text-classification pipeline on the task's sentences, the first `num_rows` or all. batch_rows: at a time; 0: the
+    fastest of 1, 8, 32, 64 and 128, of the sentences as they come or sorted by their length."""
+    import transformers
+
+    texts = [text for text, _ in labelled.examples(task)[:num_rows]]
+    pipeline = transformers.pipeline("text-classification", model=model, device=_device())
+    ways = [(size, is_sorted) for size in (1, 8, 32, 64, 128) for is_sorted in (False, True)]
+
+    def once(size: int, is_sorted: bool) -> float:
+        start = time.perf_counter()
+        pipeline(sorted(texts, key=len) if is_sorted else texts, batch_size=size)
+        return time.perf_counter() - start
+
+    size, is_sorted = (batch_rows, False) if batch_rows else min(ways, key=lambda way: min(once(*way), once(*way)))
+
+    def run() -> dict[str, float]:
+        once(size, is_sorted)
+        return {"rows": len(texts), "batch_rows": size, "is_sorted": float(is_sorted)}
 
     return run
 

@@ -8,12 +8,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import checkpoints, data, growth, parts, startup, step, tables
+from benchmarks import checkpoints, data, finetuning, growth, labelled, parts, predicting, startup, step, tables
 from electra_jax.cli import UserError
+from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.options import one_of
+from electra_jax.recipe import Recipe
 
-WHAT = ("step", "packed", "preparation", "feeding", "startup", "checkpoint", "growth", "parts")
+WHAT = ("step", "packed", "preparation", "feeding", "startup", "checkpoint", "growth", "parts", "finetune", "predict")
 STARTUP_ROUNDS = 7  # a round starts five programs
+TASK_STEPS = 10  # of an epoch of the labelled task, a turn of fine-tuning: seconds on a CPU
 
 
 def run(
@@ -79,7 +82,7 @@ def expected(what: Sequence[str], presets: Sequence[str], platform: str) -> list
 
 def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, presets, rounds, text, docs) -> Iterator[tables.Table]:
     get_config, platform = load_config(root), environment["platform"]
-    if {"preparation", "feeding", "startup", "parts"} & set(what):
+    if {"preparation", "feeding", "startup", "parts", "finetune", "predict"} & set(what):
         source = data.text_file(folder, text)  # first, because the demo's may not be installed
     for word in ("step", "packed"):
         if word in what:
@@ -102,11 +105,24 @@ def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, preset
         tpu = step.recipe(get_config, "small,flash", 32, 128) if importlib.util.find_spec("libtpu") else None
         page = pathlib.Path(docs) if docs else folder / "speed.md"
         yield parts.table(small, platform, data.prepared(folder, source, 128), rounds, tpu, page.with_name(f"{page.stem}_parts.svg"))
+    if {"finetune", "predict"} & set(what):
+        yield from task_tables(root, folder, source, step.recipe(get_config, "small", 32, 128), what, rounds, environment)
 
 
-def load_config(root: pathlib.Path) -> Callable:
-    """configs/pretrain.py's get_config."""
-    spec = importlib.util.spec_from_file_location("electra_jax_config", root / "configs" / "pretrain.py")
+def task_tables(root, folder: pathlib.Path, source: pathlib.Path, small: Recipe, what, rounds: int, environment) -> Iterator[tables.Table]:
+    """What a labelled task costs: "finetune", "predict"."""
+    num_rows = TASK_STEPS * labelled.BATCH_ROWS
+    given = labelled.make(folder / "labelled", small, data.vocabulary(folder, source), source, num_rows)
+    if "finetune" in what:
+        published = FinetuneRecipe.parse(load_config(root, "finetune.py")("sst2"))
+        yield finetuning.table(published, "small", given, TASK_STEPS, rounds, environment)
+    if "predict" in what:
+        yield predicting.table("small", given, num_rows, rounds, environment)
+
+
+def load_config(root: pathlib.Path, name: str = "pretrain.py") -> Callable:
+    """The get_config of a file in configs/."""
+    spec = importlib.util.spec_from_file_location("electra_jax_config", root / "configs" / name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config

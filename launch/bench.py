@@ -20,7 +20,9 @@ from absl import flags
 
 from electra_jax import cli
 
-WHAT = flags.DEFINE_list("what", [], "Of step, packed, preparation, feeding, startup, checkpoint, growth, parts; unless given, all.")
+WHAT = flags.DEFINE_list(
+    "what", [], "Of step, packed, preparation, feeding, startup, checkpoint, growth, parts, finetune, predict; unless given, all."
+)
 PRESETS = flags.DEFINE_list("presets", ["small", "small_pp", "base"], "Models of the step's tables.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each side; ratios are taken round by round.", lower_bound=1)
 TEXT = flags.DEFINE_string("text", None, "A file of plain text for preparation and feeding; unless given, the demo's.")

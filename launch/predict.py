@@ -25,7 +25,7 @@ INPUT = flags.DEFINE_string("input", "-", "The file to predict; -: standard inpu
 OUTPUT = flags.DEFINE_string("output", "-", "The file to write, .jsonl or .tsv; -: standard output.")
 OUTPUT_FORMAT = flags.DEFINE_enum("output_format", None, ["jsonl", "tsv"], "Unless given, by the ending; of standard output jsonl.")
 PORTION_ROWS = flags.DEFINE_integer("portion_rows", 4096, "Rows that are read, predicted and written at a time.", lower_bound=1)
-BATCH_TOKENS = flags.DEFINE_integer("batch_tokens", 0, "Tokens a batch; 0: 2,048 on a CPU, else 32,768.", lower_bound=0)
+BATCH_TOKENS = flags.DEFINE_integer("batch_tokens", 0, "Tokens a batch; 0: 1,024 on a CPU, else 32,768.", lower_bound=0)
 GIVEN = {
     "format": flags.DEFINE_string("task.format", None, "Of the input: csv, tsv, jsonl, parquet, lines, columns, conllu, squad."),
     "text_columns": flags.DEFINE_list("task.text_columns", None, "Where the texts stand; unless given, as in training."),

@@ -114,6 +114,30 @@ def scale_by_path(rates: Sequence[tuple[str, float | tuple[float, ...]]]) -> opt
     return optax.GradientTransformation(init, lambda updates, state, params=None: (scale(updates), state))
 
 
+def norm(tree: Params) -> Array:
+    """The Euclidean norm of all leaves together. On a CPU a leaf's sum of squares is a product with itself, because XLA would write the
+    squares into memory and read them again (docs/speed.md)."""
+
+    def by_product(x: Array) -> Array:
+        axes = tuple(range(x.ndim))
+        return jax.lax.dot_general(x, x, ((axes, axes), ((), ())), precision=jax.lax.Precision.HIGHEST)
+
+    squares = [jax.lax.platform_dependent(x, cpu=by_product, default=lambda x: jnp.sum(x * x)) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares))
+
+
+def clip_by_norm(most: float) -> optax.GradientTransformation:
+    """All updates times most / norm, where their norm is above `most`. optax's divides by the norm first, which is an array in memory for
+    each leaf; this is one factor, that whatever reads the updates multiplies by."""
+
+    def update(updates, state, params=None):
+        length = norm(updates)
+        factor = jnp.where(length < most, 1.0, most / length)
+        return jax.tree.map(lambda x: x * factor.astype(x.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def scale_by_rate(rate: Callable[[Array], Array]) -> optax.GradientTransformationExtraArgs:
     """Multiplies by rate(step), the run's own step, which `update` is given. optax's schedules count updates, and a skipped step is none:
     the rate would lag behind the run and not reach its end."""
@@ -146,6 +170,6 @@ def make_optimizer(config: OptimizerConfig, schedule_config: ScheduleConfig, tot
         muon = optax.chain(direction, scale_by_rate(lambda step: config.muon_learning_rate * factor(step)))
         labels = lambda params: jax.tree.map(lambda is_matrix: "muon" if is_matrix else "adamw", matching(LAYER_MATRICES)(params))  # noqa: E731
         rule = optax.multi_transform({"muon": muon, "adamw": adamw}, labels)
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    clip = [clip_by_norm(config.clip_norm)] if config.clip_norm else []
     rates = [scale_by_path(config.rates)] if config.rates else []
     return optax.chain(*clip, rule, *rates)

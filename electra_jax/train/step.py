@@ -12,6 +12,7 @@ import optax
 from electra_jax import rng
 from electra_jax.parallel import sharding
 from electra_jax.rng import StepRng
+from electra_jax.train.optimizer import norm
 from electra_jax.types import Array, Batch, Objective, TrainState
 
 Reduce = Callable[[object], object]  # a tree of local sums -> the tree of global sums: a psum, or nothing
@@ -73,7 +74,7 @@ def make_train_step(
             sums, _ = jax.lax.scan(add, zeros, strided)
         (loss, (losses, metrics)), grads = reduce(sums)
 
-        grad_norm = optax.tree.norm(grads)
+        grad_norm = norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optax.with_extra_args_support(optimizer).update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
@@ -92,7 +93,7 @@ def make_train_step(
             **{f"{name}_loss": value for name, value in losses.items()},
             **{name: value / jnp.maximum(weight, 1.0) for name, (value, weight) in metrics.items()},
             "grad_norm": grad_norm,
-            "param_norm": optax.tree.norm(params),
+            "param_norm": norm(params),
             "tokens": num_tokens,
             "skipped": new_state.skipped,
             "skipped_in_a_row": new_state.skipped_in_a_row,

@@ -193,3 +193,22 @@ def test_rates_of_other_layers_are_refused_before_a_step(rates, message):
 def test_bad_fields_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_the_norm_is_that_of_all_leaves_and_the_clip_keeps_what_is_shorter():
+    r = np.random.default_rng(0)
+    tree = {"a": r.normal(size=(12, 64, 512)).astype(np.float32), "b": {"c": 3.0 + r.random(7).astype(np.float32), "d": np.float32(2.0)}}
+    length = np.sqrt(sum(float(np.sum(np.square(x, dtype=np.float64))) for x in jax.tree.leaves(tree)))
+    assert float(jax.jit(optimizer.norm)(tree)) == pytest.approx(length, rel=1e-5)
+    for most, factor in ((2 * length, 1.0), (length / 4, 0.25)):
+        rule = optimizer.clip_by_norm(most)
+        clipped, _ = rule.update(tree, rule.init(tree))
+        for x, y in zip(jax.tree.leaves(tree), jax.tree.leaves(clipped), strict=True):
+            np.testing.assert_allclose(y, x * factor, rtol=1e-5)
+
+
+def test_squares_are_not_written_into_memory_on_a_cpu():
+    """What the norm is a product for: see optimizer.norm."""
+    tree = {"a": jnp.ones((64, 512))}
+    compiled = jax.jit(optimizer.norm).lower(tree).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 64 * 512 * 4

@@ -10,7 +10,7 @@ from benchmarks.tables import Table, number, share, times
 from electra_jax.cli import UserError
 
 Run = Callable[[], dict[str, float]]
-OURS, THEIRS = "electra_jax", "transformers' pipeline"
+OURS, THEIRS, SORTED = "electra_jax", "transformers' pipeline", "transformers' pipeline, texts sorted by length"
 STARTS = 2  # of each side, for the first prediction
 
 
@@ -34,10 +34,10 @@ def predicting(model: str, task: str, num_rows: int | None = None, batch_tokens:
 
 
 def table(preset: str, given: Labelled, num_rows: int, rounds: int, environment: Mapping[str, Any]) -> Table:
-    sides = _sides(given)
+    sides = _sides(given, num_rows)
     peak, dtype = step.peak_side(environment["platform"])
-    turns = measure([*sides, peak], rounds, optional=[THEIRS])
-    first, every = ({side.name: _first_secs(side, number, rounds) for side in sides} for number in (1, None))
+    turns = measure([*sides, peak], rounds, optional=[THEIRS, SORTED])
+    first, every = ({side.name: _first_secs(side, number, rounds) for side in sides} for number in (1, num_rows))
     lines = [_line(side.name, turns, first, every) for side in sides if side.name in turns.samples]
     lines += [[name, reason] for name, reason in turns.failed.items()]
     tera = turns.rate(step.PEAK, "flops").median / 1e12
@@ -51,16 +51,22 @@ def table(preset: str, given: Labelled, num_rows: int, rounds: int, environment:
     )
 
 
-def _sides(given: Labelled) -> list[Side]:
-    ours = Side(OURS, "benchmarks.predicting:predicting", {"model": given.ours, "task": given.task})
-    theirs = {"model": given.theirs, "task": given.task}
-    return [ours, Side(THEIRS, "benchmarks.peers:predict", theirs, needs=("torch", "transformers"))]
+def _sides(given: Labelled, num_rows: int) -> list[Side]:
+    ours = Side(OURS, "benchmarks.predicting:predicting", {"model": given.ours, "task": given.task, "num_rows": num_rows})
+    theirs = {"model": given.theirs, "task": given.task, "num_rows": num_rows}
+    return [
+        ours,
+        *(
+            Side(name, "benchmarks.peers:predict", {**theirs, "is_sorted": name == SORTED}, needs=("torch", "transformers"))
+            for name in (THEIRS, SORTED)
+        ),
+    ]
 
 
-def _first_secs(side: Side, num_rows: int | None, rounds: int) -> Spread | None:
+def _first_secs(side: Side, num_rows: int, rounds: int) -> Spread | None:
     """From the start of the process to the end of its first predictions; None where the side cannot run."""
     try:
-        fixed = {"batch_rows": 32} if side.name == THEIRS else {}
+        fixed = {"batch_rows": 32} if side.name != OURS else {}
         side = side._replace(arguments={**side.arguments, "num_rows": num_rows, **fixed})
         return spread([first_turn_secs(side) for _ in range(min(rounds, STARTS))])
     except UserError:
@@ -71,7 +77,7 @@ def _line(side: str, turns: Turns, first: Mapping[str, Spread | None], every: Ma
     triples = zip(turns.samples[OURS], turns.samples[side], turns.samples[step.PEAK], strict=True)
     of_peak = [o["flops"] / s["wall"] / (p["flops"] / p["wall"]) for o, s, p in triples]
     best = turns.samples[side][-1]
-    how = f", {best['batch_rows']} at a time{', sorted by length' if best['is_sorted'] else ''}" if "batch_rows" in best else ""
+    how = f", {best['batch_rows']} at a time" if "batch_rows" in best else ""
     return [
         f"{side}{how}",
         number(turns.rate(side, "rows").median),

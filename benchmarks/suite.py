@@ -16,7 +16,9 @@ from electra_jax.recipe import Recipe
 
 WHAT = ("step", "packed", "preparation", "feeding", "startup", "checkpoint", "growth", "parts", "finetune", "predict")
 STARTUP_ROUNDS = 7  # a round starts five programs
-TASK_STEPS = 10  # of an epoch of the labelled task, a turn of fine-tuning: seconds on a CPU
+# Of a labelled task: rows, so many that few are left over where batches have one length each; those that a turn predicts; and the steps of
+# a turn of fine-tuning, seconds on a CPU.
+TASK_ROWS, PREDICTED_ROWS, TASK_STEPS = 6_400, 1_600, 50
 
 
 def run(
@@ -111,13 +113,12 @@ def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, preset
 
 def task_tables(root, folder: pathlib.Path, source: pathlib.Path, small: Recipe, what, rounds: int, environment) -> Iterator[tables.Table]:
     """What a labelled task costs: "finetune", "predict"."""
-    num_rows = TASK_STEPS * labelled.BATCH_ROWS
-    given = labelled.make(folder / "labelled", small, data.vocabulary(folder, source), source, num_rows)
+    given = labelled.make(folder / "labelled", small, data.vocabulary(folder, source), source, TASK_ROWS)
     if "finetune" in what:
         published = FinetuneRecipe.parse(load_config(root, "finetune.py")("sst2"))
-        yield finetuning.table(published, "small", given, TASK_STEPS, rounds, environment)
+        yield finetuning.table(published, "small", given, TASK_ROWS, TASK_STEPS, rounds, environment)
     if "predict" in what:
-        yield predicting.table("small", given, num_rows, rounds, environment)
+        yield predicting.table("small", given, PREDICTED_ROWS, rounds, environment)
 
 
 def load_config(root: pathlib.Path, name: str = "pretrain.py") -> Callable:

@@ -64,8 +64,10 @@ class Parts(NamedTuple):
 
     def programs(self) -> executors.Programs:
         """The compiled step, a program for each row length that it meets."""
-        executor = "jit" if len(self.seeds) > 1 else self.devices.executor
-        return executors.Programs(self.body, self.abstract_state, self.devices.mesh, executor, self.batch_rows)
+        several = len(self.seeds) > 1
+        executor = "jit" if several else self.devices.executor
+        # The loop over seeds reads one state and writes another: were the old one's memory given to it, XLA would copy all of it first.
+        return executors.Programs(self.body, self.abstract_state, self.devices.mesh, executor, self.batch_rows, donate=not several)
 
     def members(self, state: TrainState) -> list[tuple[Params, Array]]:
         """(params, root words) of each seed."""

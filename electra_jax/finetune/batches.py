@@ -14,7 +14,7 @@ MULTIPLE = 8  # of a batch's length: a multiple of what vector units and the cac
 _WITHIN, _STEPS = range(2)  # a word of each hash: what it is for
 
 
-def row_lengths(lengths_N: np.ndarray, count: int = 4) -> tuple[int, ...]:
+def row_lengths(lengths_N: np.ndarray, count: int = 6) -> tuple[int, ...]:
     """At most `count` multiples of 8, ascending, such that padding each row to the next of them leaves the fewest tokens.
 
     The last holds the longest row. Exact, by dynamic programming over the possible lengths.

@@ -110,7 +110,7 @@ class FinetuneConfig:
     epochs: float = option(0.0, "over the training rows, from which train.steps follows; 0: the task's, as published")
     warmup_share: float = option(0.1, "of the steps, until the rate is at its peak, unless schedule.warmup_steps is given")
     layer_decay: float = option(0.8, "the rate of each layer as a share of the one above it; 1: all learn alike")
-    row_lengths: int = option(4, "so many lengths may batches have, each a program to compile; 1: all rows are padded to `length`")
+    row_lengths: int = option(6, "so many lengths may batches have, each a program to compile; 1: all rows are padded to `length`")
     both_orders: bool | None = option(None, "train on each pair in both orders; None: as published, for MRPC and STS-B")
     no_answer_threshold: float | None = option(None, "a larger no-answer score means no answer; None: -2.75, of question_answering 0")
     keep: str = option("best", "which seeds' models are kept in the workdir: best, or all")

@@ -22,7 +22,7 @@ Options = Mapping[str, str | bool | int | float] | None
 class Program(NamedTuple):
     """A compiled step.
 
-    run(state, batch) -> (state, metrics); the state is donated.
+    run(state, batch) -> (state, metrics); the state is donated, unless the step was compiled otherwise.
     place(batch of this host's rows, `mesh.host_rows`) -> what `run` takes.
     peak_bytes: what one device holds while it runs, state and batch included, as the compiler counts.
     """
@@ -112,15 +112,16 @@ class Lowered(NamedTuple):
     secs: float  # that lowering took
 
 
-def lower_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str) -> Lowered:
+def lower_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, donate: bool = True) -> Lowered:
     """Traces body(state, batch) -> (state, metrics) for one of `choose`'s executors. abstract_state: shapes with their shardings.
-    abstract_batch: of the global batch."""
+    abstract_batch: of the global batch. donate: the new state is written over the old one."""
     start = time.monotonic()
     num_rows = jax.tree.leaves(abstract_batch)[0].shape[0]
     place = partial(meshes.to_devices, mesh=mesh, num_rows=num_rows)
     rows, whole = meshes.by_rows(mesh), meshes.replicated(mesh)
+    given = (0,) if donate else ()
     if executor == "pmap":
-        step = jax.pmap(body, _PMAP_AXIS, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat), donate_argnums=0)
+        step = jax.pmap(body, _PMAP_AXIS, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat), donate_argnums=given)
         abstract_batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((mesh.size, x.shape[0] // mesh.size, *x.shape[1:]), x.dtype), abstract_batch
         )
@@ -131,7 +132,7 @@ def lower_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, execu
             # check_vma=False: with it gradients of what is replicated come summed already, and our psum would sum them again.
             body = jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
         of_state = jax.tree.map(lambda x: x.sharding, abstract_state)
-        step = jax.jit(body, in_shardings=(of_state, rows), out_shardings=(of_state, whole), donate_argnums=0)
+        step = jax.jit(body, in_shardings=(of_state, rows), out_shardings=(of_state, whole), donate_argnums=given)
         lower = meshes.on_mesh(step.lower, mesh)
     return Lowered(lower(abstract_state, abstract_batch), place, mesh, time.monotonic() - start)
 
@@ -159,21 +160,23 @@ def compile_lowered(lowered: Lowered, options: Options = None) -> Program:
     return Program(compiled, lowered.place, peak_bytes, lowered.secs + time.monotonic() - start, compiled)
 
 
-def compile_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, options: Options = None) -> Program:
+def compile_step(
+    body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, donate: bool = True, options: Options = None
+) -> Program:
     """Compiles body(state, batch) -> (state, metrics) ahead of the first call, for one of `choose`'s executors.
 
     abstract_batch: of the global batch. `options`: XLA's, for the compiler, beside COMPILER_OPTIONS.
     Raises UserError where the step needs more memory than a device has, before anything runs.
     """
-    return compile_lowered(lower_step(body, abstract_state, abstract_batch, mesh, executor), options)
+    return compile_lowered(lower_step(body, abstract_state, abstract_batch, mesh, executor, donate), options)
 
 
 class Programs:
     """One step body's programs, a shape of batch each, compiled when it is first met."""
 
-    def __init__(self, body: Callable, abstract_state, mesh: Mesh, executor: str, num_rows: int):
+    def __init__(self, body: Callable, abstract_state, mesh: Mesh, executor: str, num_rows: int, donate: bool = True):
         """num_rows: of the global batch; what `known` and `of` are asked about may be one host's share of it."""
-        self._compile = partial(compile_step, body, abstract_state, mesh=mesh, executor=executor)
+        self._compile = partial(compile_step, body, abstract_state, mesh=mesh, executor=executor, donate=donate)
         self._num_rows = num_rows
         self._programs: dict[tuple, Program] = {}
 

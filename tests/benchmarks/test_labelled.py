@@ -74,14 +74,13 @@ def test_a_turn_takes_each_row_of_an_epoch_once(published, given):
 
 def test_the_tables_without_the_peers(monkeypatch, published, given):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    table = finetuning.table(published, "tiny", given, STEPS, 1, ENVIRONMENT)
-    ours = [finetuning.OURS, finetuning.LOOPED, finetuning.SEEDS]
-    assert [line[0] for line in table.rows] == [*ours, finetuning.THEIRS]
+    table = finetuning.table(published, "tiny", given, NUM_ROWS, STEPS, 1, ENVIRONMENT)
+    assert [line[0] for line in table.rows] == [finetuning.OURS, finetuning.SEEDS, finetuning.THEIRS]
     assert all(len(line) == len(table.columns) and float(line[2]) > 0 and "%" in line[-1] for line in table.rows[:-1])
     assert table.rows[-1][1] == "not installed: pip install torch transformers"
     assert "% (" in table.caption and table.caption.endswith(" of a step.")
-    assert table.figures["turns"][finetuning.SEEDS][0]["rows"] == finetuning.NUM_SEEDS * NUM_ROWS
+    assert table.figures["turns"][finetuning.SEEDS][0]["rows"] == finetuning.NUM_SEEDS * NUM_ROWS // STEPS
     table = predicting.table("tiny", given, NUM_ROWS, 1, ENVIRONMENT)
-    assert [line[0] for line in table.rows] == [predicting.OURS, predicting.THEIRS]
-    assert all(len(line) == len(table.columns) and float(line[-2]) > 0 for line in table.rows[:-1])
+    assert [line[0] for line in table.rows] == [predicting.OURS, predicting.THEIRS, predicting.SORTED]
+    assert len(table.rows[0]) == len(table.columns) and float(table.rows[0][-2]) > 0
     assert "not installed" in table.rows[-1][1]

@@ -48,7 +48,7 @@ def test_each_row_stands_once_in_an_epoch(batch_rows):
 
 def test_lengths_follow_from_the_data_and_rows_from_the_seed():
     lengths_N = some_lengths()
-    order = Batches(lengths_N, row_lengths(lengths_N), 32)
+    order = Batches(lengths_N, row_lengths(lengths_N, 4), 32)
     steps = range(2 * order.steps_per_epoch)
     lengths = {seed: [order.rows(step, seed)[0] for step in steps] for seed in (0, 1, 77)}
     assert lengths[0] == lengths[1] == lengths[77] and len(set(lengths[0])) == 4

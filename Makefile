@@ -49,8 +49,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/shellcheck -x launch/*.sh launch/slurm.sbatch .ci/run
 
-kill: $(VENV)/.test  ## Twenty kill -9 in preparation, twenty in training and a dozen in fine-tuning, each against an undisturbed run
-	$(BIN)/python -m pytest -m slow -s tests/data tests/finetune tests/infer tests/launch tests/parallel tests/store $(TEST_FLAGS)
+kill: $(VENV)/.test  ## Kill -9: twenty in preparation, twenty in training, thirty in fine-tuning and predicting; and what else takes long
+	$(BIN)/python -m pytest -m slow -s tests/benchmarks tests/data tests/finetune tests/infer tests/launch tests/parallel tests/store $(TEST_FLAGS)
 
 bench: $(VENV)/.bench $(VENV)/.tpu  ## Us beside PyTorch transformers and txtai, interleaved: the tables and the figure of docs/speed.md (40 minutes)
 	$(BIN)/python launch/bench.py --docs=docs/speed.md $(BENCH_FLAGS)

@@ -38,14 +38,14 @@ def run(
     """The row of each task, as it is complete; it is added to the file `rows`, and taken from there where it is in it.
 
     recipe_of(task, fields) -> its recipe, of all seeds, with these fields in place of others. UserError where the file has the row of
-    such a model and task that was begun or trained otherwise.
+    such a model and task that was trained otherwise; that a model's name means one model is up to who calls.
     """
     known = {(row["model"], row["task"]): row for row in read(rows)}
     workdir.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         recipe = recipe_of(task, {})
-        settings = {**{name: getattr(recipe, name) for name in ("init_from", "seed", "seeds")}, "rates": list(rates)}
-        given = recipe.given - {"task.path", "init_from", "seed", "seeds"}
+        settings = {"seed": recipe.seed, "seeds": recipe.seeds, "rates": list(rates)}
+        given = recipe.given - {"task.path", "init_from", "seed", "seeds"}  # where things lie is no matter of the table's
         settings |= {name: recipe.value(name) for name in sorted(given)}
         if (row := known.get((model, task))) is None:
             row = _row(recipe_of, workdir / model / task, task, rates)

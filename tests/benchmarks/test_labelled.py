@@ -72,6 +72,7 @@ def test_a_turn_takes_each_row_of_an_epoch_once(published, given):
     assert turn["flops"] == pytest.approx(2 * labelled.real_flops(tiny().model, lengths, 3.0))
 
 
+@pytest.mark.slow  # make kill: each side compiles in a process of its own
 def test_the_tables_without_the_peers(monkeypatch, published, given):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     table = finetuning.table(published, "tiny", given, NUM_ROWS, STEPS, 1, ENVIRONMENT)

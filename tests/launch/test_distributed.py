@@ -210,6 +210,7 @@ def test_an_interrupt_of_one_while_it_compiles_stops_all(rows, tmp_path):
     assert len({re.search(r"stopped at step (\d+) of", text)[1] for text in two.texts()}) == 1
 
 
+@pytest.mark.slow
 def test_several_processes_train_in_a_bucket(gcs, rows, cache, undisturbed, tmp_path):
     files = gcs.buckets.setdefault("bucket", {})
     for steps in (9, 12):  # the second time another host's disk is the first process's

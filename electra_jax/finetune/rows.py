@@ -175,6 +175,8 @@ def _predict_tags(task, examples, rows, outputs, config, tokenizer) -> list[Pred
 def _score_tags(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], config: FinetuneConfig) -> dict[str, float]:
     if config.published_tag_scores:  # of the words in the row alone, whose tags are in the scheme that the model has
         called = [each.more for each in predictions]
+        if not any(called):  # all words were cut off, and there is nothing to score
+            return dict.fromkeys(task.metrics, 0.0)
         gold = [_as_trained(task, example)[: len(kept)] for example, kept in zip(examples, called, strict=True)]
         return metrics.measure(("published_chunks" if task.of_spans else "tags",), gold, called)
     gold, called = [example.label for example in examples], [each.value for each in predictions]

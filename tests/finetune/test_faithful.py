@@ -16,8 +16,10 @@ import pytest
 
 from configs import finetune as configs
 from electra_jax.data.tokenizers import SPECIALS, WordPiece
-from electra_jax.finetune import opening, training
+from electra_jax.finetune import opening, tasks, training
+from electra_jax.finetune import rows as task_rows
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
+from electra_jax.finetune.examples import Example
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.rng import StepRng
 from electra_jax.session import Work
@@ -230,6 +232,13 @@ def test_words_that_were_cut_off_are_wrong_or_count_for_nothing(published, accur
     called[0, 1] = labels.index("V")
     measured = work.parts.objective.measure([{"row": np.array([0]), "called": called, "log_p": np.zeros((1, 24))}])
     assert measured["accuracy"] == pytest.approx(accuracy)
+
+
+def test_where_all_words_were_cut_off_the_score_is_zero():
+    task, cut = tasks.TASKS["conll2000"], task_rows.Prediction(("O", "O"), (0.0, 0.0), ())
+    example = Example("0", ("a", "b"), ("B-NP", "O"), "")
+    found = task_rows.KINDS["tags"].score(task, [example], [cut], FinetuneConfig(published_tag_scores=True))
+    assert found == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "accuracy": 0.0}
 
 
 @pytest.mark.parametrize("one_shuffle", [False, True])

@@ -26,8 +26,6 @@ from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.interop import formats, start
 from electra_jax.interop.model import Model
 
-CRITICAL_T = 3.355  # two-sided at 1%, with 8 degrees of freedom: two times five seeds
-
 
 class Run(NamedTuple):
     losses: list[float]  # of each step
@@ -151,6 +149,13 @@ def t_statistic(a: Sequence[float], b: Sequence[float]) -> float:
     return float(abs(np.mean(a) - np.mean(b)) / max(error, 1e-12))
 
 
+def critical_t(seeds: int) -> float:
+    """What it exceeds by chance in 1% of such comparisons, two-sided, with so many seeds on each side."""
+    from scipy import stats
+
+    return float(stats.t.ppf(0.995, 2 * (seeds - 1)))
+
+
 def draw(path: pathlib.Path, task: str, runs: Mapping[str, Sequence[Run]]) -> None:
     """The losses of both sides' seeds, smoothed, over the steps."""
     import matplotlib
@@ -194,7 +199,7 @@ def main() -> None:
     scores = [[run.score for run in of_side] for of_side in runs.values()]
     for side, of_side in zip(runs, scores, strict=True):
         print(f"{side}: {np.mean(of_side):.4f} +- {np.std(of_side, ddof=1):.4f} ({' '.join(f'{score:.4f}' for score in of_side)})")
-    print(f"t = {t_statistic(*scores):.2f}, of which a chance of 1% exceeds {CRITICAL_T}")
+    print(f"t = {t_statistic(*scores):.2f}, which chance exceeds in 1% of such comparisons above {critical_t(args.seeds):.2f}")
 
 
 if __name__ == "__main__":

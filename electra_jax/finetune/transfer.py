@@ -20,6 +20,7 @@ from electra_jax.finetune import completed
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import OWN
 from electra_jax.store import names
+from electra_jax.watch.telemetry import parse_line
 
 HELD_OUT = 0.1  # of the training rows, to choose the rate by
 Row = Mapping[str, Any]
@@ -52,6 +53,7 @@ def run(
             row = {"model": model, "task": task, **row, "settings": settings}
             with open(rows, "a") as file:
                 file.write(json.dumps(row) + "\n")
+            _forget(workdir / model / task)  # only now: a death before it costs no run
         elif changed := sorted(name for name in row["settings"].keys() | settings if row["settings"].get(name) != settings.get(name)):
             was, now = row["settings"].get(changed[0]), settings.get(changed[0])
             raise UserError(f"{rows} has {model} on {task} with {changed[0]}={was}, and this is {now}: choose another --name or --rows")
@@ -69,8 +71,6 @@ def _row(recipe_of, folder: pathlib.Path, task: str, rates: Sequence[float]) -> 
     recipe = recipe_of(task, {"optimizer.learning_rate": best})
     whole = completed.ensure(recipe, folder / "seeds")
     secs += wall_secs(folder / "seeds")
-    for old in (*folder.glob("rate-*"), folder / "seeds" / names.CHECKPOINTS):  # gigabytes, of which the row has all that is wanted
-        shutil.rmtree(old, ignore_errors=True)
     dev, metric = completed.dev_of(whole), whole["headline"]
     scores = [of_seed[metric] for of_seed in whole["scores"][dev].values()]
     return {
@@ -82,6 +82,12 @@ def _row(recipe_of, folder: pathlib.Path, task: str, rates: Sequence[float]) -> 
         "by_rate": found,
         "secs": round(secs),
     }
+
+
+def _forget(folder: pathlib.Path) -> None:
+    """Gigabytes, of which the row has all that is wanted."""
+    for old in (*folder.glob("rate-*"), folder / "seeds" / names.CHECKPOINTS):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def rates_of(words: Sequence[str]) -> list[float]:
@@ -97,8 +103,8 @@ def rates_of(words: Sequence[str]) -> list[float]:
 
 def wall_secs(folder: pathlib.Path) -> float:
     """Of a run's training, over all its sessions; what scoring took once it was trained is not in it."""
-    lines = (folder / names.METRICS).read_text().splitlines()
-    return max((json.loads(line).get("clock/secs_wall", 0.0) for line in lines), default=0.0)
+    lines = map(parse_line, (folder / names.METRICS).read_bytes().splitlines())
+    return max((line.get("clock/secs_wall", 0.0) for line in lines if line), default=0.0)
 
 
 def read(rows: pathlib.Path) -> list[Row]:

@@ -9,8 +9,10 @@ from configs.finetune import get_config
 from electra_jax.cli import UserError
 from electra_jax.finetune import completed, transfer
 from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.watch.telemetry import format_line
 
 RATES = (1e-4, 1e-3, 3e-3)
+LINES = ((1, "clock/secs_wall", 30.0), (2, "clock/secs_wall", 60.0), (2, "eval/accuracy", 0.5))
 
 
 def recipe_of(task, fields, **more):
@@ -29,7 +31,12 @@ def ran(monkeypatch):
         scores = {str(seed): {"accuracy": 0.9 - abs(rate - 1e-3) * 100 + 0.01 * seed} for seed in range(seeds)}
         summary = {"dev": {"accuracy": completed.results.summary([each["accuracy"] for each in scores.values()])}}
         (folder / "config.json").write_text(json.dumps(recipe.stored()))
-        (folder / "metrics.jsonl").write_text('{"clock/secs_wall": 30.0}\n{"clock/secs_wall": 60.0}\n{"eval/accuracy": 0.5}\n')
+        lines = [
+            format_line(1, {"clock/secs_wall": 30.0}),
+            format_line(2, {"clock/secs_wall": 60.0}),
+            format_line(2, {"eval/accuracy": 0.5}),
+        ]
+        (folder / "metrics.jsonl").write_bytes(b"".join([*lines, b'{"step": 3, "clock/secs_wall": 9']))  # the last one was cut off
         (folder / "results.json").write_text(
             json.dumps({"task": recipe.task.name.upper(), "headline": "accuracy", "scores": {"dev": scores}, "summary": summary})
         )
@@ -57,6 +64,12 @@ def test_the_rate_is_chosen_on_training_rows(ran, tmp_path):
         "| rate; minutes | RTE (accuracy) |",
         "| tiny | 0.001; 4 |",
     ]
+
+
+def test_a_death_before_the_row_is_written_costs_no_run(ran, tmp_path):
+    transfer._row(recipe_of, tmp_path / "tiny" / "rte", "rte", RATES)
+    ran.clear()
+    assert rows_of(tmp_path)[0]["rate"] == 1e-3 and ran == []
 
 
 def test_one_rate_is_not_chosen(ran, tmp_path):

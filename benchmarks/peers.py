@@ -29,29 +29,35 @@ class Models(NamedTuple):
     discriminator: Any  # ElectraForPreTraining, with the generator's embeddings
 
 
+def config_of(config: ElectraConfig, encoder: EncoderConfig, **more) -> Any:
+    """One network's transformers.ElectraConfig; more: its fields."""
+    import transformers
+
+    fields = dict(
+        vocab_size=config.vocab_size,
+        embedding_size=config.embedding_size,
+        hidden_size=encoder.hidden_size,
+        num_hidden_layers=encoder.num_layers,
+        num_attention_heads=encoder.num_heads,
+        intermediate_size=encoder.ffn_size,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.attention_dropout,
+        max_position_embeddings=config.max_length,
+    )
+    return transformers.ElectraConfig(**fields | more)
+
+
 def models(config: ElectraConfig, attention: str) -> Models:
     """attention: transformers' own name, "eager" or "sdpa"."""
     import torch
     import transformers
 
     torch.manual_seed(0)
-
-    def theirs(encoder: EncoderConfig) -> Any:
-        return transformers.ElectraConfig(
-            vocab_size=config.vocab_size,
-            embedding_size=config.embedding_size,
-            hidden_size=encoder.hidden_size,
-            num_hidden_layers=encoder.num_layers,
-            num_attention_heads=encoder.num_heads,
-            intermediate_size=encoder.ffn_size,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.attention_dropout,
-            max_position_embeddings=config.max_length,
-            attn_implementation=attention,
-        )
-
-    generator = transformers.ElectraForMaskedLM(theirs(config.generator))
-    discriminator = transformers.ElectraForPreTraining(theirs(config.discriminator))
+    of_generator, of_discriminator = (
+        config_of(config, of, attn_implementation=attention) for of in (config.generator, config.discriminator)
+    )
+    generator = transformers.ElectraForMaskedLM(of_generator)
+    discriminator = transformers.ElectraForPreTraining(of_discriminator)
     discriminator.electra.embeddings = generator.electra.embeddings
     return Models(generator.to(_device()).train(), discriminator.to(_device()).train())
 

@@ -7,7 +7,7 @@ import numpy as np
 
 import electra_jax
 from electra_jax import rng
-from electra_jax.data.tokenizers import Tokenizer
+from electra_jax.data.tokenizers import SPECIALS, Tokenizer, WordPiece
 from electra_jax.models import electra as network
 from electra_jax.models.config import PRESETS, ElectraConfig
 from electra_jax.objectives import electra
@@ -18,6 +18,7 @@ VOCAB_SIZE, LENGTH = 64, 16
 CLS, SEP, MASK, FIRST = 2, 3, 4, 5  # ids; [PAD] is 0
 VOCABULARY = Vocabulary(CLS, SEP, MASK, np.ones(VOCAB_SIZE, bool))
 ROOT = rng.root_key(7)
+WORDS = [f"w{number}" for number in range(40)]
 
 
 def model(**changes) -> ElectraConfig:
@@ -34,6 +35,12 @@ def save(path, tokenizer: Tokenizer, config: ElectraConfig) -> None:
     """Drawn weights of both networks and the tokenizer, in a folder of our own format, to begin a fine-tuning with."""
     params = jax.jit(lambda key: network.init_params(key, config))(ROOT)
     electra_jax.save(path, config, params, tokenizer, "electra_jax")
+
+
+def save_words(path, *pieces: str, **changes) -> None:
+    """A model, wide enough to learn from rows of WORDS, whose vocabulary is these words and pieces."""
+    tokenizer = WordPiece([*SPECIALS, *pieces, *WORDS])
+    save(path, tokenizer, model(vocab_size=tokenizer.vocab_size, hidden_size=32, head_size=16, **changes))
 
 
 def objective(config: ElectraConfig | None = None, rate: float = 0.3) -> Objective:

@@ -25,8 +25,8 @@ from electra_jax.rng import StepRng
 from electra_jax.session import Work
 from electra_jax.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from tests import tiny
+from tests.tiny import WORDS
 
-WORDS = [f"w{number}" for number in range(40)]
 ROWS, UNK = 16, 1
 
 

@@ -9,22 +9,19 @@ import zipfile
 
 import pytest
 
-from electra_jax.data.tokenizers import SPECIALS, WordPiece
 from tests import tiny
 from tests.launch import runs
+from tests.tiny import WORDS
 
 pytestmark = pytest.mark.slow
 MOMENTS = 10
-WORDS = [f"w{number}" for number in range(40)]
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> pathlib.Path:
     """A tiny model, and CoLA and RTE in GLUE's own layout, of words whose half tells the label."""
     folder, r = tmp_path_factory.mktemp("files"), random.Random(0)
-    tokenizer = WordPiece([*SPECIALS, *WORDS])
-    config = tiny.model(vocab_size=tokenizer.vocab_size, hidden_size=32, head_size=16, max_length=32)
-    tiny.save(folder / "model", tokenizer, config)
+    tiny.save_words(folder / "model")
 
     def text(label: int) -> str:
         return " ".join(r.choice(WORDS[20 * label :][:20]) for _ in range(r.randrange(2, 9)))

@@ -18,10 +18,10 @@ from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.interop import start
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from tests import tiny
+from tests.tiny import WORDS
 
 pytestmark = pytest.mark.slow  # make kill; of the step alone tests/train/test_seeds.py is quick
 STEPS, ROWS = 6, 8
-WORDS = [f"w{number}" for number in range(40)]
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ import pytest
 import electra_jax
 from configs import finetune as configs
 from electra_jax.cli import UserError
-from electra_jax.data.tokenizers import SPECIALS, WordPiece
 from electra_jax.finetune import rates, rows, training
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
@@ -23,18 +22,15 @@ from electra_jax.store.config import CheckpointConfig
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from electra_jax.watch.config import LogConfig
 from tests import tiny
+from tests.tiny import WORDS
 from tests.watch.test_report import Page
-
-WORDS = [f"w{number}" for number in range(40)]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A tiny model with learned positions and its tokenizer."""
-    tokenizer = WordPiece([*SPECIALS, "o'", "##clock", *WORDS])
-    config = tiny.model(vocab_size=tokenizer.vocab_size, hidden_size=32, head_size=16, dtype="float32", max_length=64)
     path = tmp_path_factory.mktemp("model") / "tiny"
-    tiny.save(path, tokenizer, config)
+    tiny.save_words(path, "o'", "##clock", max_length=64)
     return path
 
 

@@ -31,17 +31,14 @@ from electra_jax.models import electra
 from electra_jax.train.config import EvalConfig, ScheduleConfig, TrainConfig
 from tests import tiny
 from tests.launch import runs
-
-WORDS = [f"w{number}" for number in range(40)]
+from tests.tiny import WORDS
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A tiny model with rotary positions, so that rows may be of any length, and its tokenizer."""
-    tokenizer = WordPiece([*SPECIALS, "##x", *WORDS])
-    config = tiny.model(vocab_size=tokenizer.vocab_size, hidden_size=32, head_size=16, dtype="float32", max_length=96, positions="rotary")
     path = tmp_path_factory.mktemp("model") / "tiny"
-    tiny.save(path, tokenizer, config)
+    tiny.save_words(path, "##x", max_length=96, positions="rotary")
     return path
 
 

@@ -20,6 +20,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is in the extra [parity]: make parity")
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra [parity]: make parity")
 
+from benchmarks import peers  # noqa: E402
 from electra_jax import rng  # noqa: E402
 from electra_jax.build import Devices, build  # noqa: E402
 from electra_jax.data.tokenizers import SPECIALS, WordPiece  # noqa: E402
@@ -137,21 +138,8 @@ class Reference(torch.nn.Module):
     def __init__(self, config, params, head: str):
         super().__init__()
         encoder, dtype = config.discriminator, getattr(torch, config.param_dtype)
-        self.encoder = transformers.ElectraModel(
-            transformers.ElectraConfig(
-                vocab_size=config.vocab_size,
-                embedding_size=config.embedding_size,
-                hidden_size=encoder.hidden_size,
-                num_hidden_layers=encoder.num_layers,
-                num_attention_heads=encoder.num_heads,
-                intermediate_size=encoder.ffn_size,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-                max_position_embeddings=config.max_length,
-                layer_norm_eps=1e-12,
-                hidden_act="gelu",
-            )
-        )
+        no_dropout = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        self.encoder = transformers.ElectraModel(peers.config_of(config, encoder, **no_dropout))
         self.head = torch.nn.ModuleDict()
         for name, leaf in params[head].items():
             self.head[name] = torch.nn.Linear(*leaf["kernel"].shape)

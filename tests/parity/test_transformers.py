@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is in the extra [parity]: make parity")
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra [parity]: make parity")
 
+from benchmarks import peers  # noqa: E402
 from electra_jax import rng  # noqa: E402
 from electra_jax.models import electra as models  # noqa: E402
 from electra_jax.models.config import PRESETS  # noqa: E402
@@ -60,20 +61,7 @@ def rows(docs, packed):
 
 
 def hf_config(config, encoder, **more):
-    return transformers.ElectraConfig(
-        vocab_size=config.vocab_size,
-        embedding_size=config.embedding_size,
-        hidden_size=encoder.hidden_size,
-        num_hidden_layers=encoder.num_layers,
-        num_attention_heads=encoder.num_heads,
-        intermediate_size=encoder.ffn_size,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        max_position_embeddings=config.max_length,
-        layer_norm_eps=1e-12,
-        hidden_act="gelu",
-        **more,
-    )
+    return peers.config_of(config, encoder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **more)
 
 
 def encoder_names(encoder, ours, theirs):

@@ -122,7 +122,6 @@ class Run:
 
     workdir: pathlib.Path
     said: pathlib.Path
-    before: set[str]  # the names in the workdir when it began
     lines_bytes: int  # of metrics.jsonl then
     began: float  # time.time()
 
@@ -154,7 +153,9 @@ def is_saving(run: Run) -> bool:
 
 def writes_models(run: Run) -> bool:
     """Or has just written one: a busy machine may not look while it does."""
-    return any(name.startswith((".model", "model")) for name in {path.name for path in run.workdir.iterdir()} - run.before)
+    with contextlib.suppress(FileNotFoundError):  # in its place meanwhile
+        return any(path.stat().st_mtime > run.began for pattern in (".model*", "model*") for path in run.workdir.glob(pattern))
+    return False
 
 
 def writes_predictions(run: Run) -> bool:
@@ -164,7 +165,7 @@ def writes_predictions(run: Run) -> bool:
 def kill(workdir, files, cache, tmp_path, moment: Callable[[Run], bool], more_secs: float) -> str:
     """Kills it so many seconds after the moment, and returns what it had said. Fails where it ends before."""
     said = tmp_path / "said"
-    run = Run(workdir, said, {path.name for path in workdir.iterdir()} if workdir.exists() else set(), metrics_bytes(workdir), time.time())
+    run = Run(workdir, said, metrics_bytes(workdir), time.time())
     with open(said, "w") as stderr:
         process = start(workdir, files, cache, stderr)
     try:

@@ -17,7 +17,7 @@ def ensure(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
     UserError where the folder holds the run of another recipe.
     """
     found = folder / results.RESULTS
-    if not found.is_file():
+    if not (found.is_file() and (folder / names.REPORT).is_file()):  # the report is written last
         finetune(recipe, folder)
         return json.loads(found.read_text())
     before = json.loads((folder / names.CONFIG).read_text())

@@ -25,16 +25,17 @@ def ran(monkeypatch):
 
     def finetune(recipe, folder):
         names.append(recipe.task.name)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         scores = {"matthews": 0.5, "accuracy": 0.7} if recipe.task.name == "cola" else {"accuracy": 0.6}
         by_seed = {str(seed): {name: value + 0.01 * seed for name, value in scores.items()} for seed in range(3)}
         summary = {name: glue.results.summary([each[name] for each in by_seed.values()]) for name in scores}
         whole = {"headline": next(iter(scores)), "scores": {"dev": by_seed}, "summary": {"dev": summary}}
         (folder / "config.json").write_text(json.dumps(recipe.stored()))
-        (folder / "predictions").mkdir()
+        (folder / "predictions").mkdir(exist_ok=True)
         upload = {"cola": "CoLA.tsv", "rte": "RTE.tsv"}[recipe.task.name]
         (folder / "predictions" / upload).write_text("index\tprediction\n")
         (folder / "results.json").write_text(json.dumps(whole))
+        (folder / "report.html").write_text("")
 
     monkeypatch.setattr(completed, "finetune", finetune)
     return names
@@ -68,6 +69,8 @@ def test_it_goes_on_and_refuses_another_run(ran, tmp_path):
     (first,) = glue.run(recipe_of(path), tmp_path / "run", ("cola",))
     again = list(glue.run(recipe_of(path), tmp_path / "run", ("cola", "rte")))
     assert again[0] == first and ran == ["cola", "rte"]
+    (tmp_path / "run" / "rte" / "report.html").unlink()  # as after a death within its last moments
+    assert list(glue.run(recipe_of(path), tmp_path / "run", ("cola", "rte"))) == again and ran == ["cola", "rte", "rte"]
     with pytest.raises(UserError, match="has the results of seed=0, and this is 7: choose another --workdir"):
         list(glue.run(recipe_of(path, seed=7), tmp_path / "run", ("cola",)))
     with pytest.raises(UserError, match="'squad1' is no task of GLUE"):

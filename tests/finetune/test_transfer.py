@@ -40,6 +40,7 @@ def ran(monkeypatch):
         (folder / "results.json").write_text(
             json.dumps({"task": recipe.task.name.upper(), "headline": "accuracy", "scores": {"dev": scores}, "summary": summary})
         )
+        (folder / "report.html").write_text("")
 
     monkeypatch.setattr(completed, "finetune", finetune)
     return calls

@@ -58,7 +58,7 @@ class Parts(NamedTuple):
     root: Array  # the key that all randomness is folded from
     init: Callable[[Array], TrainState]  # root -> the first state, born where it belongs
     abstract_state: Any  # the state's shapes, with their shardings
-    body: Callable  # train_step(state, batch), as the executor runs it
+    body: Callable  # train_step(state, batch), as the executor runs it; of several seeds train_step(state, batch, spare)
     batch_rows: int  # of all seeds together
     seeds: tuple[int, ...]  # one, or several that train in one program
 
@@ -66,8 +66,7 @@ class Parts(NamedTuple):
         """The compiled step, a program for each row length that it meets."""
         several = len(self.seeds) > 1
         executor = "jit" if several else self.devices.executor
-        # The loop over seeds reads one state and writes another: were the old one's memory given to it, XLA would copy all of it first.
-        return executors.Programs(self.body, self.abstract_state, self.devices.mesh, executor, self.batch_rows, donate=not several)
+        return executors.Programs(self.body, self.abstract_state, self.devices.mesh, executor, self.batch_rows, spare=several)
 
     def members(self, state: TrainState) -> list[tuple[Params, Array]]:
         """(params, root words) of each seed."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from electra_jax.cli import UserError
@@ -22,7 +23,7 @@ Options = Mapping[str, str | bool | int | float] | None
 class Program(NamedTuple):
     """A compiled step.
 
-    run(state, batch) -> (state, metrics); the state is donated, unless the step was compiled otherwise.
+    run(state, batch) -> (state, metrics); the state is donated. A step that was lowered with `spare` takes (state, batch, spare).
     place(batch of this host's rows, `mesh.host_rows`) -> what `run` takes.
     peak_bytes: what one device holds while it runs, state and batch included, as the compiler counts.
     """
@@ -99,8 +100,9 @@ def check_batch(num_devices: int, batch_rows: int, accumulation_steps: int) -> N
 
 
 # What XLA would choose otherwise, by platform. On a CPU it hands products and reductions to YNNPACK, whose threads wait for one another:
-# a step is shorter without it, most of all where another program keeps a core busy (docs/speed.md).
-COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+# a step is shorter without it, most of all where another program keeps a core busy. And it copies the optimizer's means before it writes
+# the new ones over them, unless it looks at which parts of an array are read and written when (docs/speed.md).
+COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_copy_insertion_use_region_analysis": True}}
 
 
 class Lowered(NamedTuple):
@@ -112,16 +114,16 @@ class Lowered(NamedTuple):
     secs: float  # that lowering took
 
 
-def lower_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, donate: bool = True) -> Lowered:
+def lower_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, spare: bool = False) -> Lowered:
     """Traces body(state, batch) -> (state, metrics) for one of `choose`'s executors. abstract_state: shapes with their shardings.
-    abstract_batch: of the global batch. donate: the new state is written over the old one."""
+    abstract_batch: of the global batch. The new state is written over the old one. spare: under jit alone, body(state, batch, spare)
+    leaves the old state as it is, and the new one is written over `spare`, which is like it."""
     start = time.monotonic()
     num_rows = jax.tree.leaves(abstract_batch)[0].shape[0]
     place = partial(meshes.to_devices, mesh=mesh, num_rows=num_rows)
     rows, whole = meshes.by_rows(mesh), meshes.replicated(mesh)
-    given = (0,) if donate else ()
     if executor == "pmap":
-        step = jax.pmap(body, _PMAP_AXIS, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat), donate_argnums=given)
+        step = jax.pmap(body, _PMAP_AXIS, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat), donate_argnums=0)
         abstract_batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((mesh.size, x.shape[0] // mesh.size, *x.shape[1:]), x.dtype), abstract_batch
         )
@@ -132,9 +134,11 @@ def lower_step(body: Callable, abstract_state, abstract_batch, mesh: Mesh, execu
             # check_vma=False: with it gradients of what is replicated come summed already, and our psum would sum them again.
             body = jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
         of_state = jax.tree.map(lambda x: x.sharding, abstract_state)
-        step = jax.jit(body, in_shardings=(of_state, rows), out_shardings=(of_state, whole), donate_argnums=given)
+        shardings, written = ((of_state, rows, of_state), 2) if spare else ((of_state, rows), 0)
+        step = jax.jit(body, in_shardings=shardings, out_shardings=(of_state, whole), donate_argnums=written)
         lower = meshes.on_mesh(step.lower, mesh)
-    return Lowered(lower(abstract_state, abstract_batch), place, mesh, time.monotonic() - start)
+    arguments = (abstract_state, abstract_batch, *[abstract_state] * spare)
+    return Lowered(lower(*arguments), place, mesh, time.monotonic() - start)
 
 
 def compiler_options(mesh: Mesh, options: Options = None) -> dict[str, str | bool | int | float]:
@@ -161,23 +165,24 @@ def compile_lowered(lowered: Lowered, options: Options = None) -> Program:
 
 
 def compile_step(
-    body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, donate: bool = True, options: Options = None
+    body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, spare: bool = False, options: Options = None
 ) -> Program:
     """Compiles body(state, batch) -> (state, metrics) ahead of the first call, for one of `choose`'s executors.
 
-    abstract_batch: of the global batch. `options`: XLA's, for the compiler, beside COMPILER_OPTIONS.
+    abstract_batch: of the global batch. spare: as `lower_step`. `options`: XLA's, for the compiler, beside COMPILER_OPTIONS.
     Raises UserError where the step needs more memory than a device has, before anything runs.
     """
-    return compile_lowered(lower_step(body, abstract_state, abstract_batch, mesh, executor, donate), options)
+    return compile_lowered(lower_step(body, abstract_state, abstract_batch, mesh, executor, spare), options)
 
 
 class Programs:
     """One step body's programs, a shape of batch each, compiled when it is first met."""
 
-    def __init__(self, body: Callable, abstract_state, mesh: Mesh, executor: str, num_rows: int, donate: bool = True):
-        """num_rows: of the global batch; what `known` and `of` are asked about may be one host's share of it."""
-        self._compile = partial(compile_step, body, abstract_state, mesh=mesh, executor=executor, donate=donate)
-        self._num_rows = num_rows
+    def __init__(self, body: Callable, abstract_state, mesh: Mesh, executor: str, num_rows: int, spare: bool = False):
+        """num_rows: of the global batch; what `known` and `of` are asked about may be one host's share of it. spare: the body takes one,
+        as `lower_step` says; a program writes the new state over the one that the step before it read."""
+        self._compile = partial(compile_step, body, abstract_state, mesh=mesh, executor=executor, spare=spare)
+        self._num_rows, self._takes_spare, self._spare = num_rows, spare, None
         self._programs: dict[tuple, Program] = {}
 
     def known(self, batch) -> Program | None:
@@ -188,8 +193,17 @@ class Programs:
         """The program for such a batch, concrete or abstract, compiled if need be. Raises UserError as `compile_step` does."""
         if (program := self.known(batch)) is None:
             rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((self._num_rows, *x.shape[1:]), x.dtype), batch)
-            program = self._programs[_shapes(batch)] = self._compile(abstract_batch=rows)
+            program = self._compile(abstract_batch=rows)
+            if self._takes_spare:
+                program = program._replace(run=partial(self._alternate, program.compiled))
+            self._programs[_shapes(batch)] = program
         return program
+
+    def _alternate(self, compiled: Callable, state, batch):
+        spare = jax.tree.map(jnp.copy, state) if self._spare is None else self._spare
+        new, metrics = compiled(state, batch, spare)
+        self._spare = state
+        return new, metrics
 
     def __len__(self) -> int:
         return len(self._programs)

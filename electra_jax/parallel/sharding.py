@@ -74,6 +74,11 @@ def rows(x):
     return jax.tree.map(partial(jax.lax.with_sharding_constraint, shardings=PartitionSpec(AXES)), x)
 
 
+def fsdp() -> int:
+    """Over how many devices arrays are cut, where this is traced: 1 where a device runs by itself, and without a mesh."""
+    return _free_axes().get("fsdp", 1)
+
+
 def per_device(function: Callable) -> Callable:
     """function(*arrays with a leading axis of rows) run by each device on its own rows: what XLA cannot cut by itself, a kernel."""
     if not _free_axes():
@@ -84,10 +89,9 @@ def per_device(function: Callable) -> Callable:
 
 def like_params(tree):
     """Gradients, cut as their parameters: they are then reduced and scattered, never summed whole on every device."""
-    axes = _free_axes()
-    if axes.get("fsdp", 1) == 1:
+    if fsdp() == 1:
         return tree
-    return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs(tree, axes["fsdp"]))
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs(tree, fsdp()))
 
 
 def _gather(x, axis: int):
@@ -111,10 +115,9 @@ def on_rows(function: Callable, dtype: str | None = None) -> Callable:
     """
 
     def run(params, *rows):
-        axes = _free_axes()
-        if axes.get("fsdp", 1) == 1:
+        if fsdp() == 1:
             return function(params, *rows)
-        cut = specs(params, axes["fsdp"])
+        cut = specs(params, fsdp())
 
         def whole(x, where):
             x = x.astype(dtype) if dtype and x.ndim > 1 else x

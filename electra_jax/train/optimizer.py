@@ -115,8 +115,11 @@ def scale_by_path(rates: Sequence[tuple[str, float | tuple[float, ...]]]) -> opt
 
 
 def norm(tree: Params) -> Array:
-    """The Euclidean norm of all leaves together. On a CPU a leaf is cut into equal parts whose squares are added to one another before
-    they are summed, because XLA would write every square into memory and read it again (docs/speed.md)."""
+    """The Euclidean norm of all leaves together.
+
+    XLA's CPU compiler writes every square into memory and reads it again for the sum (docs/speed.md). So there a leaf is cut into equal
+    parts whose squares are added to one another first; not under fsdp, where that would gather the leaf.
+    """
 
     def by_parts(x: Array) -> Array:
         parts = 16
@@ -128,7 +131,8 @@ def norm(tree: Params) -> Array:
     def plain(x: Array) -> Array:
         return jnp.sum(x * x)
 
-    squares = [jax.lax.platform_dependent(x, cpu=by_parts, default=plain) for x in jax.tree.leaves(tree)]
+    on_cpu = by_parts if sharding.fsdp() == 1 else plain
+    squares = [jax.lax.platform_dependent(x, cpu=on_cpu, default=plain) for x in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares))
 
 

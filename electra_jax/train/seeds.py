@@ -37,24 +37,29 @@ def init(of_one: Callable[[Array], TrainState], roots_S: Array) -> TrainState:
 
 def step(of_one: Callable, mesh: Mesh) -> Callable:
     """of_one(state, batch) -> (state, metrics), for a state and batches of several seeds; a batch holds the rows of one seed behind those
-    of the other. Metrics are means over the seeds, but "tokens" and "skipped" are sums and "skipped_in_a_row" is the largest."""
+    of the other. Metrics are means over the seeds, but "tokens" and "skipped" are sums and "skipped_in_a_row" is the largest.
 
-    def on_a_device(step: Array, seeds: TrainState, batch: Batch):
+    What it returns takes a third state, whose numbers do not matter: the new one is written over it, a seed at a time. Written over the
+    old one, XLA would copy each seed's part before it reads it, and a `lax.map` fills the memory of its result with zeros first: either
+    costs a CPU about as much as AdamW itself (docs/speed.md).
+    """
+
+    def on_a_device(step: Array, seeds: TrainState, batch: Batch, spare: TrainState):
         count = seeds.skipped.shape[0]
         batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
 
-        def one(slices):
-            state, batch = slices
+        def one(written: TrainState, slices):
+            number, state, batch = slices
             state, metrics = of_one(state.replace(step=step), batch)
-            return state.replace(step=None), metrics
+            put = lambda all_seeds, x: jax.lax.dynamic_update_index_in_dim(all_seeds, x, number, 0)  # noqa: E731
+            return jax.tree.map(put, written, state.replace(step=None)), metrics
 
-        return jax.lax.map(one, (seeds, batch))
+        return jax.lax.scan(one, spare, (jnp.arange(count), seeds, batch))
 
-    def all_seeds(state: TrainState, batch: Batch):
-        run = jax.shard_map(
-            on_a_device, mesh=mesh, in_specs=(PartitionSpec(), _BY_SEED, _BY_SEED), out_specs=(_BY_SEED, _BY_SEED), check_vma=False
-        )
-        new, metrics_S = run(state.step, state.replace(step=None), batch)
+    def all_seeds(state: TrainState, batch: Batch, spare: TrainState):
+        specs = (PartitionSpec(), _BY_SEED, _BY_SEED, _BY_SEED)
+        run = jax.shard_map(on_a_device, mesh=mesh, in_specs=specs, out_specs=(_BY_SEED, _BY_SEED), check_vma=False)
+        new, metrics_S = run(state.step, state.replace(step=None), batch, spare.replace(step=None))
         ways = {"tokens": jnp.sum, "skipped": jnp.sum, "skipped_in_a_row": jnp.max}
         metrics = {name: ways.get(name, jnp.mean)(values_S) for name, values_S in metrics_S.items()}
         return new.replace(step=state.step + 1), metrics

@@ -22,8 +22,8 @@ def layout_of(task: Task, path: str, given: Mapping[str, Any]) -> Layout:
     """How to read `path` ("-": standard input) for the model of this task. Labels are never read.
 
     given: those of OPTIONS that a person set. If there are none, and the file is called as one of the task's own files, it is read as that
-    file. Otherwise a file of the training file's format is read as the training file was; another table only has its names of columns.
-    UserError if the file's ending tells no format, or if this format does not hold what the model needs.
+    file. Otherwise a file of the training file's format is read as the training file was; for another table, only the names of its columns
+    are used. UserError if the file's ending tells no format, or if this format does not hold what the model needs.
     """
     known = TASKS.get(task.name)
     official = _split(known, path) if known and not given else None

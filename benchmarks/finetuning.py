@@ -1,4 +1,5 @@
-"""Fine-tuning beside transformers: the step on batches of several lengths, five seeds in one program, and what rows and batches cost."""
+"""Fine-tuning beside transformers: the step on batches of several lengths, five seeds in one program, and the cost of making rows and
+batches."""
 
 import pathlib
 import tempfile
@@ -21,7 +22,8 @@ NUM_SEEDS, EPOCHS = 5, 3  # as published, of SST-2
 
 
 def tuning(stored: Mapping[str, Any], given: tuple[str, ...], steps: int) -> Run:
-    """A turn is so many of the steps that `finetune` takes, each with the making of its batch. given: fields, as flags would."""
+    """A turn takes `steps` of the steps that `finetune` takes, and makes the batch of each. given: the fields that count as set by
+    flags."""
     import jax
     import numpy as np
 
@@ -52,7 +54,7 @@ def tuning(stored: Mapping[str, Any], given: tuple[str, ...], steps: int) -> Run
 
 
 def making_rows(stored: Mapping[str, Any], given: tuple[str, ...], steps: int) -> Run:
-    """A turn reads and tokenizes the task's files, of which `steps` are one epoch, and makes the batches of an epoch."""
+    """A turn reads and tokenizes the task's files, and makes the batches of an epoch, which has `steps` of them."""
     import numpy as np
 
     from electra_jax.data import tokenizers
@@ -62,13 +64,13 @@ def making_rows(stored: Mapping[str, Any], given: tuple[str, ...], steps: int) -
     batches = work.batches(0, np.arange(work.parts.batch_rows))
 
     def run() -> dict[str, float]:
-        tokenizer = tokenizers.load(pathlib.Path(work.recipe.init_from) / "tokenizer")  # one that has seen no word yet
+        tokenizer = tokenizers.load(pathlib.Path(work.recipe.init_from) / "tokenizer")  # a new one, whose cache of words is empty
         start = time.perf_counter()
         made = training.read(work.recipe.task, work.recipe.finetune, work.recipe.model, tokenizer)
         read = time.perf_counter()
         for _ in range(steps):
             next(batches)
-        train = len(made.rows["train"].tokens) / sum(len(each.tokens) for each in made.rows.values())  # of the files' rows
+        train = len(made.rows["train"].tokens) / sum(len(each.tokens) for each in made.rows.values())  # the training rows' share
         return {"tokenizing": (read - start) * train / steps, "batching": (time.perf_counter() - read) / steps}
 
     return run
@@ -80,7 +82,7 @@ def making_rows(stored: Mapping[str, Any], given: tuple[str, ...], steps: int) -
 def table(
     published: FinetuneRecipe, preset: str, given: Labelled, num_rows: int, steps: int, rounds: int, environment: Mapping[str, Any]
 ) -> Table:
-    """`num_rows`: of the task. `steps`: of a turn."""
+    """num_rows: how many rows the task has. steps: how many steps a turn takes."""
     sides = _sides(published, given, num_rows, steps)
     peak, dtype = step.peak_side(environment["platform"])
     turns = measure([*sides, peak], rounds, optional=[THEIRS])
@@ -104,7 +106,7 @@ def table(
 
 
 def _sides(published: FinetuneRecipe, given: Labelled, num_rows: int, steps: int) -> list[Side]:
-    """Ours with one seed, and with five; the making of rows; the peer."""
+    """Ours with one seed and with five, the making of rows, and the peer."""
 
     def ours(name: str, function: str = "tuning", steps: int = steps, **changes) -> Side:
         arguments = {"stored": recipe(published, given, **changes).stored(), "steps": steps, "given": ["model.scan_layers"]}
@@ -120,7 +122,8 @@ def _sides(published: FinetuneRecipe, given: Labelled, num_rows: int, steps: int
 
 
 def _line(side: str, turns: Turns, row_flops: float) -> list[str]:
-    """A turn's batches may be longer or shorter than most, so that what counts is the work, and a row is one of the mean length."""
+    """The batches of a turn may be longer or shorter than those of other turns. So the work per second is compared, and rows per second are
+    this rate divided by the mean work of a row."""
     pairs = zip(turns.samples[side], turns.samples[step.PEAK], strict=True)
     of_peak = [s["flops"] / s["wall"] / (p["flops"] / p["wall"]) for s, p in pairs]
     rows_per_sec, compiling = turns.rate(side, "flops").median / row_flops, turns.samples[side][0].get("compile_secs")

@@ -1,4 +1,5 @@
-"""A labelled task to measure with: sentences of SST-2's lengths in its files, and a model of random weights in both sides' formats."""
+"""A labelled task to measure with: files of sentences that have SST-2's lengths, and a model with random weights in the format of each
+side."""
 
 import dataclasses
 import pathlib
@@ -21,7 +22,7 @@ BATCH_ROWS, LENGTH = 32, 128  # as published
 
 
 class Labelled(NamedTuple):
-    """Paths, as text: `task` has train.tsv and dev.tsv; `ours` and `theirs` hold one model."""
+    """Paths, as text. The folder `task` has train.tsv and dev.tsv; `ours` and `theirs` hold the same model in two formats."""
 
     task: str
     ours: str
@@ -33,9 +34,9 @@ def paths(folder: pathlib.Path) -> Labelled:
 
 
 def make(folder: pathlib.Path, recipe: Recipe, vocabulary: pathlib.Path, text: pathlib.Path, num_rows: int) -> Labelled:
-    """Writes them into the folder, in a process of its own: this one is to hold no device. recipe: pretraining's, of the model.
+    """Writes the task and the model into the folder. A process of its own does this, because the calling process must not hold a device.
 
-    The vocabulary has as many pieces as the model says.
+    recipe: pretraining's recipe, which has the model's config. vocabulary: a file with as many pieces as this config says.
     """
     arguments = {"folder": str(folder), "stored": recipe.stored(), "vocabulary": str(vocabulary), "text": str(text), "num_rows": num_rows}
     measure([Side("files", "benchmarks.labelled:write", arguments)], 1)
@@ -70,13 +71,14 @@ def _params(config: ElectraConfig) -> Params:
 
 
 def examples(task: str) -> list[tuple[str, int]]:
-    """(sentence, its label) of the training file, in its order."""
+    """(sentence, label) for each row of the training file, in its order."""
     lines = pathlib.Path(task, "train.tsv").read_text(encoding="utf-8").splitlines()[1:]
     return [(sentence, int(label)) for sentence, _, label in (line.rpartition("\t") for line in lines)]
 
 
 def recipe(published: FinetuneRecipe, given: Labelled, seeds: int = 1, scan_layers: bool = False) -> FinetuneRecipe:
-    """configs/finetune.py's recipe for SST-2, on this task and model, and so many epochs that the rate does not reach its end."""
+    """The recipe of configs/finetune.py for SST-2, on this task and model, with so many epochs that a measurement does not reach
+    the end of the schedule."""
     return dataclasses.replace(
         published,
         init_from=given.ours,
@@ -89,5 +91,6 @@ def recipe(published: FinetuneRecipe, given: Labelled, seeds: int = 1, scan_laye
 
 
 def real_flops(config: ElectraConfig, lengths: Sequence[int], passes: float) -> float:
-    """What these rows must multiply, without padding: the same for every side. passes: 3 of a training step, 1 of a prediction."""
+    """The floating-point operations that these rows need without padding, which are the same for every side. passes: 3 for a training step
+    (forward and backward), 1 for a prediction."""
     return passes * sum(costs.forward_flops(config, "discriminator", int(length)) for length in lengths)

@@ -11,11 +11,11 @@ from electra_jax.cli import UserError
 
 Run = Callable[[], dict[str, float]]
 OURS, THEIRS, SORTED = "electra_jax", "transformers' pipeline", "transformers' pipeline, texts sorted by length"
-STARTS = 2  # of each side, for the first prediction
+STARTS = 2  # how many processes of each side are started, to time the first prediction
 
 
 def predicting(model: str, task: str, num_rows: int | None = None, batch_tokens: int = 0) -> Run:
-    """A turn predicts the task's sentences, the first `num_rows` of them or all."""
+    """A turn predicts the task's sentences: the first `num_rows`, or all of them."""
     from electra_jax.finetune import features
     from electra_jax.finetune.examples import Example
     from electra_jax.infer import predict
@@ -64,7 +64,7 @@ def _sides(given: Labelled, num_rows: int) -> list[Side]:
 
 
 def _first_secs(side: Side, num_rows: int, rounds: int) -> Spread | None:
-    """From the start of the process to the end of its first predictions; None where the side cannot run."""
+    """Seconds from the start of the process to the end of its first turn; None if the side cannot run."""
     try:
         fixed = {"batch_rows": 32} if side.name != OURS else {}
         side = side._replace(arguments={**side.arguments, "num_rows": num_rows, **fixed})

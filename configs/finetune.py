@@ -1,18 +1,19 @@
-"""Fine-tuning, one page. The argument is a task and variants; every field can be overridden, typed and checked.
+"""Fine-tuning, on one page. The argument is a task, followed by variants. Every field can be overridden, and is typed and checked.
 
     python launch/finetune.py --config=configs/finetune.py:cola --workdir=runs/cola --config.init_from=runs/small --config.task.path=GLUE
     python launch/finetune.py --config=configs/finetune.py:own --workdir=runs/mine --config.init_from=runs/small \\
         --config.task.path=mine.csv --config.task.text_columns="('text',)" --config.seeds=5
 
 Tasks: cola sst2 mrpc stsb qqp mnli qnli rte wnli ax (GLUE), squad1 squad2, conll2003 conll2000 wnut17 ud, and `own`: a table or a CoNLL
-file of yours, which config.task describes. config.task.path is the folder of the files, of one task or of several, or tfds:.
+file of yours, which config.task describes. config.task.path is the folder of the task's files, or of several tasks' folders, or tfds:.
 
-Settings are the published ones (google-research/electra `configure_finetuning.py`; paper, table 7): 32 rows a step, 3 epochs (RTE and
-STS-B 10, SQuAD 2), a tenth of the steps to warm up, then linear to 0, AdamW with a rate of 3e-4 (small) and no decay, layers at .8 of the
-one above. Base wants --config.optimizer.learning_rate=1e-4, large 5e-5 and --config.finetune.layer_decay=0.9.
+The settings are the published ones (google-research/electra `configure_finetuning.py`; paper, table 7): 32 rows per step; 3 epochs (RTE
+and STS-B 10, SQuAD 2); a learning rate that rises over the first tenth of the steps and then falls linearly to 0; AdamW with a peak rate
+of 3e-4 (small) and no weight decay; each layer's rate is .8 of that of the layer above. For base, set
+--config.optimizer.learning_rate=1e-4; for large 5e-5 and --config.finetune.layer_decay=0.9.
 
-Variants: `faithful` keeps the published code's defects, each a field of config.finetune, which are mended by default, and has that code's
-rate (1e-4) and decay (0.01) where the paper names others.
+Variants: `faithful` keeps the defects of the published code, which are mended by default. Each is a field (docs/finetuning.md lists them).
+Where this code and the paper name different values, it also takes the code's: a rate of 1e-4 and a weight decay of 0.01.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
-"""What a model is judged by in docs/results.md: the tasks, and one budget for every model. launch/transfer.py runs them.
+"""The tasks by which docs/results.md judges models, with the same budget for every model. launch/transfer.py runs them.
 
-Fields of configs/finetune.py that a task's run has; flags --config.SECTION.NAME=VALUE come before them.
+Each task sets fields of configs/finetune.py; a flag --config.SECTION.NAME=VALUE takes precedence over them.
 """
 
 SHORT = {"train.steps": 600, "finetune.length": 128, "seeds": 5}
@@ -8,7 +8,7 @@ LONG = {"train.steps": 300, "finetune.length": 256, "seeds": 5}
 
 
 def get_tasks(data: str) -> dict[str, tuple[str, dict]]:
-    """{name: (argument of configs/finetune.py, fields)}; data: the folder with a folder for each task."""
+    """{name: (argument of configs/finetune.py, {field: value})}. data: the folder that holds the tasks' folders."""
     imdb = {"task.path": f"{data}/imdb/train.jsonl.xz", "task.label_column": "label"}
     return {
         "cola": ("cola", {"task.path": f"{data}/glue", **SHORT}),

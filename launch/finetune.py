@@ -1,9 +1,9 @@
-"""Fine-tunes a model on a task; the same command again goes on from the last checkpoint.
+"""Fine-tunes a model on a task. The same command, given again, goes on from the last checkpoint.
 
     python launch/finetune.py --config=configs/finetune.py:sst2 --workdir=runs/sst2 --config.init_from=runs/small --config.task.path=GLUE
 
-The config file's own text lists the tasks. The workdir ends with model/ (the best seed's), results.json, predictions/ and report.html.
-Exit codes: 0 done, 2 something to mend (one line says what), 42 stopped and saved: run the same command again.
+configs/finetune.py lists the tasks. A complete run leaves model/ (the best seed's), results.json, predictions/ and report.html in its
+workdir. Exit codes: 0 done, 2 something to mend (one line says what), 42 stopped and saved: run the same command again.
 """
 
 import os

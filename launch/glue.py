@@ -1,9 +1,9 @@
-"""GLUE as the paper shows it: fine-tunes every task whose files are at hand, and prints the medians beside the published ones.
+"""GLUE as the paper shows it: fine-tunes a model on every task whose files are at hand; prints the medians beside the published ones.
 
     python launch/glue.py --checkpoint=runs/small --path=GLUE --workdir=runs/small-glue --seeds=5
     python launch/glue.py --checkpoint=runs/small --path=GLUE --workdir=runs/rte --tasks=cola,rte --config.optimizer.learning_rate=1e-4
 
-Overrides (--config.SECTION.NAME=VALUE) hold for every task. The same command again goes on where it stopped. Exit codes: 0 done,
+Overrides (--config.SECTION.NAME=VALUE) hold for every task. The same command, given again, goes on where it stopped. Exit codes: 0 done,
 2 something to mend (one line says what), 42 stopped and saved: run the same command again.
 """
 
@@ -23,8 +23,8 @@ CONFIG = FinetuneRecipe.flag("configs/finetune.py:own")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The model to fine-tune: whatever init_from takes.", required=True)
 PATH = flags.DEFINE_string("path", None, "The folder with a folder for each task (CoLA, SST-2 ...), or tfds:.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where a folder for each task's run is made, and the table.", required=True)
-SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each task, which train together.", lower_bound=1)
-TASKS = flags.DEFINE_list("tasks", [], "Those to run; unless given, all of GLUE.")
+SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds of each task train together.", lower_bound=1)
+TASKS = flags.DEFINE_list("tasks", [], "The tasks to run; unless given, all of GLUE.")
 
 
 def main(_):

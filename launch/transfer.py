@@ -1,10 +1,10 @@
-"""What a model is worth: fine-tunes it on the tasks of configs/transfer.py, each at the best of several rates, and prints a table.
+"""What a model is worth: fine-tunes it on the tasks of configs/transfer.py, each at the best of several rates; prints a table.
 
     python launch/transfer.py --name=tiny --checkpoint=runs/tiny --data=../shared/data --workdir=runs/transfer --rates=3e-4,1e-3,3e-3
     python launch/transfer.py --name='random tiny' --checkpoint=runs/tiny ... --config.finetune.from_scratch --config.finetune.layer_decay=1
 
-The rate is chosen on a tenth of the training rows, with one seed. The same command again goes on where it stopped. Exit codes: 0 done,
-2 something to mend (one line says what), 42 stopped and saved: run the same command again.
+The rate is chosen on a tenth of the training rows, with one seed. The same command, given again, goes on where it stopped. Exit codes:
+0 done, 2 something to mend (one line says what), 42 stopped and saved: run the same command again.
 """
 
 import os
@@ -25,9 +25,9 @@ NAME = flags.DEFINE_string("name", None, "What the table calls the model.", requ
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The model: whatever init_from takes.", required=True)
 DATA = flags.DEFINE_string("data", None, "The folder with the tasks' folders.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs are made.", required=True)
-ROWS = flags.DEFINE_string("rows", None, "The file of the table's rows; unless given, rows.jsonl in the workdir.")
+ROWS = flags.DEFINE_string("rows", None, "The file with the table's rows; unless given, rows.jsonl in the workdir.")
 RATES = flags.DEFINE_list("rates", ["1e-4", "3e-4", "1e-3"], "Learning rates to choose from, by task.")
-TASKS = flags.DEFINE_list("tasks", [], "Those to run; unless given, all of configs/transfer.py.")
+TASKS = flags.DEFINE_list("tasks", [], "The tasks to run; unless given, all of configs/transfer.py.")
 
 
 def main(_):

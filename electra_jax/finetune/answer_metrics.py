@@ -1,8 +1,8 @@
 """Answers scored as SQuAD's official scripts do it: evaluate-v1.1.py and evaluate-v2.0.py (rajpurkar/SQuAD-explorer).
 
-An answer's words are compared after `normalize`, with whichever of the gold answers suits it best. Version 2.0 has questions without an
-answer: the prediction for one should be the empty text, and a score of each question that says how likely it has none, compared with a
-threshold, can empty a prediction. `squad2` says which of its figures depends on which threshold.
+An answer's words are compared after `normalize`, with whichever of the gold answers gives the best score. Version 2.0 also has questions
+without an answer, for which the empty text is the right prediction. There a model gives each question a no-answer score as well, and a
+prediction counts as empty if this score is above a threshold. `squad2` says which of its figures depends on which threshold.
 """
 
 import math
@@ -11,37 +11,38 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII's alone: quotes and dashes of other scripts stay
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # of ASCII alone: other quotes and dashes stay
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalize(text: str) -> str:
-    """Lower case, then without ASCII punctuation, then without the words a, an and the, words parted by one space.
+    """The text in lower case, then without ASCII punctuation, then without the words a, an and the; one space between words.
 
-    The order matters: "a.m." becomes "am", and keeps its a; "U.S.A." becomes "usa".
+    The order matters: "a.m." becomes "am" and so keeps its a; "U.S.A." becomes "usa".
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def word_f1(gold: str, predicted: str) -> float:
-    """F1 of the words of two texts after `normalize`, each word as often as it occurs. 0 where they share none, so of two empty texts."""
+    """F1 of the words of two texts after `normalize`, each word as often as it occurs. 0 where they share none, as
+    two empty texts do."""
     gold_words, predicted_words = Counter(normalize(gold).split()), Counter(normalize(predicted).split())
     shared = (gold_words & predicted_words).total()
     return 2 * shared / (gold_words.total() + predicted_words.total()) if shared else 0.0
 
 
 def squad1(gold: Mapping[str, Sequence[str]], predicted: Mapping[str, str]) -> dict[str, float]:
-    """Exact match and F1 of SQuAD 1.1, without any threshold: means over all the questions, of which one without a prediction counts 0.
+    """Exact match and F1 of SQuAD 1.1, without any threshold: means over all questions, where a missing prediction counts as 0.
 
     Args:
       gold: {question ID: its answers' texts}, at least one each.
-      predicted: {question ID: text}; those of other questions are passed over.
+      predicted: {question ID: text}; predictions for other questions are ignored.
 
     Returns:
       exact, f1: fractions.
-      total, missing: the number of questions, and of those without a prediction.
+      total, missing: the number of questions, and the number of those without a prediction.
 
-    ValueError: no question at all, or one without an answer.
+    ValueError if there is no question at all, or a question without a gold answer.
     """
     if not gold:
         raise ValueError("there is no question to score")
@@ -59,25 +60,25 @@ def squad2(
     no_answer: Mapping[str, float] | None = None,
     threshold: float = 1.0,
 ) -> dict[str, float]:
-    """The figures of SQuAD 2.0, by the names that the official script gives them.
+    """The figures of SQuAD 2.0, under the names that the official script gives them.
 
     Args:
-      gold: {question ID: its answers' texts}; none for a question that cannot be answered.
-      predicted: {question ID: text}, "" for no answer; those of other questions are passed over.
-      no_answer: {question ID: a number that is the larger, the likelier there is no answer}: a probability or a logit.
+      gold: {question ID: its answers' texts}; no text for a question that cannot be answered.
+      predicted: {question ID: text}, "" for no answer; predictions for other questions are ignored.
+      no_answer: {question ID: no-answer score}, a probability or a logit: the larger, the likelier it is that there is no answer.
         None: the predictions count as they stand.
-      threshold: a prediction counts as "" if its `no_answer` is larger. 1 is the script's default, with which no probability is.
+      threshold: a prediction counts as "" if its no-answer score is larger. 1 is the script's default, which no probability exceeds.
 
-    Returns fractions, beside the totals and thresholds:
-      exact, f1, total: all questions, at `threshold`.
-      HasAns_*, NoAns_*: the same of the questions with an answer and without; absent if there are none such. Also at `threshold`.
-      With `no_answer` alone:
+    Returns totals, thresholds, and fractions:
+      exact, f1, total: of all questions, at `threshold`.
+      HasAns_*, NoAns_*: the same for the questions with an answer and for those without, if there are any. Also at `threshold`.
+      And only if `no_answer` is given:
       threshold: as it was given.
-      best_exact, best_f1: at the thresholds best_exact_thresh and best_f1_thresh, chosen as the best for these very gold answers. They
-        are what could be had, not what was: a table must say which it shows. See `best_threshold`.
+      best_exact, best_f1: at the thresholds best_exact_thresh and best_f1_thresh, which are chosen as the best for these very gold
+        answers. So they are what the best choice would have reached: a table must say which figures it shows. See `best_threshold`.
 
-    ValueError: no question at all; a question without a prediction or a score (the official script, too, ends in a KeyError); a
-    score that is NaN.
+    ValueError if there is no question at all, if a question has no prediction or no score (where the official script ends in a
+    KeyError), or if a score is NaN.
     """
     if not gold:
         raise ValueError("there is no question to score")
@@ -88,7 +89,7 @@ def squad2(
             raise ValueError(f"the no-answer score of question {wrong[0]} is not a number")
     raw = {"exact": {}, "f1": {}}
     for id_, texts in gold.items():
-        # A gold answer of nothing but articles and punctuation is none; the question still counts as one that has an answer.
+        # A gold answer that is only articles and punctuation is left out; the question still counts as one that has an answer.
         texts = [text for text in texts if normalize(text)] or [""]
         raw["exact"][id_] = float(max(normalize(text) == normalize(predicted[id_]) for text in texts))
         raw["f1"][id_] = max(_f1_or_both_empty(text, predicted[id_]) for text in texts)
@@ -110,10 +111,10 @@ def best_threshold(
 ) -> tuple[float, float]:
     """(the best mean score, the threshold that gives it), found as the official script finds it.
 
-    It begins with no question answered, which it calls threshold 0 whatever the scores are, and answers one question after another,
-    the likeliest to have an answer first: one that has an answer adds its score, one that has none takes 1 away if its prediction is
-    not the empty text. A later threshold must be strictly better. Questions of equal `no_answer` come in the order of that mapping and
-    are answered one by one, so that the best may stand among them, where no threshold can.
+    The search begins with no question answered, which it calls threshold 0 whatever the scores are. It then answers one question after
+    another, in the order of rising no-answer scores: a question that has an answer adds its score, and one that has none takes 1 away
+    if its prediction is not the empty text. A later threshold must be strictly better. Questions with equal no-answer scores come in
+    the order of `no_answer` and are answered one by one. So the best mean may lie between two of them, where no threshold can lie.
 
     Args:
       scores: {question ID: exact match or F1 of the prediction as it stands}.
@@ -129,7 +130,7 @@ def best_threshold(
 
 
 def _f1_or_both_empty(gold: str, predicted: str) -> float:
-    """`word_f1`, but 1 where both are empty after `normalize`: version 2.0's only change to it."""
+    """`word_f1`, but 1 where both texts are empty after `normalize`: the only change to it in version 2.0."""
     return word_f1(gold, predicted) if normalize(gold) or normalize(predicted) else 1.0
 
 

@@ -1,8 +1,8 @@
 """Questions about contexts -> rows of tokens: windows over the context, and where the answer begins and ends in them; numpy alone.
 
 A row is `[CLS] question [SEP] window [SEP]` with the types 0 and 1. Every piece of a context knows the characters that it stands for
-(Tokenizer.encode_with_spans), so that an answer goes from characters to pieces and back without a loss. The rules are those of
-google-research/electra, finetune/qa/qa_tasks.py, where it says nothing else; the way back is in nbest.py.
+(Tokenizer.encode_with_spans), so that an answer goes from characters to pieces and back without a loss. Unless a docstring says
+otherwise, the rules are those of google-research/electra, finetune/qa/qa_tasks.py. The way back from pieces to text is in nbest.py.
 """
 
 import re
@@ -16,38 +16,38 @@ from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.finetune.examples import Answers, Example
 from electra_jax.finetune.features import type_pattern
 
-_WORD = re.compile("[^ \t\r\n\u202f]+")  # is_whitespace there: a no-break space, for one, is part of a word
+_WORD = re.compile("[^ \t\r\n\u202f]+")  # white space is what is_whitespace in qa_tasks.py takes for it: a no-break space is part of a word
 
 
 class Context(NamedTuple):
-    """A text of P pieces and W words between white space."""
+    """A text of P pieces, and of W words that white space parts."""
 
     text: str
     tokens: np.ndarray  # int32 [P]
     spans: np.ndarray  # int32 [P, 2]: the characters that each piece stands for
     words: np.ndarray  # int32 [W, 2]: the characters of each word
-    word: np.ndarray  # int32 [P]: the word that each piece stands in
+    word: np.ndarray  # int32 [P]: which word each piece is part of
 
 
 class Window(NamedTuple):
-    """A row of n tokens, c of them pieces of the context."""
+    """A row of n tokens, of which c are pieces of the context."""
 
     tokens: np.ndarray  # int32 [n]
     types: np.ndarray  # int32 [n], read-only: 1 from the context's first piece on
-    question: int  # which of the examples
+    question: int  # the number of its example
     context: Context
     first: int  # where the context's first piece stands in the row
-    begin: int  # the number of that piece in the context
-    max_context: np.ndarray  # bool [c]: of all windows that hold the piece, this one shows most of what is around it
-    start: int  # where the answer's first piece stands in the row; 0, which is [CLS], if the answer is not whole in this window
-    end: int  # its last piece
+    begin: int  # which piece of the context that is, counted from 0
+    max_context: np.ndarray  # bool [c]: of all windows that hold the piece, this one shows the most context around it
+    start: int  # where the answer's first piece stands in the row; 0, which is [CLS], if this window does not hold the whole answer
+    end: int  # the same for its last piece
     impossible: bool  # the answerability label; False where the file has no answers
 
 
 class Windows(NamedTuple):
-    rows: list[Window]  # those of a question follow one another; every question that was not dropped has one at least
-    dropped: list[str]  # `where` of the training examples whose answer could not be found
-    cut: list[int]  # of each example, pieces of its question that did not get in
+    rows: list[Window]  # the rows of a question follow one another; every question that was not dropped has at least one
+    dropped: list[str]  # Example.where of the training examples whose answer could not be found
+    cut: list[int]  # for each example, how many pieces of its question did not fit
 
 
 def make_windows(
@@ -62,17 +62,18 @@ def make_windows(
     spans_by_words: bool = False,
     labels_by_question: bool = False,
 ) -> Windows:
-    """The rows of all questions. Questions are cut to `max_question` pieces, windows are as long as `length` allows and `stride` apart.
+    """The rows of all questions. A question is cut to `max_question` pieces. Windows are as long as `length` allows, and each begins
+    `stride` pieces after the one before.
 
-    An example's first answer is the one to learn; a training example whose answer is not found is dropped and named. When not
-    training, every question is kept, because it must be answered.
+    The first answer of an example is the one to learn. A training example whose answer is not found is dropped and named in `dropped`.
+    When not training, every question is kept, because it must be answered.
 
-    The published rules are kept on request, one by one:
+    Each of these three options keeps a published rule:
     match_lowered: the answer counts as found if the words around its offset contain it, lower-cased and with single spaces
-      (_add_examples, lines 221-232). Otherwise it must stand at its offset to the letter, whatever spaces are in it.
+      (_add_examples, lines 221-232). Otherwise the context must have exactly the answer's characters at its offset.
     spans_by_words: see `_pieces_by_words`. Otherwise the answer's pieces are those that share a character with it.
-    labels_by_question: a window that misses the answer to an answerable question is labelled as answerable (lines 359-369, 414, whose
-      comment says that such windows are thrown out). Otherwise it is labelled impossible, because nothing in it is the answer.
+    labels_by_question: a window that misses the answer to an answerable question is labelled as answerable (lines 359-369 and 414; the
+      comment there says that such windows are thrown out). Otherwise it is labelled impossible, because it does not hold the answer.
 
     UserError if the longest question would leave no room for a context.
     """
@@ -118,8 +119,8 @@ def make_windows(
 
 
 def answer_mask(types: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """bool [..., L]: where a start or an end may stand by the published head (get_prediction_module): the context's pieces, the [SEP]
-    behind them, and [CLS]. types, valid: [..., L] of rows with padding; valid is 0 or False there."""
+    """bool [..., L]: where the published head (get_prediction_module) allows an answer to start or end: at the context's pieces, at the
+    [SEP] behind them, and at [CLS]. types, valid: [..., L] of padded rows; `valid` is 0 or False at padding."""
     mask = (np.asarray(types) == 1) & (np.asarray(valid) != 0)
     mask[..., 0] = True
     return mask
@@ -130,7 +131,7 @@ def _answerable(example: Example) -> bool:
 
 
 def _contexts(texts: Iterable[str], tokenizer: Tokenizer) -> dict[str, Context]:
-    """Each text once, however many questions are asked about it."""
+    """{text: its Context}. Each text is tokenized once, however many questions are asked about it."""
     distinct, contexts = list(dict.fromkeys(texts)), {}
     for text, (tokens, spans) in zip(distinct, tokenizer.encode_with_spans(distinct), strict=True):
         words = np.array([word.span() for word in _WORD.finditer(text)], np.int32).reshape(-1, 2)
@@ -140,14 +141,16 @@ def _contexts(texts: Iterable[str], tokenizer: Tokenizer) -> dict[str, Context]:
 
 
 def _cut(pieces: int, room: int, step: int) -> tuple[list[int], list[int]]:
-    """Where windows of `room` pieces begin and end: `step` apart, until one reaches the last piece. One for a context without pieces."""
+    """Where windows of `room` pieces begin and end: every `step` pieces, until one reaches the last piece. A context without pieces has
+    one window."""
     begins = list(range(0, max(pieces - room, 0) + step, step))
     return begins, [min(begin + room, pieces) for begin in begins]
 
 
 def _max_context(begins: Sequence[int], ends: Sequence[int]) -> list[np.ndarray]:
-    """bool [end - begin] of each window, by _check_is_max_context: the window counts in which the lesser of the pieces to the left and
-    to the right is greatest, plus 0.01 for each piece of the window; of equal ones the first."""
+    """bool [end - begin] of each window: whether a piece has its maximum context there (_check_is_max_context). A window's score for a
+    piece is the lesser of the numbers of pieces to its left and to its right, plus 0.01 for each piece of the window. The window with
+    the highest score counts, and of equal ones the first."""
     if len(begins) == 1:
         return [np.ones(ends[0], bool)]
     b, e, place = np.array(begins)[:, None], np.array(ends)[:, None], np.arange(ends[-1])
@@ -169,14 +172,15 @@ def _found_lowered(text: str, words: np.ndarray, answers: Answers) -> bool:
 
 
 def _words_of(words: np.ndarray, answers: Answers) -> tuple[int, int]:
-    """The words in which the answer's first and last characters stand; white space counts to the word before it, -1 at the text's start."""
+    """(first, last) word: those that hold the answer's first and last character. White space belongs to the word before it, and to -1 at
+    the beginning of the text."""
     begin, size = answers.starts[0], len(answers.texts[0])
     first, last = np.searchsorted(words[:, 0], [begin, begin + size - 1], "right") - 1
     return int(first), int(last)
 
 
 def _pieces(context: Context, answers: Answers) -> tuple[int, int] | None:
-    """(first, last) of the pieces that share a character with the answer; None if none does."""
+    """(first, last) piece of those that share a character with the answer; None if no piece does."""
     begin, end = answers.starts[0], answers.starts[0] + len(answers.texts[0])
     first = int(np.searchsorted(context.spans[:, 1], begin, "right"))
     last = int(np.searchsorted(context.spans[:, 0], end, "left")) - 1
@@ -184,10 +188,11 @@ def _pieces(context: Context, answers: Answers) -> tuple[int, int] | None:
 
 
 def _pieces_by_words(context: Context, answers: Answers, wanted: np.ndarray) -> tuple[int, int] | None:
-    """(first, last) of the answer's pieces as published (featurize and _improve_answer_span): the pieces of the words in which it begins
-    and ends, or what of them is, piece for piece, the answer's text tokenized by itself, `wanted`: its first occurrence.
+    """(first, last) piece of the answer as published (featurize and _improve_answer_span).
 
-    So "Japan" in "Japanese" gives the whole word, and the second "no" of "no-no" the first.
+    The published code takes all pieces from the word in which the answer begins to the word in which it ends. If these contain `wanted`,
+    which are the pieces of the answer's text tokenized by itself, it takes their first occurrence instead. So "Japan" in "Japanese" gives
+    the whole word, and the second "no" of "no-no" gives the first.
     """
     first_word, last_word = _words_of(context.words, answers)
     first = int(np.searchsorted(context.word, first_word, "left"))

@@ -1,7 +1,7 @@
-"""Rows of their own lengths -> batches of a few lengths, so that little is padded and few programs are compiled.
+"""Rows of many lengths -> batches of a few lengths, so that there is little padding and few programs are compiled.
 
-Which rows stand in a step is a pure function of (lengths of all rows, seed, step), as in pretraining (data/rows/order.py): a resume
-needs the step alone. The length of a step's batch does not depend on the seed, so that several seeds can train in one program.
+Which rows a step has is a pure function of (lengths of all rows, seed, step), as in pretraining (data/rows/order.py): a resumed run
+needs to know the step alone. The length of a step's batch does not depend on the seed, so that several seeds can train in one program.
 """
 
 from collections.abc import Sequence
@@ -10,18 +10,19 @@ import numpy as np
 
 from electra_jax.data.rows import hashing
 
-MULTIPLE = 8  # of a batch's length: a multiple of what vector units and the cache's lines hold
-_WITHIN, _STEPS = range(2)  # a word of each hash: what it is for
+MULTIPLE = 8  # every length of a batch is a multiple of this, as the widths of vector units and cache lines are
+_WITHIN, _STEPS = range(2)  # what a hash is for; each hash has one of these words in its key
 
 
 def row_lengths(lengths_N: np.ndarray, count: int = 6) -> tuple[int, ...]:
-    """At most `count` multiples of 8, ascending, such that padding each row to the next of them leaves the fewest tokens.
+    """At most `count` multiples of 8, ascending, chosen so that padding each row to the next of them gives the fewest tokens in all.
 
-    The last holds the longest row. Exact, by dynamic programming over the possible lengths.
+    The last one holds the longest row. The choice is exact, by dynamic programming over the possible lengths.
     """
     candidates, rows = np.unique(-(-lengths_N // MULTIPLE) * MULTIPLE, return_counts=True)
     below = np.concatenate([[0], np.cumsum(rows)])  # rows of the first i candidates
-    # best[k][i]: the fewest tokens of the first i candidates' rows in at most k lengths, and where the last group begins.
+    # best[k][i]: the fewest tokens that the rows of the first i candidates have with at most k lengths. begins[k - 1][i]: where the last
+    # length's group of candidates then begins.
     best = [[0.0] + [np.inf] * len(candidates)]
     begins = []
     for _ in range(min(count, len(candidates))):
@@ -43,8 +44,9 @@ def row_lengths(lengths_N: np.ndarray, count: int = 6) -> tuple[int, ...]:
 
 
 def ladder(longest: int) -> tuple[int, ...]:
-    """Lengths for rows that nobody has seen yet, ascending: from `longest` down each is two thirds of the one above, as a multiple of 8,
-    until 16. They follow from `longest` alone, so that a row's length never depends on which rows come with it."""
+    """Lengths for rows that are not known in advance, ascending. Each is two thirds of the next longer one, rounded up to a multiple of 8;
+    the shortest is 16, unless `longest` is less. They follow from `longest` alone, so that the length to which a row is padded never
+    depends on the other rows."""
     found = [longest]
     while (next_one := -(-found[-1] * 2 // (3 * MULTIPLE)) * MULTIPLE) < found[-1] and found[-1] > 2 * MULTIPLE:
         found.append(next_one)
@@ -52,20 +54,19 @@ def ladder(longest: int) -> tuple[int, ...]:
 
 
 class Batches:
-    """The order of a training set in batches. Attributes: lengths, that batches have; batch_rows; steps_per_epoch."""
+    """The order of a training set in batches. Attributes: lengths (those that batches may have), batch_rows, steps_per_epoch."""
 
     def __init__(self, lengths_N: np.ndarray, lengths: Sequence[int], batch_rows: int):
-        """lengths_N: of the rows, in tokens."""
+        """lengths_N: how many tokens each row has."""
         self.lengths, self.batch_rows = tuple(lengths), batch_rows
         self.steps_per_epoch = -(-len(lengths_N) // batch_rows)
         self._groups = groups(lengths_N, lengths)
         self._counts = _counts([len(group) for group in self._groups], batch_rows)
-        self._epoch, self._steps, self._rows = -1, [], {}  # what is known of the epoch that was asked for last
+        self._epoch, self._steps, self._rows = -1, [], {}  # a cache for the epoch that was asked for last
 
     def rows(self, step: int, seed: int) -> tuple[int, np.ndarray]:
-        """(length, numbers of the rows [batch_rows]) of a step; -1 is no row: the last batch of an epoch's longest rows may lack some.
-
-        Every row stands in each epoch once.
+        """(length of the batch, numbers of its rows [batch_rows]) of a step. -1 stands for an empty row: the last batch of the longest
+        length may not be full. Every row occurs once per epoch.
         """
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
@@ -76,12 +77,13 @@ class Batches:
         return self.lengths[group], self._rows[seed][group][number]
 
     def _schedule(self, epoch: int) -> list[tuple[int, int]]:
-        """(group of lengths, number within it) of each step: the same for every seed."""
+        """(number of its length, number of the batch among those of this length) of each step: the same for every seed."""
         steps = [(group, number) for group, count in enumerate(self._counts) for number in range(count)]
         return [steps[i] for i in hashing.permutation(len(steps), _STEPS, epoch)]
 
     def _shuffled(self, epoch: int, seed: int) -> list[np.ndarray]:
-        """[batches, batch_rows] of each group. What fills no batch of its own length is among the rows of the next."""
+        """Numbers of rows [batches, batch_rows] for each length. Rows that do not fill a batch of their own length join those of the
+        next."""
         found, left = [], np.empty(0, np.int64)
         for number, (group, count) in enumerate(zip(self._groups, self._counts, strict=True)):
             rows = np.concatenate([left, group])
@@ -95,13 +97,14 @@ class Batches:
 
 
 def groups(lengths_N: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
-    """The numbers of the rows that each length is the shortest for."""
+    """For each length, the numbers of the rows that it is the shortest for."""
     which_N = np.searchsorted(lengths, lengths_N)
     return [np.flatnonzero(which_N == group) for group in range(len(lengths))]
 
 
 def _counts(sizes: Sequence[int], batch_rows: int) -> list[int]:
-    """Batches of each group of so many rows: what fills none goes to the next group, and the last has one that is not full."""
+    """How many batches each length has, given the number of its rows. Rows that do not fill a batch go to the next length; the last
+    length may have one batch that is not full."""
     counts, left = [], 0
     for size in sizes:
         count, left = divmod(size + left, batch_rows)

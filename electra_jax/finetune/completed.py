@@ -1,4 +1,5 @@
-"""A run that is wanted once: what its folder has, or else trained now. The tables over many runs are made of these."""
+"""Runs that are trained at most once: the scores come from the run's folder if it is complete, or else it is trained now. The tables
+over many runs (glue.py, transfer.py) are made of such runs."""
 
 import json
 import pathlib
@@ -12,12 +13,13 @@ from electra_jax.store import names
 
 
 def ensure(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
-    """What results.json has of such a run: what a person gives is equal, and the rest followed from it and the rows.
+    """The content of the run's results.json.
 
-    UserError where the folder holds the run of another recipe.
+    UserError where the folder holds a run of another recipe. Only the fields that a person sets are compared (task.path aside), because all
+    others follow from these and from the rows.
     """
     found = folder / results.RESULTS
-    if not (found.is_file() and (folder / names.REPORT).is_file()):  # the report is written last
+    if not (found.is_file() and (folder / names.REPORT).is_file()):  # the report is written last, so a run that has one is complete
         finetune(recipe, folder)
         return json.loads(found.read_text())
     before = json.loads((folder / names.CONFIG).read_text())

@@ -1,4 +1,4 @@
-"""Which task a run fine-tunes on, one by its name or a user's own, and how it is learned. No jax."""
+"""Which task a run fine-tunes on (a known one by its name, or a user's own), and how it is learned. No jax."""
 
 import dataclasses
 
@@ -8,35 +8,35 @@ from electra_jax.finetune.tags import SCHEMES
 from electra_jax.finetune.tasks import KINDS, OWN, TASKS
 from electra_jax.options import at_least, one_of, option
 
-NULL_THRESHOLD = -2.75  # of SQuAD 2.0's no-answer score: qa_na_threshold in configure_finetuning.py; transformers' is 0
+NULL_THRESHOLD = -2.75  # for SQuAD 2.0's no-answer score: qa_na_threshold in configure_finetuning.py; transformers has 0
 HEADS = ("classification", "sequence_classification", "token_classification", "joint_answer", "question_answering")
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
     name: str = option(OWN, f"{', '.join(TASKS)}; or {OWN}: a task of yours, which the options below describe")
-    path: str = option("", "the folder of the task's files, or of several tasks'; one file of yours; tfds: or tfds:NAME for TFDS")
-    train: str = option("", "the name of the training file in it (of TFDS: of the split); '': the task's own")
-    dev: str = option("", "of the file that is evaluated on; '': the task's own")
-    test: str = option("", "of the file that is predicted; '': the task's own")
-    dev_share: float = option(0.1, "of a task of yours without a dev file: the share of the training rows that is held out, by a hash")
-    dev_from_train: float = option(0.0, "this share of the training rows, by a hash, is the dev set: to choose settings by")
+    path: str = option("", "the folder of the task's files, or of several tasks' folders; or a file of yours; tfds: or tfds:NAME for TFDS")
+    train: str = option("", "the name of the training file in task.path (or of TFDS's split); '': the task's own")
+    dev: str = option("", "the name of the file that is evaluated on; '': the task's own")
+    test: str = option("", "the name of the file that is predicted; '': the task's own")
+    dev_share: float = option(0.1, "in a task of yours without a dev file, hold out this share of the training rows, chosen by a hash")
+    dev_from_train: float = option(0.0, "take this share of the training rows, chosen by a hash, as the dev set: to choose settings by")
     format: str = option("auto", f"auto (by the files' endings), {', '.join(FORMATS)}")
     kind: str = option("class", "class: one label; classes: several or none; number; tags: one for each word; answer: a part of a context")
-    text_columns: tuple = option((), "one, or two: a pair; of tags: the words'; of an answer: ('question', 'context'). (): text, or words")
-    label_column: str = option("", "of labels, numbers, tags or answers; '': label, tags or answers; of CoNLL columns the last")
-    start_column: str = option("", "of an answer's offset in characters; '': it stands where its text stands, if that stands there once")
+    text_columns: tuple = option((), "one; two of a pair; of tags the words'; of answers ('question', 'context'). (): text, or words")
+    label_column: str = option("", "that of labels, numbers, tags or answers; '': label, tags or answers; in CoNLL columns the last")
+    start_column: str = option("", "that of an answer's offset in characters; '': none, the context has the answer's text exactly once")
     id_column: str = option("", "a name for each row, which predictions repeat; '': the row's number")
     labels: tuple = option((), "all labels in the order of the model's outputs; (): those of the training file, sorted")
-    label_range: tuple | None = option(None, "of a number: (lowest, highest); None: those of the training file")
+    label_range: tuple | None = option(None, "of numbers: (lowest, highest); None: those of the training file")
     separator: str = option(",", "between several labels in one text")
     header: bool = option(True, "the first line of a .csv or .tsv names its columns; otherwise they are numbered from '0'")
     delimiter: str = option("", "between the columns of a .csv or .tsv; '': a comma, a tab")
     quotes: bool | None = option(None, "columns may stand in double quotes; None: in a .csv, not in a .tsv")
-    tag_scheme: str = option("", f"auto, {', '.join(SCHEMES)} (of words alone, no spans); '': the task's own, of yours auto")
+    tag_scheme: str = option("", f"auto, {', '.join(SCHEMES)} (each tag is of its word alone); '': the task's own, of yours auto")
     lenient_tags: bool = option(False, "tags that break their scheme are read as conlleval reads them, and counted, not refused")
     bad_rows: str = option(
-        "", "refuse or drop (and count) rows with an empty text or another number of columns; '': the task's, of yours refuse"
+        "", "refuse or drop (and count) rows with an empty text or another number of columns; '': the task's own, for yours refuse"
     )
 
     def __post_init__(self):
@@ -101,29 +101,29 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """How a task is learned. The fields from `pooler_slot` on name a defect of the published code each, which `faithful` keeps
-    (google-research/electra; the functions that they are given to say where)."""
+    """How a task is learned. Each field from `pooler_slot` on keeps one defect of the published code (google-research/electra), and
+    configs/finetune.py:TASK,faithful sets them all. The functions that receive a field say where that code has the defect."""
 
     head: str = option("", f"{', '.join(HEADS)}; '': the published one for the task's kind")
     length: int = option(0, "tokens per row; 0: the task's, as published")
     from_scratch: bool = option(False, "begin with random weights in the shape of init_from: what its training was worth")
-    epochs: float = option(0.0, "over the training rows, from which train.steps follows; 0: the task's, as published")
-    warmup_share: float = option(0.1, "of the steps, until the rate is at its peak, unless schedule.warmup_steps is given")
+    epochs: float = option(0.0, "passes over the training rows, from which train.steps follows; 0: the task's, as published")
+    warmup_share: float = option(0.1, "the share of the steps until the rate is at its peak, unless schedule.warmup_steps is given")
     layer_decay: float = option(0.8, "the rate of each layer as a share of the one above it; 1: all learn alike")
-    row_lengths: int = option(6, "so many lengths may batches have, each a program to compile; 1: all rows are padded to `length`")
+    row_lengths: int = option(6, "batches have at most so many row lengths, each a program to compile; 1: all rows are padded to `length`")
     both_orders: bool | None = option(None, "train on each pair in both orders; None: as published, for MRPC and STS-B")
     no_answer_threshold: float | None = option(None, "a larger no-answer score means no answer; None: -2.75, of question_answering 0")
     keep: str = option("best", "which seeds' models are kept in the workdir: best, or all")
-    pooler_slot: bool = option(False, "layer-wise rates count a pooler that is not there: the last layer has the decay twice")
+    pooler_slot: bool = option(False, "layer-wise rates count a layer for a pooler that is not there: the last layer has the decay twice")
     sum_over_batch: bool = option(False, "the loss is a sum over the batch, so that the gradients' norm is nearly always clipped")
     one_shuffle: bool = option(False, "every seed sees the rows in the same order")
-    answerable_by_question: bool = option(False, "windows without the answer are trained on as the question is: answerable")
-    match_lowered_answers: bool = option(False, "training answers not found, lower-cased, around their offset are dropped")
-    answers_by_words: bool = option(False, "answers are found as whole words and pieces, and their text again by lower-cased alignment")
-    cut_by_word_count: bool = option(False, "tagged sentences are cut by their number of words, not when the row is full")
-    lower_tagged_words: bool = option(False, "tagged words are lowered and stripped of accents whatever the vocabulary")
+    answerable_by_question: bool = option(False, "windows that miss the answer to an answerable question are labelled as answerable")
+    match_lowered_answers: bool = option(False, "training questions without their lower-cased answer around its offset are dropped")
+    answers_by_words: bool = option(False, "answers are found as whole words and pieces, predicted texts by aligning lower-cased letters")
+    cut_by_word_count: bool = option(False, "tagged sentences are cut by a rule that counts words as well, often before the row is full")
+    lower_tagged_words: bool = option(False, "tagged words are lower-cased and stripped of accents with every vocabulary")
     tags_type: int = option(0, "the type of a tagged sentence's tokens: published is 1")
-    published_tag_scores: bool = option(False, "spans end at B, S and O alone, and words that were cut off count for nothing")
+    published_tag_scores: bool = option(False, "spans end before B, S, O and with the sentence alone; words cut off are not scored")
 
     def __post_init__(self):
         one_of("finetune.head", self.head, ("", *HEADS))

@@ -1,6 +1,8 @@
-"""What is taken for what: tables of the report, by the kind of a task, from the predictions of a split that has labels.
+"""The report's confusion matrices, on a split that has labels: how often a label was predicted for a gold label. For rows of several
+labels: how often each label is right, missed and wrongly given.
 
-Each maker is a pure function of (task, examples, predictions); KINDS names it. Numbers and answers have no classes, and no table.
+Each kind of task has a maker in KINDS, a pure function of (task, examples, predictions). Numbers and answers have no classes, and so no
+table.
 """
 
 from collections import Counter
@@ -13,9 +15,9 @@ from electra_jax.finetune.tasks import Task
 from electra_jax.views import Cell, Table
 
 MOST_ROWS = 20
-NAME_LENGTH = 24  # characters of a label
+NAME_LENGTH = 24  # how many characters of a label are shown
 GOLD_BY_PREDICTED = "gold → predicted"
-NONE = None  # no span
+NONE = None  # in place of a type: there is no span
 
 
 def clip(text: str, length: int) -> str:
@@ -46,13 +48,13 @@ def _of_tags(task: Task, examples: Sequence[Example], predictions: Sequence[Pred
 
 
 def _span_pairs(gold: Sequence[str], predicted: Sequence[str]) -> Iterable[tuple[str | None, str | None]]:
-    """(gold type, predicted type) of the spans of a sentence."""
+    """(gold type, predicted type) of each span of a sentence; a span that only one side has is paired with NONE."""
     gold_types, predicted_types = ({chunk[1:]: chunk.type for chunk in chunks(tags)} for tags in (gold, predicted))
     return [(gold_types.get(words, NONE), predicted_types.get(words, NONE)) for words in gold_types | predicted_types]
 
 
 def _matrix(pairs: Counter, names: Sequence[str], called: str, reading: str) -> Table:
-    """pairs: {(gold, predicted): how often}; one of a pair may be NONE. names: in order; `called` so all together."""
+    """pairs: {(gold, predicted): how often}; one of the two may be NONE. names: the labels in order. called: the plural noun for them."""
     shown = _most_frequent(_sides(pairs), names)
     lines, rows = [*shown, *([NONE] if any(NONE in pair for pair in pairs) else [])], []
     others = any(gold in lines and predicted not in lines for gold, predicted in pairs)
@@ -68,7 +70,7 @@ def _matrix(pairs: Counter, names: Sequence[str], called: str, reading: str) -> 
 
 
 def _sides(pairs: Counter) -> Counter:
-    """How often each name occurs, as gold and as predicted."""
+    """How often each name occurs, as gold and as predicted together."""
     found = Counter()
     for (gold, predicted), count in pairs.items():
         found[gold] += count
@@ -77,7 +79,7 @@ def _sides(pairs: Counter) -> Counter:
 
 
 def _most_frequent(counts: Counter, names: Sequence[str]) -> list[str]:
-    """MOST_ROWS of the names at most, in their own order."""
+    """The most frequent names, at most MOST_ROWS, in the order of `names`."""
     kept = set(sorted(names, key=lambda name: -counts[name])[:MOST_ROWS])
     return [name for name in names if name in kept]
 

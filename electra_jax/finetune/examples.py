@@ -1,23 +1,23 @@
-"""The one record that readers give and features take, whatever file an example came from."""
+"""The record that all readers make and all features are made from, whatever the format of the file."""
 
 from typing import Any, NamedTuple
 
 
 class Answers(NamedTuple):
-    """The answers to a question that several people gave; both empty where the context has none (SQuAD 2.0)."""
+    """The answers that several people gave to a question; both fields are empty if the context has no answer (SQuAD 2.0)."""
 
     texts: tuple[str, ...]
-    starts: tuple[int, ...]  # characters (Unicode code points) into the context; context[start:][: len(text)] == text
+    starts: tuple[int, ...]  # offsets in characters (Unicode code points): context[start:][: len(text)] == text
 
 
 class Example(NamedTuple):
-    """`label` is None where the file has none, as in a test set. By the task's kind it is
+    """A row of a file. `label` is None if the file has none, as in a test set. Otherwise its type follows from the task's kind:
 
     "class": str   "classes": tuple[str, ...]   "number": float   "answer": Answers
-    "tags": tuple[str, ...], a tag for each word: IOB2 where the tags are of spans, whatever the file has; as they are otherwise
+    "tags": tuple[str, ...], one tag for each word. Tags of spans are in IOB2, whatever the file has; others are as in the file.
     """
 
-    id: str  # the official one (question id, index), or the row's number from 0 as text
-    texts: tuple[str, ...]  # one text, or a pair; of tags: the words; of an answer: (question, context)
+    id: str  # the official one (question ID, index), or the row's number as text, counted from 0
+    texts: tuple[str, ...]  # one text, or a pair; for tags the words; for an answer (question, context)
     label: Any
-    where: str  # "FILE:LINE" (JSON: "FILE: question ID"; Parquet, TFDS: "FILE: row NUMBER"): messages name it
+    where: str  # for messages: "FILE:LINE" (JSON: "FILE: question ID"; Parquet, TFDS: "FILE: row NUMBER")

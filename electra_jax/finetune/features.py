@@ -1,7 +1,7 @@
-"""Texts, pairs of texts and tagged words -> token ids, a row each, of its own length; numpy alone.
+"""Texts, pairs of texts and tagged words -> one row of token IDs each, without padding; numpy alone.
 
-A row is `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, and `length` counts these special tokens too. Whole columns are given to the
-tokenizer at once, because looking up its cache is all that a row should cost. Answers in a context are cut in answers.py.
+A row is `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, and `length` counts these special tokens too. The tokenizer is given whole columns at
+once, because then most words cost no more than a look-up in its cache. Questions about contexts become rows in answers.py.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from electra_jax.cli import UserError
 from electra_jax.data.tokenizers import Tokenizer, WordPiece
 from electra_jax.finetune.examples import Example
 
-NO_LABEL = -1  # of a piece that carries none
+NO_LABEL = -1  # for a piece without a label
 
 
 class TextRows(NamedTuple):
@@ -21,7 +21,7 @@ class TextRows(NamedTuple):
 
     tokens: list[np.ndarray]  # int32 [n]
     types: list[np.ndarray]  # int32 [n], read-only: 1 for the second text and its [SEP], else 0
-    cut: list[int]  # tokens of each row's texts that did not get in
+    cut: list[int]  # how many tokens of each row's texts did not fit
 
 
 class TagRows(NamedTuple):
@@ -29,22 +29,23 @@ class TagRows(NamedTuple):
 
     tokens: list[np.ndarray]  # int32 [n]
     types: list[np.ndarray]  # int32 [n], read-only
-    firsts: list[np.ndarray]  # int32 [w]: where the first piece of each word stands in the row
-    cut: np.ndarray  # int32 [N]: words at the sentence's end that did not get in; whoever scores counts them as O, or as wrong
+    firsts: list[np.ndarray]  # int32 [w]: the place in the row of each word's first piece
+    cut: np.ndarray  # int32 [N]: how many words at the sentence's end did not fit; rows.py predicts O for them (or the first label)
 
 
 def type_pattern(length: int) -> np.ndarray:
-    """int32 [2 x length], read-only, `length` zeros and as many ones: the types of every row are a slice of it."""
+    """int32 [2 x length], read-only: `length` zeros and as many ones. The types of every row are a slice of this array."""
     pattern = np.repeat(np.array([0, 1], np.int32), length)
     pattern.flags.writeable = False
     return pattern
 
 
 def encode_texts(examples: Sequence[Example], tokenizer: Tokenizer, *, length: int) -> TextRows:
-    """One text or a pair, as google-research/electra, finetune/classification/classification_tasks.py (featurize) lays them out.
+    """Rows of one text or of a pair, laid out as in google-research/electra, finetune/classification/classification_tasks.py (featurize).
 
-    A pair that is too long loses tokens at the end of the longer text, one at a time, and of equally long ones the second's
-    (_truncate_seq_pair there). A second text without any token, "" among them, leaves the row of a single text, as there.
+    If a pair is too long, tokens are dropped one at a time from the end of the longer text, or of the second if both are equally long
+    (_truncate_seq_pair there). If the second text has no tokens, for instance because it is "", the row is that of a single text, as
+    there.
     """
     columns = [tokenizer.encode_batch(column) for column in zip(*(example.texts for example in examples), strict=True)]
     pattern = type_pattern(length)
@@ -64,7 +65,7 @@ def encode_texts(examples: Sequence[Example], tokenizer: Tokenizer, *, length: i
 
 
 def pair_lengths(a: int, b: int, room: int) -> tuple[int, int]:
-    """What is left of two texts of `a` and `b` tokens when the longer one, or the second of equal ones, loses a token until both fit."""
+    """How many of `a` and `b` tokens are left when the longer text, or the second of equally long ones, loses a token until both fit."""
     if a + b <= room:
         return a, b
     a = min(a, max(room - b, (room + 1) // 2))
@@ -72,8 +73,9 @@ def pair_lengths(a: int, b: int, room: int) -> tuple[int, int]:
 
 
 def both_orders(examples: Sequence[Example]) -> list[Example]:
-    """The examples, then all of them again with their two texts exchanged: training data of MRPC and STS-B, where the order says nothing
-    (google-research/electra, configure_finetuning.py, double_unordered). Ids and places stay, so that a mistake names its line."""
+    """The examples, and then all of them again with their two texts exchanged: for training on MRPC and STS-B, where the order of a pair
+    means nothing (google-research/electra, configure_finetuning.py, double_unordered). `id` and `where` stay the same, so that messages
+    still name the right line."""
     single = next((example for example in examples if len(example.texts) != 2), None)
     if single is not None:
         raise UserError(f"{single.where}: both orders of two texts were asked for, and there is one text here: switch the option off")
@@ -89,18 +91,19 @@ def encode_tags(
     by_word_count: bool = False,
     published_case: bool = False,
 ) -> TagRows:
-    """Sentences of words; the first piece of a word stands for it (google-research/electra, finetune/tagging/tagging_tasks.py, featurize).
+    """Rows of sentences; each word is labelled at its first piece (google-research/electra, finetune/tagging/tagging_tasks.py, featurize).
 
-    Each word is cut into pieces by itself. One that gives none, because it consists of control characters, becomes one [UNK], so that
-    every word has a first piece; as published, its tag would sit on the next word's.
+    Each word is cut into pieces by itself. A word of control characters alone has no pieces; it becomes one [UNK], so that every word
+    has a first piece. In the published code, its tag would move to the next word.
 
-    The published rules are kept on request, one by one:
-    type_id: 1 there; 0 is the type that a single text had in pretraining.
-    by_word_count: line 132 there compares `length` with the sentence's number of words plus the tokens so far, where the word's own
-      pieces are meant, and so cuts sentences of many words long before they are full. Otherwise a sentence is cut before the first
-      word that does not fit. (A sentence of more than length - 3 words is left with [SEP] alone there, and with [CLS] [SEP] here.)
-    published_case: words are lowered and stripped of accents even where the vocabulary is cased, and ideographs of a word are not
-      set apart (line 228 there, tokenize_and_align). For WordPiece alone: the code knows no other kind.
+    Each of these three options keeps a published rule:
+    type_id: the published type of all tokens is 1. Type 0 is what a single text had in pretraining.
+    by_word_count: before each word, line 132 there adds the sentence's number of words to the tokens so far, where the number of this
+      word's pieces is meant, and compares the sum with `length`. So sentences of many words are cut long before the row is full. Otherwise
+      a sentence is cut before the first word that does not fit. (A sentence of more than length - 3 words is left with [SEP] alone there,
+      and with [CLS] [SEP] here.)
+    published_case: words are lower-cased and stripped of accents even if the vocabulary is cased, and the ideographs of a word are not
+      set apart (lines 237-239 there, tokenize_and_align). It applies to WordPiece alone, because the published code has no other tokenizer.
     """
     if published_case and isinstance(tokenizer, WordPiece):
         tokenizer = WordPiece(tokenizer.vocabulary, lower_case=True, strip_accents=True, chinese_chars=False)
@@ -115,7 +118,7 @@ def encode_tags(
     cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
     rows = TagRows([], [], [], np.zeros(len(sentences), np.int32))
     for row, words in enumerate(sentences):
-        ends = 1 + np.cumsum(counts[words], dtype=np.int32)  # behind each word; [CLS] comes first
+        ends = 1 + np.cumsum(counts[words], dtype=np.int32)  # the place behind each word's last piece; [CLS] comes first
         firsts = ends - counts[words]
         kept = np.searchsorted(ends, length - 1, "right")
         if by_word_count:
@@ -128,9 +131,9 @@ def encode_tags(
 
 
 def labels_of_pieces(rows: TagRows, labels: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """int32 [n] of each row: the word's label at its first piece, NO_LABEL at all other places.
+    """int32 [n] for each row: a word's label at its first piece, NO_LABEL at all other places.
 
-    labels: of each sentence an integer for each of its words, those that were cut off included.
+    labels: for each sentence, one integer for each of its words, also for words that were cut off.
     """
     spread = []
     for tokens, firsts, numbers in zip(rows.tokens, rows.firsts, labels, strict=True):

@@ -1,7 +1,7 @@
-"""GLUE as the paper shows it: every task at hand fine-tuned from one model, a row of medians beside the published ones.
+"""GLUE as the paper shows it: one model is fine-tuned on every task at hand, and its medians stand beside the published ones.
 
-workdir/TASK/          the run of each task, as finetune leaves it; a second call goes on with what is not complete
-workdir/uploads.zip    the files of predictions that gluebenchmark.com takes, of the tasks whose test sets are there
+workdir/TASK/          the run of each task, as finetune leaves it; a second call trains only what is not complete
+workdir/uploads.zip    the files of predictions that gluebenchmark.com takes, for the tasks whose test sets are there
 workdir/table.md       the table
 """
 
@@ -22,19 +22,19 @@ UPLOADS, TABLE = "uploads.zip", "table.md"
 
 
 class Row(NamedTuple):
-    """Of one task: what its seeds reached on the dev set, or why it was not run."""
+    """What the seeds of one task reached on the dev set, or why the task was not run."""
 
     name: str
     metric: str
     summary: Mapping[str, float]  # results.summary of the metric
     seeds: int
-    missing: str  # a line; "" where the task was run
+    missing: str  # one line: why it was not run; "" if it was
 
 
 def run(recipe_of: Callable[[str], FinetuneRecipe], workdir: str | os.PathLike, names: Sequence[str] = NAMES) -> Iterator[Row]:
-    """A row for each task, as it is complete. recipe_of(task) -> its recipe.
+    """Yields the row of each task once its run is complete. recipe_of(task) -> the task's recipe.
 
-    UserError for what is no task of GLUE's, and where a task's folder holds the run of another recipe.
+    UserError for a name that is no task of GLUE, and if a task's folder holds a run of another recipe.
     """
     if unknown := [name for name in names if name not in NAMES]:
         raise UserError(f"{unknown[0]!r} is no task of GLUE: choose from {', '.join(NAMES)}")
@@ -49,12 +49,12 @@ def run(recipe_of: Callable[[str], FinetuneRecipe], workdir: str | os.PathLike, 
 
 
 def _needed(name: str) -> list[str]:
-    """The splits without which nothing can be trained and scored."""
+    """The splits that training and scoring need."""
     return ["train", next(split for split in TASKS[name].files if split.startswith("dev"))]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown, in percent: the median and the deviation over the seeds, and the published medians of 10 seeds."""
+    """Markdown, in percent: the median and the deviation over the seeds, and below them the published medians of 10 seeds."""
     done = [row for row in rows if not row.missing]
     head = ["model", *(f"{TASKS[row.name].title} ({row.metric})" for row in done), "mean"]
     ours = [f"{100 * row.summary['median']:.1f} ± {100 * row.summary['deviation']:.1f}" for row in done]
@@ -68,7 +68,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _mean(cells: Sequence[str]) -> str:
-    """Of the tasks that have a figure; with their number where some have none."""
+    """The mean over the tasks that have a figure; if some have none, with the number of those that do."""
     values = [float(cell.split()[0]) for cell in cells if cell]
     if not values:
         return ""

@@ -1,6 +1,7 @@
-"""The worst mistakes: examples of a split with labels whose predictions are most surely wrong, as marked texts of the report.
+"""The report's worst mistakes: examples of a labelled split whose predictions are wrong, the most confident first, as marked texts.
 
-Each maker is a pure function of (task, examples, predictions); KINDS names it. Where nothing is wrong there are no sentences.
+Each kind of task has a maker in KINDS, a pure function of (task, examples, predictions). If nothing is wrong, the section has no
+sentences.
 """
 
 import heapq
@@ -16,15 +17,15 @@ from electra_jax.finetune.tasks import Task
 from electra_jax.views import Examples, Span
 
 MOST = 15
-TEXT, FACT = 400, 120  # characters of a text, of what is said of it
-BEFORE, BEHIND = 20, 30  # words of a sentence around its worst
-WORD = 30  # characters of a word with a mark, within which a browser breaks no line: that fits a phone
-AROUND = 150  # characters of a context on either side of an answer
+TEXT, FACT = 400, 120  # the most characters of a text, and of a fact about it
+BEFORE, BEHIND = 20, 30  # how many words of a sentence are shown around its worst one
+WORD = 30  # the most characters of a marked word: a browser does not break it, and it must fit a phone
+AROUND = 150  # how many characters of a context are shown on either side of an answer
 TITLE = "The worst mistakes"
 
 
 def _worst(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], badness: Callable) -> list[tuple]:
-    """(badness, example, prediction) of the worst, whatever is not above 0 left out; of equal ones the first."""
+    """(badness, example, prediction) of the worst examples, at most MOST, those with badness above 0 alone; of equal ones the first."""
     scored = ((badness(example, each), example, each) for example, each in zip(examples, predictions, strict=True))
     return heapq.nlargest(MOST, (found for found in scored if found[0] > 0), key=lambda found: found[0])
 
@@ -34,7 +35,7 @@ def _facts(example: Example, **values: str) -> dict[str, str]:
 
 
 def _texts(example: Example) -> list[Span]:
-    """A line for each text."""
+    """One line for each text."""
     return [Span(clip(text, TEXT), "\n" if number else "") for number, text in enumerate(example.texts)]
 
 
@@ -54,7 +55,7 @@ def _of_class(task: Task, examples: Sequence[Example], predictions: Sequence[Pre
 
 def _of_classes(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Examples:
     def wrong(example: Example, each: Prediction) -> tuple[list[str], list[str]]:
-        """(missed, wrongly given), the surest first."""
+        """(missed labels, wrongly given labels), the most confident mistake first."""
         missed = [label for label in task.labels if label in example.label and label not in each.value]
         given = [label for label in each.value if label not in example.label]
         return sorted(missed, key=lambda label: each.more[label]), sorted(given, key=lambda label: -each.more[label])
@@ -83,7 +84,8 @@ def _of_number(task: Task, examples: Sequence[Example], predictions: Sequence[Pr
 
 def _of_tags(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Examples:
     def wrong(example: Example, each: Prediction) -> dict[int, float]:
-        """{word: probability of its tag}, of the words that the model saw: what was cut off it said nothing of."""
+        """{word: probability of its predicted tag} for the wrong words. Words that were cut off are left out: the model did not see
+        them."""
         kept = range(len(each.more))
         return {word: each.probability[word] for word in kept if each.value[word] != example.label[word]}
 
@@ -141,13 +143,14 @@ def _of_answer(task: Task, examples: Sequence[Example], predictions: Sequence[Pr
 
 
 def _sureness(each: Prediction) -> float:
-    """The probability of the answer given, among the best. The published head scores "no answer" apart from them, as a logit."""
+    """The probability of the predicted answer among the n-best answers. The published head has no entry for "no answer" among these, but a
+    logit of its own."""
     among = next((entry.probability for entry in each.more.nbest if entry.text == each.value), None)
     return 1 / (1 + math.exp(-max(each.more.null_score, -500.0))) if among is None else among
 
 
 def _stretch(context: str, start: int, end: int, over: str, shade: float) -> list[Span]:
-    """An answer and the characters around it, as whole words where there are any. `over` stands above the answer's first word."""
+    """An answer and the context around it, cut at white space if there is any. `over` stands above the answer's first word."""
     before, behind = context[max(start - AROUND, 0) : start], context[end : end + AROUND]
     if start > AROUND:
         before = "…" + re.sub(r"^\S*(?=\s)", "", before)

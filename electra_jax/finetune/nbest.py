@@ -1,8 +1,8 @@
-"""What a head says of the windows of a question -> its best answers, as text; numpy alone.
+"""A head's scores for the windows of a question -> the question's n best answers, as text; numpy alone.
 
-The published head scores pairs: its best starts, and the best ends of each (google-research/electra, finetune/qa/qa_tasks.py,
-get_prediction_module; qa_metrics.py, write_predictions). The usual head scores starts and ends apart (transformers,
-examples/pytorch/question-answering/utils_qa.py). Both are decoded here by the rules of their own programs.
+The published head scores pairs: the best starts, and for each of them the best ends (google-research/electra, finetune/qa/qa_tasks.py,
+get_prediction_module; qa_metrics.py, write_predictions). The usual head scores starts and ends independently (transformers,
+examples/pytorch/question-answering/utils_qa.py). Each is decoded here by the rules of the program that it comes from.
 """
 
 import itertools
@@ -17,50 +17,50 @@ from electra_jax.finetune.answers import Context, Window
 from electra_jax.finetune.config import NULL_THRESHOLD
 
 N_BEST = 20
-MAX_PIECES = 30  # of an answer
-NOTHING = "empty"  # what both programs answer when no span is allowed
+MAX_PIECES = 30  # the most that an answer may have
+NOTHING = "empty"  # both programs give this text if no span is allowed
 
 TextOf = Callable[[Context, int, int], str]  # (context, first piece, last piece) -> the answer
 
 
 class JointOutputs(NamedTuple):
-    """Of B windows, K starts each with K ends each, natural logarithms of probabilities."""
+    """The published head's outputs for B windows: K starts of each window and K ends of each start, as log-probabilities (natural)."""
 
     start_log_probs: np.ndarray  # [B, K]
     start_index: np.ndarray  # [B, K] places in the row
-    end_log_probs: np.ndarray  # [B, K, K]: given the start
+    end_log_probs: np.ndarray  # [B, K, K]: of each end, given the start
     end_index: np.ndarray  # [B, K, K]
-    answerable: np.ndarray  # [B] logit; the higher, the less the window holds an answer
+    answerable: np.ndarray  # [B] logit; the higher, the likelier it is that the window holds no answer
 
 
 class Entry(NamedTuple):
     text: str
-    probability: float  # among the entries of this list
+    probability: float  # the softmax over the entries of this list
     start: float  # log-probability or logit of the start
     end: float
-    span: tuple[int, int] | None  # characters of the context, whatever `text` makes of them; None if the answer is none
+    span: tuple[int, int] | None  # (begin, end) in the context's characters, which `text` may differ from; None for no answer
 
 
 class Prediction(NamedTuple):
     question: int  # Window.question
-    text: str  # the best answer that is one
-    null_score: float  # the higher, the less there is an answer
-    nbest: list[Entry]  # best first, one at least
+    text: str  # the best answer that is not empty
+    null_score: float  # the higher, the likelier it is that there is no answer
+    nbest: list[Entry]  # best first, at least one
 
 
 def with_null(prediction: Prediction, threshold: float = NULL_THRESHOLD) -> str:
-    """SQuAD 2.0's answer: none, "", if and only if the null score is above the threshold."""
+    """The answer for SQuAD 2.0: "", which stands for no answer, if and only if the null score is above the threshold."""
     return "" if prediction.null_score > threshold else prediction.text
 
 
 def exact_text(context: Context, first: int, last: int) -> str:
-    """The context's characters from the first piece's first to the last piece's last."""
+    """The characters of the context from the beginning of piece `first` to the end of piece `last`."""
     return context.text[context.spans[first, 0] : context.spans[last, 1]]
 
 
 def published_text(tokenizer: Tokenizer) -> TextOf:
-    """The answer as the published code finds it again: see `align`. With pieces that do not begin with "##" inside of words, as
-    SentencePiece's, it mostly finds nothing and gives whole words."""
+    """How the published code recovers an answer's text from its pieces: see `align`. It expects pieces inside of words to begin with "##".
+    With other pieces, such as SentencePiece's, it mostly finds nothing and gives whole words."""
     lower_case = bool(tokenizer.options.get("lower_case"))
 
     def text_of(context: Context, first: int, last: int) -> str:
@@ -72,10 +72,12 @@ def published_text(tokenizer: Tokenizer) -> TextOf:
 
 
 def align(pieces: str, words: str, lower_case: bool) -> str:
-    """The part of `words`, text as it was written, that `pieces`, lowered and with spaces between marks of punctuation, stands for.
+    """The part of `words` that `pieces` stands for. `words` is text as it was written; `pieces` may be lower-cased, and has spaces around
+    marks of punctuation.
 
-    By get_final_text in qa_metrics.py: `pieces` is looked for in `words` tokenized by BERT's rules, at its first occurrence; without
-    their spaces the two texts must be equally long, and are then taken to match character by character. Else all of `words` is the answer.
+    By the rules of get_final_text in qa_metrics.py: `words` is tokenized by BERT's rules, and `pieces` is looked up in the result, at its
+    first occurrence. If `words` and the result have equally many characters other than spaces, these are taken to match one by one.
+    Otherwise, or if `pieces` does not occur, all of `words` is the answer.
     """
     tokenized = " ".join(basic_words(words, lower_case))
     begin = tokenized.find(pieces)
@@ -96,9 +98,10 @@ def decode_joint(
 ) -> list[Prediction]:
     """The published decoding. All windows of a question must be here, one after the other, as make_windows gives them.
 
-    Spans outside of the context, beginning in a piece of which another window shows more, ending before they begin or longer than
-    `max_pieces` are left out; the others are sorted by the sum of their two scores, equal ones in the order of windows, starts and ends;
-    of those with one text the best counts. The null score is the least of the windows' answerability logits.
+    A span is left out if it is not inside the context, if another window shows more context around its first piece, if it ends before
+    it begins, or if it is longer than `max_pieces`. The others are sorted by the sum of their two scores; equal ones stay in the order of
+    windows, starts and ends. Of several spans with the same text the best counts. The null score is the least of the windows'
+    answerability logits.
     """
     predictions = []
     for question, rows in _questions(windows):
@@ -132,12 +135,13 @@ def decode_independent(
     n_best: int = N_BEST,
     max_pieces: int = MAX_PIECES,
 ) -> list[Prediction]:
-    """The decoding of transformers' run_qa.py. start_logits, end_logits: [B, L] of B windows; what stands at padding is not looked at.
+    """The decoding of transformers' run_qa.py. start_logits, end_logits: [B, L] of B windows; those at padding are ignored.
 
-    The `n_best` starts of a window go with its `n_best` ends. Spans outside of the context, ending before they begin or longer than
-    `max_pieces` are left out. A window's null answer is [CLS] to [CLS], and a question's the one with the least score;
-    its null score is that score less the best span's, to be compared with 0. With `null`, as in SQuAD 2.0, the null answer is in the list.
-    Equal logits, whose order run_qa.py leaves open, are taken from left to right.
+    The `n_best` best starts of a window are combined with its `n_best` best ends. A span is left out if it is not inside the context, if
+    it ends before it begins, or if it is longer than `max_pieces`. The null answer of a window is the span from [CLS] to [CLS]; that of
+    a question is its windows' null answer with the least score. The null score is this score minus that of the best span, and is to be
+    compared with 0. With `null`, as in SQuAD 2.0, the null answer is in the list. Equal logits, whose order run_qa.py leaves open, are
+    taken from left to right.
     """
     predictions = []
     for question, rows in _questions(windows):
@@ -163,43 +167,43 @@ def decode_independent(
 
 
 class _Spans(NamedTuple):
-    """Of S spans: arrays [S]."""
+    """S spans, as arrays [S]."""
 
     row: np.ndarray  # the window's number
-    first: np.ndarray  # first piece, in the context; -1 for no answer
+    first: np.ndarray  # the first piece, counted in the context; -1 for no answer
     last: np.ndarray
-    start: np.ndarray  # score
+    start: np.ndarray  # the start's score
     end: np.ndarray
 
 
 def _questions(windows: Sequence[Window]) -> Iterator[tuple[int, list[int]]]:
-    """(question, the numbers of its windows) of all questions."""
+    """Yields (question, the numbers of its windows) for each question."""
     for question, rows in itertools.groupby(range(len(windows)), key=lambda row: windows[row].question):
         yield question, list(rows)
 
 
 def _allowed(window: Window, start: np.ndarray, end: np.ndarray, max_pieces: int) -> np.ndarray:
-    """Which spans of places in the row lie in the context and are in order and short enough."""
+    """Which spans, given as places in the row, lie in the context, end where they begin or later, and are short enough."""
     behind = window.first + len(window.max_context)
     return (start >= window.first) & (end < behind) & (start <= end) & (end - start < max_pieces)
 
 
 def _max_context(window: Window, start: np.ndarray) -> np.ndarray:
-    """Whether the window shows more than any other of what is around these places; False for places outside of the context."""
+    """Window.max_context at these places of the row; False at places outside of the context."""
     everywhere = np.zeros(max(len(window.tokens), int(start.max()) + 1), bool)
     everywhere[window.first : window.first + len(window.max_context)] = window.max_context
     return everywhere[start]
 
 
 def _spans(window: Window, row: int, start, end, start_score, end_score, allowed) -> _Spans:
-    """The allowed spans of a window, in the order of the grid; all arguments behind `row` have its shape."""
+    """The allowed spans of a window, in the order of the grid [starts, ends], whose shape all arguments behind `row` have."""
     shift = window.begin - window.first
     first, last = start[allowed] + shift, end[allowed] + shift
     return _Spans(np.full(len(first), row), first, last, start_score[allowed], end_score[allowed])
 
 
 def _best_first(found: Sequence[_Spans]) -> Iterator[tuple[int, int, int, float, float]]:
-    """(row, first, last, start, end) of all spans by falling sums of scores; equal ones stay in order."""
+    """(row, first, last, start, end) of all spans, the highest sum of scores first; equal ones stay in order."""
     spans = _Spans(*(np.concatenate(column) for column in zip(*found, strict=True)))
     order = np.argsort(-(spans.start + spans.end), kind="stable")
     return zip(*(column[order].tolist() for column in spans), strict=True)
@@ -212,7 +216,7 @@ def _entry(context: Context, first: int, last: int, start: float, end: float, te
 
 
 def _with_probabilities(entries: list[Entry]) -> list[Entry]:
-    """The softmax of the entries' scores, as both programs give it."""
+    """With the softmax of the entries' scores as their probabilities, as in both programs."""
     scores = np.array([entry.start + entry.end for entry in entries])
     weights = np.exp(scores - scores.max())
     return [entry._replace(probability=float(p)) for entry, p in zip(entries, weights / weights.sum(), strict=True)]

@@ -1,8 +1,9 @@
-"""Fine-tuning as objectives: an encoder with a task's head, by the kind of what a row is labelled with.
+"""Fine-tuning as an objective: an encoder with a task's head, and a loss that depends on the kind of label.
 
-The published losses (google-research/electra `finetune/`): cross-entropy of classes; the square of the error of a number; cross-entropy
-of the tags of a sentence's words; of an answer, the mean of the cross-entropies of its start and its end, and half the binary
-cross-entropy of there being none. `run_finetuning.py` sums them over the batch; the mean is what this code takes unless told otherwise.
+The losses are the published ones (google-research/electra `finetune/`). Classes: cross-entropy. Numbers: squared error. Tags:
+cross-entropy at each of a sentence's words. Answers: the mean of the cross-entropies of start and end, plus, with the head joint_answer,
+half the binary cross-entropy of there being no answer. `run_finetuning.py` sums them over the batch; here they are averaged unless
+`sum_over_batch` is set.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,31 +21,32 @@ from electra_jax.types import Array, Batch, Objective, Params, Terms
 from electra_jax.views import View
 
 NO_ANSWER_WEIGHT = 0.5  # google-research/electra configure_finetuning.py, answerable_weight
-BEAM = 20  # starts, and ends of each (configure_finetuning.py, beam_size)
+BEAM = 20  # how many starts are kept, and how many ends of each (configure_finetuning.py, beam_size)
 TERM = "task"
 
 
 class Labelled(Batch):
-    """`labels` by kind: "class" int32 [B]; "classes" int32 [B, C], 0 or 1; "number" float32 [B]; "tags" int32 [B, L], -1 where a token is
-    no first piece of a word; "answer" int32 [B, 3]: start, end, 1 where there is no answer. Rows without a label (a test set) have zeros.
+    """A batch with labels. `labels` by kind: "class" int32 [B]; "classes" int32 [B, C], 0 or 1; "number" float32 [B]; "tags" int32 [B, L],
+    -1 at tokens that are not the first piece of a word; "answer" int32 [B, 3]: start, end, and 1 if there is no answer. In rows without
+    a label (a test set) these are zeros.
     """
 
     labels: Array
 
 
 class Plan(flax.struct.PyTreeNode):
-    weights: Array  # [B] float32: what a row's loss counts
-    seeds: Array | None  # uint32 [B, 2]; None = dropout off
+    weights: Array  # [B] float32: 1, for tags the row's number of labelled words; 0 for an empty row
+    seeds: Array | None  # uint32 [B, 2] for dropout; None: dropout is off
 
 
 class Scores(NamedTuple):
-    """Of a batch, by a kind: what the loss is made of, and what predictions are made of."""
+    """What a kind computes from a batch: the losses, and the outputs that predictions are made of."""
 
-    losses_B: Array  # summed over a row's words
-    outputs: dict[str, Array]  # a leading axis of rows each
+    losses_B: Array  # for tags, summed over a row's words
+    outputs: dict[str, Array]  # each with a leading axis of rows
 
 
-# (params, model, batch, head, dropout's seeds [B, 2] or, of an evaluation, None, network) -> Scores
+# (params, model, batch, head, dropout's seeds [B, 2] or None in an evaluation, network) -> Scores
 Kind = Callable[[Params, ElectraConfig, Labelled, str, Array | None, str], Scores]
 
 
@@ -59,9 +61,12 @@ def make(
     network: str = "discriminator",
     sum_over_batch: bool = False,
 ) -> Objective:
-    """head: one of models.heads.TASKS. score(outputs of all held-out rows, one array each) -> the task's metrics: rows stand in the order
-    of the held-out set, arrays of tokens are padded to one length. sum_over_batch: the loss is a sum over rows and words, as published,
-    and not their mean.
+    """The objective of a task.
+
+    head: one of models.heads.TASKS.
+    score({name: one array of all held-out rows}) -> the task's metrics. The rows are in the order of the held-out set, and arrays with an
+      axis of tokens are padded to one length.
+    sum_over_batch: the loss is the sum over rows and words, as published, and not their mean.
     """
 
     def init(key: Array) -> Params:
@@ -73,7 +78,7 @@ def make(
         real_B = batch.segments[:, 0] > 0
         weights_B = jnp.sum(batch.labels >= 0, axis=1) * real_B if kind == "tags" else real_B
         weights_B = weights_B.astype(jnp.float32)
-        # The step divides by the weights' sum and never by less than 1, so that of no weights it takes the sum itself.
+        # The step divides the loss by this total, or by 1 if the total is less. So a total of 0 leaves the loss as the sum over the batch.
         total = jnp.zeros(()) if sum_over_batch and train else jnp.sum(weights_B)
         return Plan(weights_B, rng.seeds(network, batch.row) if train else None), {TERM: total}
 
@@ -92,7 +97,8 @@ def make(
 
 
 def joined(outputs: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The outputs of several batches as one array each, in the order of "row"; other axes are padded with zeros to the longest."""
+    """The outputs of several batches, each joined into one array in the order of "row"; its other axes are padded with zeros to the
+    longest."""
     batches = list(outputs)
     order = np.argsort(np.concatenate([batch["row"] for batch in batches]))
 
@@ -110,7 +116,7 @@ def _class(params, model, batch, head, seeds_Bx2, network) -> Scores:
 
 
 def _classes(params, model, batch, head, seeds_Bx2, network) -> Scores:
-    """Each label by itself: the binary cross-entropies of a row are summed over the labels."""
+    """Each label is a decision of its own: a row's loss is the sum of the labels' binary cross-entropies."""
     logits_BxC = electra.task_apply(params, model, batch, head, seeds_Bx2, network)
     losses_BxC = jax.nn.softplus(jnp.where(batch.labels > 0, -logits_BxC, logits_BxC))
     return Scores(jnp.sum(losses_BxC, axis=1), {"log_p": jax.nn.log_sigmoid(logits_BxC)})
@@ -130,8 +136,8 @@ def _tags(params, model, batch, head, seeds_Bx2, network) -> Scores:
 
 
 def allowed(batch: Batch) -> Array:
-    """bool [B, L]: where an answer may begin or end. The context, whose type is 1, the [SEP] behind it, and [CLS], which stands for none
-    (google-research/electra `qa_tasks.py`, answer_mask)."""
+    """bool [B, L]: where an answer may begin or end: in the context, whose type is 1; at the [SEP] behind it; and at [CLS], which stands
+    for no answer (google-research/electra `qa_tasks.py`, answer_mask)."""
     is_context_BxL = (batch.segments > 0) & (batch.types == 1)
     return is_context_BxL | (jnp.arange(batch.tokens.shape[1]) == 0)[None]
 
@@ -141,7 +147,7 @@ def _answer(params, model, batch, head, seeds_Bx2, network) -> Scores:
     if head == "joint_answer":
 
         def choose(start_BxL: Array) -> Array:
-            """The true start, which the loss wants, and where predictions are made the likeliest ones behind it."""
+            """The true start, which the loss needs; in an evaluation it is followed by the likeliest starts, which predictions need."""
             beam_BxS = jax.lax.top_k(start_BxL, min(BEAM, start_BxL.shape[1]))[1]
             return start_B[:, None] if seeds_Bx2 is not None else jnp.concatenate([start_B[:, None], beam_BxS], axis=1)
 

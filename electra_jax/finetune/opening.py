@@ -1,4 +1,4 @@
-"""A task's examples, found and read as its config says, with what a person is to be told of them."""
+"""Finds and reads a task's examples as its config says, and collects notes about them for the user."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from electra_jax.finetune.readers import ENDINGS, format_of, read
 from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.tasks import OWN, TASKS, Task, Tfds
 
-# The names that a user's files may have where the config gives none.
+# The names, without endings, that a user's files may have if the config gives none.
 _STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
 _TFDS = "tfds:"
 _SPAN = re.compile("[BI]-")
@@ -33,7 +33,7 @@ class Opened(NamedTuple):
 
 
 def task_of(config: TaskConfig) -> Task:
-    """The task that the config names, or describes, with what it says otherwise. Reads no file; lists the folder of a task of a user's."""
+    """The task that the config names or describes, with the config's changes. Reads no file, but lists the folder of a user's own task."""
     given = {split: name for split in _STEMS if (name := getattr(config, split))}
     if config.name == OWN:
         return _own(config, given)
@@ -61,7 +61,8 @@ def task_of(config: TaskConfig) -> Task:
 
 
 def _instead(splits: Mapping, given: Mapping) -> dict:
-    """The config's train, dev or test set in the place of all that the task has of it."""
+    """`splits`, in which a train, dev or test set that the config gives replaces all of the task's own of that kind (MNLI has two dev
+    sets)."""
     return {split: each for split, each in splits.items() if split.split("_")[0] not in given} | dict(given)
 
 
@@ -90,7 +91,7 @@ def _own(config: TaskConfig, given: Mapping[str, str]) -> Task:
 
 
 def _named(names: Sequence[str], stems: Sequence[str], config: TaskConfig) -> str:
-    """The one file that is called so. Several are a UserError: no one knows which is meant."""
+    """The file whose name, without its endings, is one of `stems`; "" if there is none. UserError if there are several."""
     found = [name for name in sorted(names) if name.split(".")[0] in stems and format_of(name)]
     if len(found) > 1:
         raise UserError(f"{config.path} has {', '.join(found)}: name the one that is meant (task.train, task.dev, task.test)")
@@ -123,7 +124,7 @@ def _check_format(config: TaskConfig, format: str) -> None:
 
 
 def own_layout(config: TaskConfig, format: str) -> Layout:
-    """Of a file of a task of a user's."""
+    """The layout of a file of a user's own task."""
     _check_format(config, format)
     needs = {"columns": "tags", "conllu": "tags", "squad": "answer"}.get(format, config.kind)
     if needs != config.kind:
@@ -160,7 +161,8 @@ def own_layout(config: TaskConfig, format: str) -> Layout:
 
 
 def find(task: Task, path: str) -> dict[str, str]:
-    """split -> its file, of those that are there: in `path`, or in the task's folder within it. Of `tfds:`, the item to read."""
+    """{split: its file} for the files that are there, in `path` or in the task's folder within it. For `tfds:`, {split: the item to
+    read}."""
     if path.startswith(_TFDS):
         if task.tfds is None:
             raise UserError(f"{task.title} is not in TFDS: name the folder of its files (task.path)")
@@ -181,8 +183,8 @@ def find(task: Task, path: str) -> dict[str, str]:
 
 
 def missing(config: TaskConfig, splits: Sequence[str] | None = None) -> str:
-    """Which of the task's files (None: of all its splits) are not there, in which folder, and where they are to be had: one line, or
-    nothing. Reads none of them."""
+    """One line that says which of the task's files are missing, in which folder, and where to get them; "" if none is missing, and for
+    `tfds:`. Reads no file. splits: those whose files are needed; None: all of the task's."""
     task = task_of(config)
     found = find(task, config.path) if config.path else {}
     if config.path.startswith(_TFDS):
@@ -201,10 +203,10 @@ def missing(config: TaskConfig, splits: Sequence[str] | None = None) -> str:
 def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened:
     """Reads the task's examples.
 
-    splits: those to read, each of which must be there. None: all that are there, of which a task that has a training set needs it and its
-      (first) dev set; a user's own task without a dev set has a part of its training rows held out.
+    splits: those to read, all of which must be there. None: all that are there. A task that has a training set then needs it and its
+      (first) dev set; if a user's own task has no dev file, a part of its training rows is held out.
 
-    UserError names the missing files, or the file, line and mend of whatever is wrong in one.
+    UserError names the missing files; or, if something in a file is wrong, the file, the line and how to mend it.
     """
     task = task_of(config)
     if not config.path:
@@ -250,8 +252,8 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
 
 
 def label_types(example: Example) -> tuple[str, ...]:
-    """What a model must have seen to give the example's label: its class or classes; of tags, their types of span, or the tags. A number
-    and an answer need nothing of the kind."""
+    """What a model must have seen in training to predict the example's label: its class or classes; for tags, the types of their spans, or
+    the tags themselves where they are of no span. Nothing for a number or an answer."""
     if isinstance(example.label, str):
         return (example.label,)
     if example.label is None or isinstance(example.label, float | Answers):
@@ -265,7 +267,7 @@ def _type(tag: str) -> str:
 
 
 def check_labels(examples: Mapping[str, Sequence[Example]]) -> None:
-    """Raises UserError where a dev or test set has a class, or a type of span, that the training set has not: it names the row."""
+    """Raises UserError, which names the row, if a dev or test set has a class or a type of span that the training set has not."""
     seen = {each for example in examples.get("train", ()) for each in label_types(example)}
     for split, others in examples.items():
         for example in others if seen else ():
@@ -277,7 +279,7 @@ def check_labels(examples: Mapping[str, Sequence[Example]]) -> None:
 
 
 def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
-    """With the labels, the scheme, the range and the answerability that follow from the examples."""
+    """The task with the labels, tag scheme, range and answerability that follow from the examples."""
     changes, layout = {}, {}
     train = examples.get("train", ())
     if task.kind in ("class", "classes") and not task.labels:
@@ -311,10 +313,11 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
 
 
 def hold_out(examples: Sequence[Example], share: float, purpose: str = "") -> tuple[list[Example], list[Example]]:
-    """(the others, about this share of the examples), each in order.
+    """(the rows that stay, the rows that are held out: about this share of the examples), each in the order of the file.
 
-    A hash of the text decides, of an answer's its context alone, so that equal texts fall on one side whatever else the file holds. A text
-    with a label that would be missing among the others stays there. Two purposes hold out parts that have nothing to do with each other.
+    A hash of a row's text decides (for an answer, of its context alone), so that equal texts are on one side, whatever else the file holds.
+    A text stays if one of its labels would otherwise be missing among the rows that stay. `purpose` is part of what is hashed, so that the
+    rows held out for one purpose are independent of those held out for another.
     """
     texts = [example.texts[1] if isinstance(example.label, Answers) else "\0".join(example.texts) for example in examples]
     chosen = {text for text in texts if is_heldout(document_hash(purpose + text), share)}

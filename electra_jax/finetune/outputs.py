@@ -1,9 +1,10 @@
-"""Predictions of a split, in the forms that official scorers and uploads take.
+"""Predictions of a split, in the formats that official scorers and upload sites take.
 
-class, number    the upload's file of GLUE (gluebenchmark.com: `index<TAB>prediction`), or SPLIT.tsv with the rows' ids
+class, number    the file that GLUE's site takes (gluebenchmark.com: `index<TAB>prediction`); otherwise SPLIT.tsv with the rows' IDs
 classes          SPLIT.tsv, the labels joined by the task's separator
-tags             SPLIT.conll: word, the file's tag where it has one, predicted tag; a blank line behind each sentence
-answer           SPLIT.json: {question ID: text}, and SPLIT.nbest.json; of SQuAD 2.0 SPLIT.null.json, {question ID: no-answer score}
+tags             SPLIT.conll: word, the gold tag if the file has one, predicted tag; a blank line after each sentence
+answer           SPLIT.json: {question ID: text}, and SPLIT.nbest.json; if some questions have no answer (SQuAD 2.0), also
+                 SPLIT.null.json: {question ID: no-answer score}
 """
 
 import json
@@ -52,7 +53,7 @@ def _json(value) -> str:
 
 
 def zip_files(paths: Iterable[pathlib.Path], target: pathlib.Path) -> None:
-    """One archive of files without folders, as GLUE's site asks for (`zip -j -D`)."""
+    """One archive of these files without their folders, as GLUE's site asks for (`zip -j -D`)."""
     with whole_file(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(paths):
             archive.write(path, path.name)

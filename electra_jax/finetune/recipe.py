@@ -1,4 +1,4 @@
-"""The recipe of a fine-tuning run: what every run has, the task, and how it is learned. No jax."""
+"""The recipe of a fine-tuning run: the sections that every run has, the task, and how it is learned. No jax."""
 
 import dataclasses
 from typing import Any, Self
@@ -21,7 +21,8 @@ class FinetuneRecipe(RunRecipe):
             raise UserError(f"seeds is {self.seeds}: it must be from 1 to 1000")
 
     def of_rows(self, steps: int, length: int, head: str) -> Self:
-        """With what follows from the task and its rows, where the config says nothing of it: steps, row length, head, warm-up."""
+        """The recipe with what follows from the task and its rows, where the config leaves it open: steps, warm-up, row length, head and
+        no-answer threshold."""
         train, schedule = self.train, self.schedule
         if "train.steps" not in self.given:
             train = dataclasses.replace(train, steps=steps)

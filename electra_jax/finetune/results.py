@@ -1,11 +1,12 @@
-"""What a fine-tuning run leaves in its workdir beside checkpoints and curves: models, predictions, scores.
+"""What a complete fine-tuning run has in its workdir beside checkpoints and curves: models, predictions, scores.
 
-model/                the best seed's, by the headline metric of the dev set: predict and convert open it
-model-seedN/          each seed's, with finetune.keep=all
+model/                the model of the best seed, by the headline metric on the dev set: predict and convert open it
+model-seedN/          the model of each seed, with finetune.keep=all
 results.json          the scores of every seed on every labelled split, with median, mean and deviation
-predictions/SPLIT...  of the best seed, in the task's official forms: see outputs.py
+predictions/SPLIT...  the predictions of the best seed, in the task's official formats: see outputs.py
 
-The report's sections come from here as well: the seeds' scores, and what the best seed takes for what (confusion.py, mistakes.py).
+The report's sections are made here as well: the seeds' scores, and the best seed's confusion matrix and worst mistakes (confusion.py,
+mistakes.py).
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ RESULTS, PREDICTIONS = "results.json", "predictions"
 
 
 def reference(task: Task, train: Sequence[Example], dev: Sequence[Example]) -> dict[str, float]:
-    """{"eval/naive": the accuracy of the training set's commonest class on the dev set}, where accuracy is the headline."""
+    """{"eval/naive": the accuracy on the dev set of always predicting the training set's commonest class}, if accuracy is the headline."""
     if task.kind != "class" or task.headline != "accuracy":
         return {}
     commonest = Counter(example.label for example in train).most_common(1)[0][0]
@@ -41,29 +42,31 @@ def reference(task: Task, train: Sequence[Example], dev: Sequence[Example]) -> d
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Over seeds. The deviation is the sample's; of one seed there is none, and it is 0."""
+    """Median, mean, sample deviation (0 for a single seed) and best over the seeds."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"median": float(np.median(values)), "mean": float(np.mean(values)), "deviation": deviation, "best": float(max(values))}
 
 
 class Finished(NamedTuple):
-    """A run that is complete: what `write` needs of it."""
+    """What `write` needs to know of a complete run."""
 
     recipe: Any  # FinetuneRecipe
     task: Task
     examples: Mapping[str, Sequence[Example]]
     rows: Mapping[str, rows.Rows]
-    dev: str
+    dev: str  # the split that is evaluated on
     tokenizer: Tokenizer
     source: Model
-    outputs: Callable[[Any, str], dict[str, np.ndarray]]  # of a member (params, root words) on a split
+    outputs: Callable[[Any, str], dict[str, np.ndarray]]  # ((params, root words) of a seed, split) -> its outputs for all rows of the split
 
 
 def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]) -> list[Section]:
-    """Returns sections for the report. members: {seed: (params, root words)}. folder: None where another process writes, and this one only
-    computes with it.
+    """Writes all of it, and returns sections for the report.
 
-    A second call, after a death within the first, writes the same, and removes what that left half written.
+    members: {seed: (params, root words)}.
+    folder: the workdir. None in a process that only takes part in the computation, while another one writes.
+
+    If the process dies within a call, the next call removes what is half written, and writes the same files again.
     """
     kind, task, config = rows.KINDS[run.task.kind], run.task, run.recipe.finetune
 
@@ -82,7 +85,7 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
     of_best |= {split: predictions(members[best], split) for split in run.rows if split not in ("train", *labelled)}
     if folder is None:
         return []
-    for litter in [*folder.glob(".*.tmp"), *(folder / PREDICTIONS).glob(".*.tmp")]:  # the run's lock says that no one writes them now
+    for litter in [*folder.glob(".*.tmp"), *(folder / PREDICTIONS).glob(".*.tmp")]:  # nobody is writing them now: the run is locked
         shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
     for seed, member in members.items():
         if config.keep == "all":
@@ -101,7 +104,7 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
 
 
 def of_seeds(scores: Mapping[str, Mapping[int, Mapping[str, float]]], metrics: Sequence[str], best: int) -> list[Table]:
-    """The table of {split: {seed: {metric: score}}}; none of a single seed."""
+    """The report's table of {split: {seed: {metric: score}}}; no table for a single seed."""
     of_seed = {seed: [scores[split][seed][name] for split in scores for name in metrics] for seed in next(iter(scores.values()))}
     if len(of_seed) == 1:
         return []
@@ -125,13 +128,13 @@ def _save(folder: pathlib.Path, run: Finished, member: Any, scores: Mapping[str,
             "name": run.task.name,
             "finetune": stored["finetune"],
             "seed": seed,
-            # How the training file was read, and what the task is once its files have been seen: electra_jax.infer goes by these.
+            # How the training file was read, and what is known of the task since its files were read: electra_jax.infer needs these.
             "layout": dataclasses.asdict(run.task.layout),
             "unanswerable": run.task.unanswerable,
         }
         | ({"range": list(run.task.layout.range)} if run.task.kind == "number" else {}),
     }
-    new = folder.with_name(f".{folder.name}-new.tmp")  # litter, should this die here
+    new = folder.with_name(f".{folder.name}-new.tmp")  # if the process dies here, the next call of `write` removes this folder
     formats.write(new, Model(run.recipe.model, params, run.tokenizer, about=about), "electra_jax")
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)

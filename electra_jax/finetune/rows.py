@@ -1,6 +1,6 @@
-"""Examples -> the rows of a kind of task, padded batches of them, and the way back: what a head says of them -> predictions -> scores.
+"""Examples -> rows of tokens -> padded batches; and the way back: a head's outputs -> predictions -> scores.
 
-One record a kind (KINDS): how its rows are made and labelled, what its outputs predict, and what its metrics compare.
+KINDS has one record per kind of task: how its rows are made and labelled, what its outputs predict, and what its metrics compare.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,26 +17,26 @@ from electra_jax.finetune.tasks import Task
 
 
 class Rows(NamedTuple):
-    """N rows, each of its own length n; of an answer's question several windows."""
+    """N rows, each of its own length n. A question about a context may have several rows, its windows."""
 
     tokens: Sequence[np.ndarray]  # int32 [n]
     types: Sequence[np.ndarray]  # int32 [n]
-    labels: Sequence[Any]  # of each row what objective.Labelled says of its kind
-    made: Any  # what predictions need: the TagRows or Windows that they are
-    dropped: Sequence[str]  # where the training examples stand that gave no row
-    cut: Sequence[int]  # of each example: tokens, of tags words, of an answer tokens of the question, that did not get in
+    labels: Sequence[Any]  # of each row, as objective.Labelled describes them for its kind
+    made: Any  # the TagRows or Windows that the rows come from, which predictions need; else None
+    dropped: Sequence[str]  # Example.where of the training examples that gave no row
+    cut: Sequence[int]  # for each example, what did not fit: tokens; for tags words; for an answer tokens of the question
 
 
 class Prediction(NamedTuple):
-    """Of one example."""
+    """What a model predicts for one example."""
 
-    value: Any  # as Example.label is: a class, classes, a number, tags of all words; of an answer its text, "" for none
-    probability: Any  # of the value; of classes and tags, one each; of a number None
-    more: Any = None  # of classes {label: probability}; of tags the model's own of the words in the row; of an answer nbest.Prediction
+    value: Any  # as Example.label: a class, classes, a number, tags of all words; but an answer is its text, "" for none
+    probability: Any  # of the value; one for each of its classes or tags; None for a number
+    more: Any = None  # classes: {label: probability}; tags: the model's own, of the words that fit; an answer: nbest.Prediction
 
 
 class Kind(NamedTuple):
-    head: str  # the published one, of models.heads.TASKS
+    head: str  # the published head, a key of models.heads.TASKS
     num_labels: Callable[[Task], int]
     rows: Callable[[Task, Sequence[Example], Tokenizer, FinetuneConfig, int, bool], Rows]  # ..., length, training
     predict: Callable[[Task, Sequence[Example], Rows, Mapping[str, np.ndarray], FinetuneConfig, Tokenizer], list[Prediction]]
@@ -44,7 +44,7 @@ class Kind(NamedTuple):
 
 
 def pad(rows: Rows, kind: str, numbers: np.ndarray, length: int, pad_id: int, place: np.ndarray) -> Labelled:
-    """The rows of these numbers (-1: an empty one), padded to `length`. place: int32 [B], Batch.row."""
+    """A batch of the rows with these numbers (-1: an empty row), padded to `length`. place: int32 [B], which becomes Batch.row."""
     B = len(numbers)
     tokens, segments, types = np.full((B, length), pad_id, np.int32), np.zeros((B, length), np.int32), np.zeros((B, length), np.int32)
     labels = [np.zeros_like(rows.labels[0])] * B
@@ -65,8 +65,8 @@ def pad(rows: Rows, kind: str, numbers: np.ndarray, length: int, pad_id: int, pl
 
 
 def batched(rows: Rows, kind: str, lengths: Sequence[int], batch_rows: Sequence[int], pad_id: int) -> Iterator[tuple[Labelled, np.ndarray]]:
-    """All rows in batches of these lengths, so many rows each, with which of a batch's rows are some: bool [B]. Batch.row is a row's place
-    among all, so that `objective.joined` brings what is said of them back into order."""
+    """Yields all rows as (batch, bool [B]: which of its rows are real). A batch of lengths[i] tokens has batch_rows[i] rows. Batch.row is
+    a row's number among all rows, by which `objective.joined` puts the outputs back in order."""
     lengths_N = np.array([len(tokens) for tokens in rows.tokens])
     for length, size, numbers in zip(lengths, batch_rows, batches.groups(lengths_N, lengths), strict=True):
         for start in range(0, len(numbers), size):
@@ -97,7 +97,7 @@ def _classes_label(task: Task, example: Example) -> np.ndarray:
 
 
 def _number_label(task: Task, example: Example) -> np.ndarray:
-    """As a share of the range, as published for STS-B: `classification_tasks.py`, (label - 0) / 5."""
+    """The number as a share of its range, as published for STS-B: `classification_tasks.py`, (label - 0) / 5."""
     low, high = task.layout.range
     return np.float32(((example.label if example.label is not None else low) - low) / (high - low))
 
@@ -173,7 +173,7 @@ def _predict_tags(task, examples, rows, outputs, config, tokenizer) -> list[Pred
 
 
 def _score_tags(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], config: FinetuneConfig) -> dict[str, float]:
-    if config.published_tag_scores:  # of the words in the row alone, whose tags are in the scheme that the model has
+    if config.published_tag_scores:  # it scores only words that fit, in the model's own tag scheme
         called = [each.more for each in predictions]
         if not any(called):  # all words were cut off, and there is nothing to score
             return dict.fromkeys(task.metrics, 0.0)

@@ -1,7 +1,7 @@
-"""Tags scored in chunks, as conlleval does it: the scorer of CoNLL-2000 (version 2004-01-26), whose reading of malformed tags is lenient.
+"""Tags scored in chunks as by conlleval, the scorer of CoNLL-2000 (version 2004-01-26), which also reads malformed tags.
 
-A chunk is right if its first word, its last word and its type are those of a gold chunk. All that is special is where chunks begin and
-end (`chunks`); the rest is counting. How the published code of ELECTRA finds them is beside it (`published_chunks`).
+A chunk is right if its first word, its last word and its type are those of a gold chunk. `chunks` has conlleval's rules for where chunks
+begin and end, `published_chunks` those of ELECTRA's published code; the rest is counting.
 """
 
 from collections import Counter
@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 OUTSIDE = ("O", ".")
-ALONE = ("S", "[", "]")  # a chunk of one word each
+ALONE = ("S", "[", "]")  # prefixes of chunks of one word
 
 
 class Chunk(NamedTuple):
-    type: str  # "" where the tag has none
-    first: int  # numbers of words in their sentence, both included
+    type: str  # "" if its tags have no type
+    first: int  # the numbers of the first and the last word in the sentence, both included
     last: int
 
 
 class Counts(NamedTuple):
-    """How many chunks there are. A quotient of nothing is 0, as in conlleval."""
+    """How many chunks there are. A quotient with the denominator 0 is 0, as in conlleval."""
 
     gold: int
     predicted: int
@@ -40,12 +40,12 @@ class Counts(NamedTuple):
 
 class TagScores(NamedTuple):
     overall: Counts
-    by_type: dict[str, Counts]  # sorted; each type of a gold or a predicted chunk
+    by_type: dict[str, Counts]  # for each type of a gold or predicted chunk, sorted
     accuracy: float  # the fraction of words whose tag is right
     num_words: int
 
     def figures(self) -> dict[str, float]:
-        """What conlleval prints in its second line, as fractions."""
+        """The figures of the second line that conlleval prints, as fractions."""
         counts = self.overall
         return {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1, "accuracy": self.accuracy}
 
@@ -57,19 +57,19 @@ def split_tag(tag: str) -> tuple[str, str]:
 
 
 def chunks(tags: Iterable[str]) -> list[Chunk]:
-    """The chunks of one sentence, in order, by the rules of conlleval; tags may be of IOB1, IOB2, IOE1, IOE2 or BIOES.
+    """The chunks of one sentence, in order, by the rules of conlleval. The tags may be in IOB1, IOB2, IOE1, IOE2 or BIOES.
 
-    - O and a full stop stand outside; a type after them ("O-NP") counts for nothing but the word's accuracy.
+    - A word with the prefix O or a full stop is outside of chunks; if it has a type ("O-NP"), that matters to the word's accuracy alone.
     - A word begins a chunk if its type differs from the type of the word before, whatever the prefixes: I-NP after O, I-NP after B-VP.
-    - With the same type, B begins one, and so does E or I after E or after O ("O" "I" without types).
-    - So E ends a chunk, and a chunk ends before the next begins, before a word outside, and with the sentence.
-    - A word of any other prefix goes on with the chunk of its type, if one is open.
+    - If the types are the same, B begins a chunk, and so does E or I after E or after O ("O" "I" without types).
+    - So E ends a chunk, and a chunk ends before the next one begins, before a word outside of chunks, and with the sentence.
+    - A word of any other prefix continues the chunk of its type, if one is open.
 
-    conlleval knows no S, and does not end a chunk between E-NP and B-NP, so it merges neighbours of one type in BIOES. Here S is a chunk
-    of one word and E always ends one, which gives what conlleval gives for the same chunks in IOB2; seqeval does the same. Four more
-    oddities are not kept, none of which a tag scheme leads to: conlleval takes the type "0" for none; lets a chunk run on through a full
-    stop of its own type; lets B-NP go on with a chunk after X-NP of an unknown prefix; and opens a chunk at "[" without ending the one
-    before, which then is never right.
+    conlleval does not know S, and does not end a chunk between E-NP and B-NP, so it merges neighbours of one type in BIOES. Here S is a
+    chunk of one word and E always ends a chunk, so that the score equals conlleval's for the same chunks in IOB2; seqeval does the same.
+    Four more oddities of conlleval are not kept, because no tag scheme leads to them. It reads the type "0" as no type. It continues a
+    chunk through a full stop of the same type. It lets B-NP continue a chunk after X-NP, where X is an unknown prefix. And it opens a
+    chunk at "[" without ending the chunk before, which then is never right.
     """
     found: list[Chunk] = []
     open_first, before, type_before = None, "O", ""
@@ -89,14 +89,15 @@ def chunks(tags: Iterable[str]) -> list[Chunk]:
 
 
 def _begins(before: str, prefix: str, same_type: bool) -> bool:
-    """Whether a word that is not outside begins a chunk, by the prefix of the word before and its own."""
+    """Whether a word that is not outside of chunks begins one. before: the prefix of the word before; prefix: its own."""
     return not same_type or prefix == "B" or prefix in ALONE or before in ("E", *ALONE) or (before == "O" and prefix in ("I", "E"))
 
 
 def published_chunks(tags: Iterable[str]) -> list[Chunk]:
     """The chunks of one sentence as the published code finds them (google-research/electra, finetune/tagging/tagging_utils.py,
-    get_span_labels): a chunk ends before B, S and O and with the sentence alone, neither after E nor where the type changes, and its
-    type is that of its last word. The same as `chunks` on well-formed IOB2 and BIOES; in IOB1 it merges neighbours of other types.
+    get_span_labels). A chunk ends only before B, S and O and with the sentence; it does not end after E, nor where the type changes, and
+    its type is that of its last word. On well-formed IOB2 and BIOES this gives the same as `chunks`; in IOB1 it merges neighbours of
+    different types.
     """
     found: list[Chunk] = []
     open_first, type_before = None, ""
@@ -123,9 +124,9 @@ def score_tags(
 
     Args:
       gold, predicted: a sequence of tags for each sentence; a sentence may be empty. No chunk runs from one into the next.
-      find: the chunks of a sentence.
+      find: the function that finds the chunks of a sentence.
 
-    ValueError: the two have not the same sentences, or there is no word.
+    ValueError if the two have different numbers of sentences or words, or no word at all.
     """
     counts = {name: Counter() for name in Counts._fields}
     num_words = num_right = 0

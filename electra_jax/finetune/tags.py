@@ -1,7 +1,7 @@
-"""Tags of spans: IOB1, IOB2 and BIOES into one another, and which of them a file has.
+"""Tags of spans: conversion between IOB1, IOB2 and BIOES, and which of these schemes a file has.
 
-A span is (first word, word behind the last, type). `spans` reads any sequence as conlleval does, which on a well-formed one is the exact
-meaning in each of the three schemes: so every conversion is `write(spans(tags), len(tags), scheme)`.
+A span is (first word, word behind the last, type). `spans` reads any sequence of tags as conlleval does. If the sequence is well-formed,
+this reading is exact in each of the three schemes, so that every conversion is `write(spans(tags), len(tags), scheme)`.
 """
 
 import functools
@@ -12,12 +12,12 @@ from electra_jax.cli import UserError
 from electra_jax.finetune.tag_metrics import chunks
 
 Span = tuple[int, int, str]
-SCHEMES = ("iob1", "iob2", "bioes", "tokens")  # tokens: a tag stands for its word alone, such as a part of speech
+SCHEMES = ("iob1", "iob2", "bioes", "tokens")  # tokens: each tag is of its word alone, such as a part of speech
 _SPAN_TAG = re.compile(r"O|[BIESLU]-.+")
 _ALIASES = {"L": "E", "U": "S"}  # BILOU is BIOES with other letters
 
 
-@functools.cache  # of a few dozen tags, millions of times
+@functools.cache  # called millions of times, with a few dozen tags
 def split(tag: str) -> tuple[str, str]:
     """(prefix, type): ("B", "NP") of B-NP, ("O", "") of O. A type may have hyphens."""
     prefix, _, kind = tag.partition("-")
@@ -25,13 +25,13 @@ def split(tag: str) -> tuple[str, str]:
 
 
 def spans(tags: Iterable[str]) -> list[Span]:
-    """The spans of any sequence of tags, as conlleval reads it (tag_metrics.chunks); L and U are E and S."""
+    """The spans of any sequence of tags, as conlleval reads it (tag_metrics.chunks); L is read as E, and U as S."""
     read = ("-".join(filter(None, split(tag))) for tag in tags)
     return [(chunk.first, chunk.last + 1, chunk.type) for chunk in chunks(read)]
 
 
 def write(spans: Iterable[Span], length: int, scheme: str) -> tuple[str, ...]:
-    """The tags of spans, which are in order and do not overlap, in "iob1", "iob2" or "bioes"."""
+    """The tags of these spans in "iob1", "iob2" or "bioes". The spans must be in order and must not overlap."""
     tags, end_before, kind_before = ["O"] * length, -1, ""
     for start, end, kind in spans:
         tags[start:end] = [f"I-{kind}"] * (end - start)
@@ -45,7 +45,8 @@ def write(spans: Iterable[Span], length: int, scheme: str) -> tuple[str, ...]:
 
 
 def convert(tags: Sequence[str], scheme: str) -> tuple[str, ...]:
-    """The same spans in "iob1", "iob2" or "bioes". Exact where `first_break` finds nothing; otherwise conlleval's reading of them."""
+    """The tags of the same spans in "iob1", "iob2" or "bioes". If the tags break their scheme (`first_break`), conlleval's reading
+    counts."""
     return write(spans(tags), len(tags), scheme)
 
 
@@ -59,7 +60,7 @@ def _follows(tags: Sequence[str], position: int) -> str:
 
 
 def first_break(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
-    """(which tag, what is wrong and how to mend it) of the first that the scheme does not allow; None where all is well."""
+    """(number of the tag, what is wrong and how to mend it) for the first tag that the scheme does not allow; None if there is none."""
     before, kind_before = "O", ""
     for position, tag in enumerate([*tags, "O"]):
         prefix, kind = split(tag)
@@ -86,9 +87,10 @@ def first_break(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
 
 
 def scheme_of(sequences: Iterable[Sequence[str]]) -> str:
-    """Which scheme a file's sequences are in: the one that the fewest of its tags break.
+    """The scheme of a file's sequences: "tokens" and "bioes" are told by their tags, and of IOB1 and IOB2 it is the one that fewer tags
+    break.
 
-    IOB2 and IOB1 cannot be confused: what begins a span in the one breaks the other, unless there is no span at all.
+    The last two cannot be confused unless there is no span at all, because a tag that begins a span in one of them breaks the other.
     """
     breaks, tags = {"iob1": 0, "iob2": 0}, set()
     for sequence in sequences:
@@ -111,9 +113,9 @@ def normalized(sequences: Sequence[Sequence[str]], scheme: str, lenient: bool, w
     """(the sequences in IOB2, how many of them broke their scheme).
 
     Args:
-      scheme: one of SCHEMES, or "auto": see `scheme_of`. Tags of "tokens" stay as they are.
-      lenient: a sequence that breaks its scheme is read as conlleval reads it, and counted; otherwise it is a UserError.
-      where(sequence's number, tag's number) -> what a message calls the place.
+      scheme: one of SCHEMES, or "auto": see `scheme_of`. With "tokens", the tags stay as they are.
+      lenient: a sequence that breaks its scheme is read as conlleval reads it, and counted. Otherwise it raises UserError.
+      where(number of the sequence, number of the tag) -> the place as messages name it.
     """
     scheme = scheme_of(sequences) if scheme == "auto" else scheme
     if scheme == "tokens":

@@ -1,9 +1,9 @@
-"""The tasks that the paper and its users know: their files, columns, labels, metrics and published settings. One record each.
+"""The tasks that a config can name: their files, columns, labels, metrics and published settings, in one record each.
 
-What a file is called and which columns it has: nyu-mll/GLUE-baselines `download_glue_data.py`, rajpurkar/SQuAD-explorer, the CoNLL shared
-tasks' pages, leondz/emerging_entities_17, UniversalDependencies/UD_English-EWT. Label orders, epochs, row lengths and both orders of a
-pair: google-research/electra `finetune/classification/classification_tasks.py`, `configure_finetuning.py`; `published` is the table
-"Expected Results" of its README. Tasks that it has not (WNLI, CoNLL-2003, UD, WNUT-17) take its defaults.
+Sources of the files' names and columns: nyu-mll/GLUE-baselines `download_glue_data.py`, rajpurkar/SQuAD-explorer, the pages of the CoNLL
+shared tasks, leondz/emerging_entities_17, UniversalDependencies/UD_English-EWT. Sources of the orders of labels, epochs, row lengths and
+both orders of a pair: google-research/electra `finetune/classification/classification_tasks.py` and `configure_finetuning.py`. `published`
+is the table "Expected Results" of its README. Tasks that google-research/electra has not (WNLI, CoNLL-2003, UD, WNUT-17) take its defaults.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from electra_jax.finetune.readers.layout import Layout
 
 OWN = "own"  # the name of a task that a config describes: see config.py
 KINDS = ("class", "classes", "number", "tags", "answer")
-# The metrics of a kind, the headline first.
+# The metrics of each kind of task, the headline metric first.
 METRICS = {
     "class": ("accuracy",),
     "classes": ("micro_f1", "macro_f1", "accuracy"),
@@ -25,10 +25,10 @@ METRICS = {
 
 
 class Upload(NamedTuple):
-    """A file of predictions as gluebenchmark.com takes it: a line `index<TAB>prediction`, then one for each row of the test set."""
+    """A file of predictions as gluebenchmark.com takes it: the line `index<TAB>prediction`, then one line for each row of the test set."""
 
     file: str
-    split: str  # the test set that it is of
+    split: str  # the test set whose predictions it has
     rows: int
     header: tuple[str, str] = ("index", "prediction")
 
@@ -43,28 +43,28 @@ class Tfds(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Splits are "train", "dev" and "test"; of MNLI, which has two of each, "dev_matched", "dev_mismatched" and so on, the headline's
-    first."""
+    """A task. Its splits are "train", "dev" and "test". MNLI has two dev and two test sets, "dev_matched", "dev_mismatched" and so on; the
+    first dev set gives the headline."""
 
     name: str
     title: str  # as the paper's tables write it
     layout: Layout
-    files: Mapping[str, tuple[str, ...]]  # split -> the names that its file may have, in a folder of the task; also compressed
-    folders: tuple[str, ...] = ()  # below a folder of several tasks
-    layouts: Mapping[str, Layout] = dataclasses.field(default_factory=dict)  # of splits whose files differ from the others
-    metrics: tuple[str, ...] = ()  # the headline first; (): those of the kind
+    files: Mapping[str, tuple[str, ...]]  # split -> the names that its file may have in the task's folder, compressed or not
+    folders: tuple[str, ...] = ()  # the names of the task's folder within a folder of several tasks
+    layouts: Mapping[str, Layout] = dataclasses.field(default_factory=dict)  # for splits whose files have another layout
+    metrics: tuple[str, ...] = ()  # the headline metric first; (): METRICS of the kind
     epochs: float = 3.0
     length: int = 128  # tokens per row
-    both_orders: bool = False  # a pair is trained on in both orders, and its halves mean the same
+    both_orders: bool = False  # train on each pair in both orders, because their order means nothing
     unanswerable: bool = False  # some questions have no answer
     uploads: tuple[Upload, ...] = ()
     tfds: Tfds | None = None
     published: Mapping[str, float] = dataclasses.field(
         default_factory=dict
-    )  # size -> the dev set's median, in percent (of conll2000: the test set's)
-    published_metric: str = ""  # "": the headline
-    trained_on: str = ""  # the task whose model it takes, having no training set
-    source: str = ""  # where its files are to be had
+    )  # model size -> the median on the dev set (conll2000: on the test set), in percent
+    published_metric: str = ""  # "": the headline metric
+    trained_on: str = ""  # for a task without a training set: the task whose model predicts it
+    source: str = ""  # where to get its files
 
     @property
     def kind(self) -> str:
@@ -72,8 +72,8 @@ class Task:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """In the order of the model's outputs. Of tags, and of a task of a user's, they are known once the files have been read; tags of
-        spans are in BIOES there, as published."""
+        """The labels, in the order of the model's outputs. Those of tags, and of a user's own task, are known once the files have been
+        read. Tags of spans are in BIOES here, as published."""
         return self.layout.labels
 
     @property
@@ -82,7 +82,7 @@ class Task:
 
     @property
     def of_spans(self) -> bool:
-        """Its tags are of spans, IOB2 in its examples; otherwise each is of its word alone."""
+        """Whether its tags are of spans, which are in IOB2 in its examples. Otherwise each tag is of its word alone."""
         return self.kind == "tags" and self.layout.scheme != "tokens"
 
     def __post_init__(self):
@@ -90,7 +90,7 @@ class Task:
             object.__setattr__(self, "metrics", METRICS[self.kind])
 
     def layout_of(self, split: str) -> Layout:
-        """With `labelled` only where a row must have a label: in a test set it may."""
+        """The layout of a split's file. `labelled` is off for test sets, whose rows may have a label but need not."""
         return dataclasses.replace(self.layouts.get(split, self.layout), labelled=not split.startswith("test"))
 
 
@@ -108,7 +108,7 @@ def _sizes(small: float, base: float, large: float) -> dict[str, float]:
 
 
 def _glue(name: str, title: str, folders: tuple[str, ...], layout: Layout, rows: int, tfds: tuple[str, ...], **more) -> Task:
-    """A task of GLUE with one dev set. tfds: (name, its columns of texts)."""
+    """A task of GLUE with one dev set. tfds: (name in TFDS, the columns of texts there)."""
     upload = more.pop("upload", folders[0])
     theirs = dataclasses.replace(layout, texts=tfds[1:], label="label", id="idx")
     files = more.pop("files", _TSV)
@@ -121,7 +121,7 @@ def _tsv(labels: tuple[str, ...], label: str, *texts: str, kind: str = "class", 
 
 
 def _index(layout: Layout) -> Mapping[str, Layout]:
-    """Of a test set whose rows have a number, while those of train and dev have none."""
+    """The layouts of a task whose test set has a column of row numbers, while train and dev have none."""
     return {"test": dataclasses.replace(layout, id="index")}
 
 
@@ -134,7 +134,7 @@ _COLA_TEST = _tsv(BINARY, "label", "sentence", id="index")
 _SST2 = _tsv(BINARY, "label", "sentence")
 _MRPC = _tsv(BINARY, "Quality", "#1 String", "#2 String")
 _STSB = _tsv((), "score", "sentence1", "sentence2", kind="number", range=(0.0, 5.0), id="index")
-# train.tsv has rows that a line end cuts in two (nyu-mll/GLUE-baselines issue 5), and questions that are empty.
+# Bad rows are dropped, because train.tsv has rows that a line end cuts in two (nyu-mll/GLUE-baselines issue 5), and empty questions.
 _QQP = _tsv(BINARY, "is_duplicate", "question1", "question2", id="id", drop=True)
 _MNLI = _tsv(MNLI, "gold_label", "sentence1", "sentence2", id="index")
 _PAIR = _tsv(ENTAILMENT, "label", "sentence1", "sentence2", id="index")
@@ -295,7 +295,7 @@ TASKS = {
         Task(
             "conll2003",
             "CoNLL-2003",
-            # IOB1 as the shared task has it; copies that call their files train.txt, valid.txt and test.txt are in IOB2.
+            # The shared task's files are in IOB1; copies whose files are called train.txt, valid.txt and test.txt are in IOB2.
             _tags(_WORDS, "-1", "auto"),
             files={"train": ("eng.train", "train.txt"), "dev": ("eng.testa", "valid.txt", "dev.txt"), "test": ("eng.testb", "test.txt")},
             folders=("conll2003", "ner"),
@@ -306,7 +306,8 @@ TASKS = {
             "conll2000",
             "CoNLL-2000",
             _tags(_WORDS, "-1", "iob2"),
-            # The shared task has no dev set. The published code is given its test set as dev.txt, and its README's result is on that.
+            # The shared task has no dev set. The published code is given the test set as dev.txt, and its README has the result on that
+            # set.
             files={"train": ("train.txt",), "dev": ("dev.txt", "test.txt")},
             folders=("conll2000", "chunk"),
             source="www.clips.uantwerpen.be/conll2000/chunking",

@@ -1,4 +1,4 @@
-"""Fine-tuning: a session on the rows of a task, from the encoder that config.init_from names, with one seed or several at once."""
+"""Fine-tuning: a session on the rows of a task, which begins with the encoder that config.init_from names; one seed, or several at once."""
 
 import dataclasses
 import hashlib
@@ -30,8 +30,8 @@ from electra_jax.types import Params, TrainState
 
 
 def finetune(config: Mapping[str, Any] | FinetuneRecipe, workdir: str | os.PathLike, scratch: str | os.PathLike | None = None) -> Result:
-    """Trains in `workdir`, or goes on training there; `config` is configs/finetune.py's. Leaves there the model of the best seed
-    (model/), its predictions of the test sets and the scores of all seeds: see results.py.
+    """Trains in `workdir`, or goes on training there. config: as from configs/finetune.py. A complete run leaves in `workdir` the model of
+    the best seed (model/), this seed's predictions for the dev and test sets, and the scores of all seeds: see results.py.
 
     Raises UserError for what a person must mend, and Preempted after a stop signal, once everything is saved.
     """
@@ -39,11 +39,11 @@ def finetune(config: Mapping[str, Any] | FinetuneRecipe, workdir: str | os.PathL
     return session.run(recipe, open_work, workdir, scratch)
 
 
-# Fields of the model that say how it is computed, and not what it is.
+# The fields of a model's config that say how it is computed. All others follow from the model that is loaded.
 HOW = ("dtype", "attention", "remat", "scan_layers", "dropout", "attention_dropout")
 
 
-ONE_ORDER = 0  # the seed of the rows' order that all seeds have with finetune.one_shuffle, whichever train together
+ONE_ORDER = 0  # with finetune.one_shuffle, all seeds have the order of rows that belongs to this seed
 
 
 class Data(NamedTuple):
@@ -54,12 +54,12 @@ class Data(NamedTuple):
     rows: dict[str, rows.Rows]
     kind: rows.Kind
     dev: str  # the split that is evaluated on
-    identity: str  # of all that is trained and evaluated on
+    identity: str  # a hash of all examples that are trained and evaluated on
     notes: list[str]
 
 
 def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
-    """Raises UserError where the parts do not fit one another."""
+    """What a session needs: the parts of the step, the rows and the held-out set. Raises UserError if these do not fit one another."""
     devices = Devices.of(recipe, num_seeds=recipe.seeds)
     source = _source(recipe.init_from, recipe.init_network)
     network, tokenizer = recipe.init_network or source.networks[0], source.tokenizer
@@ -130,7 +130,7 @@ def _source(init_from: str, network: str) -> Model:
 
 
 def _model(model: ElectraConfig, given: frozenset[str], source: Model) -> ElectraConfig:
-    """The source's, computed as flags say."""
+    """The config of the source's model, with what the flags say of how it is computed."""
     changes = {name.removeprefix("model.") for name in given if name.startswith("model.")}
     if shape := sorted(changes - set(HOW)):
         raise UserError(f"model.{shape[0]} follows from the model in {source.about['source']}: leave it out")
@@ -171,7 +171,7 @@ def _order(train: rows.Rows, config: FinetuneConfig, batch_rows: int) -> batches
 
 
 def _lengths(made: rows.Rows, config: FinetuneConfig) -> tuple[np.ndarray, tuple[int, ...]]:
-    """(of each row, those that batches have)."""
+    """(the length of each row, the lengths that batches have)."""
     lengths_N = np.array([len(tokens) for tokens in made.tokens])
     return lengths_N, batches.row_lengths(lengths_N, config.row_lengths) if config.row_lengths > 1 else (config.length,)
 
@@ -179,7 +179,7 @@ def _lengths(made: rows.Rows, config: FinetuneConfig) -> tuple[np.ndarray, tuple
 def _batches(
     train: rows.Rows, kind: str, order: batches.Batches, seeds: Sequence[int], pad_id: int, start_step: int, places: np.ndarray
 ) -> Iterator[objective.Labelled]:
-    """This host's rows of each step: those of one seed behind those of the other, each numbered from 0."""
+    """Yields this host's rows of each step: the rows of one seed after those of the other. Batch.row counts from 0 within each seed."""
     place = np.tile(np.arange(order.batch_rows, dtype=np.int32), len(seeds))
     for step in itertools.count(start_step):
         of_seeds = [order.rows(step, seed) for seed in seeds]
@@ -188,11 +188,12 @@ def _batches(
 
 
 def _first_params(source: Model, from_scratch: bool, train: rows.Rows, task: Task) -> tuple[Params, list[str]]:
-    """(what of the source is taken, lines for a person).
+    """(the source's parameters that are taken over, lines for a person).
 
-    Another task's head is not: published, the variables of a head bear the task's name (`run_finetuning.py`), so that RTE's begins anew
-    on MNLI's model. Rows that were packed densely have one type alone, so that the vector of the second is as it was drawn: a task with
-    two begins with the first type's for both.
+    The head of another task is not taken over. So it is in the published code, where the names of a head's variables contain the task's
+    name (`run_finetuning.py`): RTE's head begins anew on MNLI's model. Densely packed rows have a single token type, so that pretraining
+    on them leaves the vector of the second type as it was drawn. If the task's rows have two types, the second type's vector therefore
+    begins as a copy of the first's.
     """
     where = source.about["source"]
     if from_scratch:
@@ -200,7 +201,7 @@ def _first_params(source: Model, from_scratch: bool, train: rows.Rows, task: Tas
     if source.task and not _is_of(source, task):
         source = dataclasses.replace(source, params={name: tree for name, tree in source.params.items() if name != source.task})
     packings = {each.get("packing") for each in source.about.get("data") or ()}
-    tuned = source.about.get("task") is not None  # what it was fine-tuned on had its second type already, or began alike
+    tuned = source.about.get("task") is not None  # its fine-tuning trained the second type, or began it in the same way
     if tuned or packings != {"dense"} or not any(types.any() for types in train.types):
         return source.params, [f"init_from {where}", *source.notes]
     embeddings = source.params["embeddings"]
@@ -210,14 +211,14 @@ def _first_params(source: Model, from_scratch: bool, train: rows.Rows, task: Tas
 
 
 def _is_of(source: Model, task: Task) -> bool:
-    """Whether the head of the source answers this very task."""
+    """Whether the source's head is of this very task."""
     stored = source.about.get("task") or {}
     same_labels = tuple(source.about.get("labels") or ()) == task.labels or task.kind == "answer"
     return same_labels and stored.get("title", task.title) == task.title and stored.get("kind", task.kind) == task.kind
 
 
 def _begin(params: Params, said: Sequence[str], notes: Sequence[str], state: TrainState) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The values that the state takes of `params`; the head begins anew, unless they have this very one."""
+    """(the state's first values that come from `params`, lines for a person). A head that is not in `params` begins anew."""
     wanted, there = set(names.flat(state.params)), names.flat(params)
     found = {f"params/{path}": x for path, x in there.items() if path in wanted}
     anew = ", ".join(sorted({path.split("/")[0] for path in wanted - set(there)})) or "nothing"

@@ -1,11 +1,12 @@
-"""What a model is worth: fine-tuned on many tasks, each at the best of several rates, a row each of a table over models.
+"""What a model is worth: it is fine-tuned on many tasks, each at the best of several learning rates, for a table over models and tasks.
 
-The rate is chosen on a part of the training rows (task.dev_from_train), with one seed; the dev set is looked at once, by all seeds at
-that rate.
+The rate is chosen with one seed, scored on a held-out part of the training rows (task.dev_from_train). The dev set is used only once, to
+score all seeds at the chosen rate.
 
-workdir/MODEL/TASK/rate-R/   a run that the rate is chosen by
+workdir/MODEL/TASK/rate-R/   a run with one rate, by which the rate is chosen
 workdir/MODEL/TASK/seeds/    the run of all seeds
-rows.jsonl                   a line for each (model, task), as it is complete; it alone is read again, so that the runs may be deleted
+rows.jsonl                   one line per model and task, added when its runs are complete. Tables are made from this file alone, so that
+                             the runs may be deleted
 """
 
 import json
@@ -22,9 +23,9 @@ from electra_jax.finetune.tasks import OWN
 from electra_jax.store import names
 from electra_jax.watch.telemetry import parse_line
 
-HELD_OUT = 0.1  # of the training rows, to choose the rate by
+HELD_OUT = 0.1  # the share of the training rows that the rate is chosen on
 Row = Mapping[str, Any]
-_FIELDS = {"model", "task", "settings", "title", "metric", "median", "deviation", "rate", "secs"}  # that are read again
+_FIELDS = {"model", "task", "settings", "title", "metric", "median", "deviation", "rate", "secs"}  # which `table` and `run` read
 
 
 def run(
@@ -36,24 +37,25 @@ def run(
     tasks: Sequence[str],
     rates: Sequence[float],
 ) -> Iterator[Row]:
-    """The row of each task, as it is complete; it is added to the file `rows`, and taken from there where it is in it.
+    """Yields the row of each task. A row that the file `rows` has already is taken from there; otherwise the task is trained, and its row
+    is added to the file.
 
-    recipe_of(task, fields) -> its recipe, of all seeds, with these fields in place of others. UserError where the file has the row of
-    such a model and task that was trained otherwise; that a model's name means one model is up to who calls.
+    recipe_of(task, fields) -> the task's recipe for all seeds, in which `fields` replace other values. UserError if the file has a row of
+    this model and task that was trained with other settings. Models are told apart by their names: the caller must give each its own.
     """
     known = {(row["model"], row["task"]): row for row in read(rows)}
     workdir.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         recipe = recipe_of(task, {})
         settings = {"seed": recipe.seed, "seeds": recipe.seeds, "rates": list(rates)}
-        given = recipe.given - {"task.path", "init_from", "seed", "seeds"}  # where things lie is no matter of the table's
+        given = recipe.given - {"task.path", "init_from", "seed", "seeds"}  # settings that a row is compared by: paths are not among them
         settings |= {name: recipe.value(name) for name in sorted(given)}
         if (row := known.get((model, task))) is None:
             row = _row(recipe_of, workdir / model / task, task, rates)
             row = {"model": model, "task": task, **row, "settings": settings}
             with open(rows, "a") as file:
                 file.write(json.dumps(row) + "\n")
-            _forget(workdir / model / task)  # only now: a death before it costs no run
+            _forget(workdir / model / task)  # only now that the row is written: if the process died before, the runs would be needed again
         elif changed := sorted(name for name in row["settings"].keys() | settings if row["settings"].get(name) != settings.get(name)):
             was, now = row["settings"].get(changed[0]), settings.get(changed[0])
             raise UserError(f"{rows} has {model} on {task} with {changed[0]}={was}, and this is {now}: choose another --name or --rows")
@@ -85,13 +87,13 @@ def _row(recipe_of, folder: pathlib.Path, task: str, rates: Sequence[float]) -> 
 
 
 def _forget(folder: pathlib.Path) -> None:
-    """Gigabytes, of which the row has all that is wanted."""
+    """Deletes the trials, and the checkpoints of the last run: gigabytes that nobody needs once the row is written."""
     for old in (*folder.glob("rate-*"), folder / "seeds" / names.CHECKPOINTS):
         shutil.rmtree(old, ignore_errors=True)
 
 
 def rates_of(words: Sequence[str]) -> list[float]:
-    """UserError unless each is a number above 0."""
+    """The learning rates as numbers. UserError unless each is a number between 0 and 1."""
     try:
         rates = [float(word) for word in words]
     except ValueError:
@@ -102,13 +104,14 @@ def rates_of(words: Sequence[str]) -> list[float]:
 
 
 def wall_secs(folder: pathlib.Path) -> float:
-    """Of a run's training, over all its sessions; what scoring took once it was trained is not in it."""
+    """Wall-clock seconds of a run's training over all its sessions, without the scoring of the trained model."""
     lines = map(parse_line, (folder / names.METRICS).read_bytes().splitlines())
     return max((line.get("clock/secs_wall", 0.0) for line in lines if line), default=0.0)
 
 
 def read(rows: pathlib.Path) -> list[Row]:
-    """UserError where a line is no row; the last one may be cut off, and is taken from the file, as its task is done again."""
+    """The rows of the file. UserError if a line is no row. A last line that is cut off is removed from the file: its task is then done
+    again."""
     if not rows.exists():
         return []
     text = rows.read_text(errors="replace")
@@ -128,7 +131,8 @@ def read(rows: pathlib.Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: a line for each model, a column for each task: median and deviation over the seeds in percent, the rate, the minutes."""
+    """Two tables in Markdown, with a line for each model and a column for each task: median and deviation over the seeds in percent; rate
+    and minutes."""
     tasks = {row["task"]: f"{row['title']} ({row['metric']})" for row in rows}
     by = {(row["model"], row["task"]): row for row in rows}
     models = dict.fromkeys(row["model"] for row in rows)

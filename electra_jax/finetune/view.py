@@ -1,4 +1,4 @@
-"""How a person reads a task's metrics: the line of an evaluation, the report's curves, and rows with what was said of them."""
+"""How a person reads a task's metrics: the line that an evaluation prints, the report's curves, and some held-out rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,12 @@ from electra_jax.views import Curve, Examples, Panel, Span, View
 
 NUM_EXAMPLES = 8
 COLOURS = ("blue", "orange", "green", "purple", "red", "teal", "grey")
-LINES = [(colour, dashed) for dashed in (False, True) for colour in COLOURS]  # of seeds
+LINES = [(colour, dashed) for dashed in (False, True) for colour in COLOURS]  # one for each seed's curve
 
 
 def make(task: Task, seeds: Sequence[int] = (0,)) -> View:
-    """Of the task's metrics; where several seeds train together, a figure is the median over them, and the report has a curve of each."""
+    """The view of the task's metrics. If several seeds train together, a figure is the median over them, and the report has a curve for
+    each."""
     shown = tuple(f"eval/{name}" for name in task.metrics)
 
     def headline(metrics: Mapping[str, float]) -> str:
@@ -45,14 +46,14 @@ def make(task: Task, seeds: Sequence[int] = (0,)) -> View:
 
 
 def _panel_of_seeds(headline: str, metric: str, seeds: Sequence[int]) -> Panel:
-    """Of one evaluation the table of seeds says all, so that the panel stands only where there are more."""
+    """A curve for each seed. The panel is left out of a report on a single evaluation, because the table of seeds says the same."""
     curves = tuple(Curve(f"{metric}.seed{seed}", f"seed {seed}", *line) for seed, line in zip(seeds, LINES, strict=False))
     reading = "Held out." if len(seeds) <= len(LINES) else f"Held out; the first {len(LINES)} of {len(seeds)} seeds."
     return Panel(f"{headline} of each seed", reading, curves, "share", fewest_points=2)
 
 
 def of_seeds(metrics: Mapping[str, float], name: str) -> dict[int, float]:
-    """{seed: the metric}, of several that train together; else none."""
+    """{seed: the metric} if several seeds train together, else {}."""
     start = f"{name}.seed"
     return {int(key.removeprefix(start)): value for key, value in metrics.items() if key.startswith(start)}
 

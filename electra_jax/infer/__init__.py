@@ -1,1 +1,1 @@
-"""Using a model that is trained."""
+"""Predicting with a fine-tuned model."""

@@ -1,11 +1,11 @@
-"""Rows of a file or of standard input -> predictions in a file or on standard output, a portion at a time and in order.
+"""Rows of a file or of standard input -> predictions in a file or on standard output, some rows at a time and in order.
 
-.jsonl   an object a row: "id" and, by kind,
+.jsonl   one object per row: "id" and, by the kind of task,
          class     label, probability, probabilities {label: p}        tags     words, tags, probabilities (of each word's tag)
-         classes   labels, probabilities {label: p}                    answer   answer, probability, characters [begin, end] or null,
-         number    value                                                        and, where a question may have none, no_answer_score
-.tsv     a line a row: id, prediction, probability. Several labels are parted by the task's separator, tags by spaces; white space within
-         a prediction that would break the line is one space.
+         classes   labels, probabilities {label: p}                    answer   answer, probability, characters [begin, end] or null;
+         number    value                                                        no_answer_score, if a question may have no answer
+.tsv     one line per row: id, prediction, probability. Several labels are separated as in the task's files, tags by spaces; tabs and line
+         ends within a prediction become spaces.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ from electra_jax.infer.predict import PORTION_ROWS, TaskModel, portions
 
 STANDARD_OUTPUT = "-"
 FORMATS = ("jsonl", "tsv")
-_DIGITS = 6  # of probabilities and numbers: what float32 can tell
+_DIGITS = 6  # decimal places of probabilities and numbers: about what float32 can tell apart
 
 
 class Done(NamedTuple):
     rows: int
-    secs: float  # from the first row that is read to the last that is written
-    notes: list[str]  # a line each: what was cut, or read in spite of something
+    secs: float  # from reading the first row to writing the last
+    notes: list[str]  # one line each: what was cut, dropped, or read in spite of a fault
 
 
 def format_of(output: str, format: str = "") -> str:
-    """ "jsonl" or "tsv", by the ending unless it is given; of standard output jsonl. Imports and opens nothing."""
+    """ "jsonl" or "tsv": as given, or else by the output's ending; for standard output jsonl. Imports and opens nothing."""
     found = format or ("jsonl" if output == STANDARD_OUTPUT else output.lower().rpartition(".")[2])
     if found not in FORMATS:
         raise UserError(f"--output={output}: its ending tells no format: name a file .jsonl or .tsv, or say --output_format")
@@ -48,7 +48,8 @@ def format_of(output: str, format: str = "") -> str:
 
 
 def check_paths(source: str, target: str) -> None:
-    """Raises UserError, before a model is loaded, for an input that cannot be read or an output that would take its place."""
+    """Raises UserError if the input cannot be read, if the output is the input itself, or if the output's folder is missing. It is called
+    before a model is loaded."""
     if source != inputs.STANDARD_INPUT:
         if not os.path.exists(source):
             raise UserError(f"{source}: no such file")
@@ -71,12 +72,13 @@ def predict_file(
     portion_rows: int = PORTION_ROWS,
     given: Mapping[str, Any] | None = None,
 ) -> Done:
-    """Predicts every row of `source`, writes them to `target`, either "-" for the standard streams.
+    """Predicts every row of `source` and writes the predictions to `target`. "-" stands for standard input or output.
 
-    A portion's rows are written and flushed before the next ones are read. A file appears when it is whole: a death leaves what was there.
+    The predictions of some rows are written and flushed before the next rows are read. The target file appears once it is complete: if
+    the process dies before, the file that was there before stays.
     format: of the target. given: how to read the source, see inputs.layout_of.
 
-    Raises UserError for what `readers` refuses in a row: it names file, line and mend.
+    Raises UserError for what the readers refuse in a row; it names the file, the line and how to mend it.
     """
     form = format_of(target, format)
     check_paths(source, target)
@@ -101,7 +103,7 @@ def predict_file(
 
 @contextlib.contextmanager
 def _reading(source: str) -> Iterator[tuple[str, BinaryIO | None]]:
-    """(what messages call the input, the stream where it is no file)."""
+    """(the input's name in messages, the open stream; None for a file, which the reader opens itself)."""
     if source != inputs.STANDARD_INPUT:
         yield source, None
         return
@@ -115,7 +117,7 @@ def _writing(target: str) -> Iterator[BinaryIO]:
         sys.stdout.flush()
         with open(sys.stdout.fileno(), "wb", closefd=False) as out:
             yield out
-    elif os.path.exists(target) and not os.path.isfile(target):  # /dev/null, a named pipe: nothing may take its place
+    elif os.path.exists(target) and not os.path.isfile(target):  # /dev/null or a named pipe must not be replaced by a file
         with open(target, "wb") as out:
             yield out
     else:
@@ -128,13 +130,13 @@ def _write(out: BinaryIO, data: bytes) -> None:
         out.write(data)
         out.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is still in the buffer goes nowhere, and raises no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is still in the buffer is then discarded without a further error
         raise UserError("whoever read the output has closed it before the end: the rows after that are not predicted") from None
 
 
 @contextlib.contextmanager
 def _meter() -> Iterator[Any]:
-    """meter(rows): a counter with its rate on stderr, where that is a terminal."""
+    """meter(number of rows) advances a counter with its rate on stderr, if that is a terminal."""
     import tqdm
 
     with tqdm.tqdm(unit=" rows", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
@@ -162,7 +164,7 @@ def _record(task: Task, example: Example, found: Prediction) -> dict[str, Any]:
     else:
         best = next((entry for entry in found.more.nbest if entry.text == found.value), None)
         span = list(best.span) if best and best.span else None
-        # The joint head lists no "no answer" among the others: it has a logit for it.
+        # The joint head has no entry for "no answer" among the n-best answers, but a logit of its own.
         probability = best.probability if best else 1.0 / (1.0 + math.exp(-found.more.null_score))
         fields = {"answer": found.value, "probability": short(probability), "characters": span}
         if task.unanswerable:

@@ -1,4 +1,4 @@
-"""What lies in a file that is to be predicted, and where its texts stand: by the file's ending, as the training file was read."""
+"""How to read a file that is to be predicted: its format follows from its ending, its columns from how the training file was read."""
 
 import dataclasses
 import os
@@ -14,16 +14,16 @@ from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.tasks import TASKS, Task
 
 STANDARD_INPUT = "-"
-OPTIONS = ("format", "text_columns", "id_column", "header", "delimiter", "quotes", "bad_rows")  # of TaskConfig, that say how to read
+OPTIONS = ("format", "text_columns", "id_column", "header", "delimiter", "quotes", "bad_rows")  # of TaskConfig: how to read a file
 _TABLES = ("csv", "tsv", "jsonl", "parquet", "glue", "tfds")
 
 
 def layout_of(task: Task, path: str, given: Mapping[str, Any]) -> Layout:
-    """How to read `path` ("-": standard input) for the model of this task.
+    """How to read `path` ("-": standard input) for the model of this task. Labels are never read.
 
-    given: of OPTIONS those that a person set. A file that has the name of one of the task's own is read as that, labels aside. Otherwise
-    what the training file's layout says holds for a file of the same format; for another table, the names of its columns.
-    Labels are never read. UserError where the file's ending tells no format, or one that has not what the model takes.
+    given: those of OPTIONS that a person set. If there are none, and the file is called as one of the task's own files, it is read as that
+    file. Otherwise a file of the training file's format is read as the training file was; for another table, only the names of its columns
+    are used. UserError if the file's ending tells no format, or if this format does not hold what the model needs.
     """
     known = TASKS.get(task.name)
     official = _split(known, path) if known and not given else None
@@ -46,7 +46,7 @@ def _predicts(kind: str) -> str:
 
 
 def _split(task: Task, path: str) -> str | None:
-    """Which of the task's own files is called so."""
+    """The split whose file, among the task's own, has this name; None if none has."""
     name = os.path.basename(path)
     stem, ending = os.path.splitext(name)
     name = stem if ending in COMPRESSIONS else name
@@ -68,7 +68,7 @@ def _format(path: str, kind: str) -> str:
 
 
 def _as_trained(task: Task, format: str) -> dict[str, Any]:
-    """Of TaskConfig, what the training file's layout says of a file of this format."""
+    """{field of TaskConfig: value}: what the training file's layout says about a file of this format."""
     trained = task.layout
     if format == "lines":
         return {"text_columns": ("first text", "second text")} if len(trained.texts) == 2 and task.kind != "answer" else {}

@@ -4,8 +4,9 @@
     for prediction in model.predict(["The cat sat.", "Cat the sat."]):
         print(prediction.value, prediction.probability)
 
-What a prediction says follows from the row and the model: rows are padded to lengths that follow from the model alone, and none sees
-another. Where in a batch a row stands can change the last bits of a sum, no more; the same rows in the same order give the same bits.
+A prediction follows from its row and the model, not from the other rows: the lengths that rows are padded to follow from the model alone,
+and no row attends to another. The place of a row in its batch can change the last bits of a sum, but no more. The same rows in the same
+order give the same bits.
 """
 
 import dataclasses
@@ -36,11 +37,11 @@ from electra_jax.parallel import mesh as meshes
 from electra_jax.train import evaluation
 
 PORTION_ROWS = 4096
-PORTION_CHARACTERS = 1 << 24  # rows of long texts: fewer of them, so that memory is bounded
-BATCH_TOKENS = {"cpu": 1024}  # by platform: more are no faster there, and leave more places of a portion's last batches empty
+PORTION_CHARACTERS = 1 << 24  # a portion of long texts has fewer rows, so that memory is bounded
+BATCH_TOKENS = {"cpu": 1024}  # more are no faster there, and leave more empty places in a portion's last batches (docs/speed.md)
 ELSEWHERE_TOKENS = 32768
-LENGTH = 512  # of a model that does not say how long its rows were
-# Of a folder of transformers, which says no more than its head.
+LENGTH = 512  # for a model that does not say how long its rows were
+# The kind of task of a model that tells nothing but its head and its type of problem, such as a folder of transformers.
 _KINDS = {"token_classification": "tags", "question_answering": "answer", "joint_answer": "answer"}
 _PROBLEMS = {"regression": "number", "multi_label_classification": "classes"}
 _TEXTS = {"tags": ("words",), "answer": ("question", "context")}
@@ -48,24 +49,24 @@ _TEXTS = {"tags": ("words",), "answer": ("question", "context")}
 
 @dataclasses.dataclass(frozen=True)
 class TaskModel:
-    """A model with a task's head, and what it takes to predict with it; `load_task` makes one."""
+    """A model with a task's head, ready to predict; made by `load_task`."""
 
     path: str
     task: Task
     config: FinetuneConfig
     tokenizer: Tokenizer
-    lengths: tuple[int, ...]  # that rows are padded to, ascending; each is compiled when it is first met
-    batch_rows: tuple[int, ...]  # of each length
-    outputs: Callable[[Iterable], Iterator[dict[str, np.ndarray]]]  # of batches, one after the other
+    lengths: tuple[int, ...]  # the lengths that rows are padded to, ascending; each is compiled when it is first met
+    batch_rows: tuple[int, ...]  # the rows of a batch, for each length
+    outputs: Callable[[Iterable], Iterator[dict[str, np.ndarray]]]  # batches -> the outputs of each
 
     def predict(self, texts: Iterable[Any], portion_rows: int = PORTION_ROWS) -> Iterator[Prediction]:
-        """A prediction a text, in order, while `texts` are read a portion at a time.
+        """Yields one prediction per text, in order. Of `texts`, only `portion_rows` are in memory at a time.
 
-        texts: each a text, or a pair of them; of tags a list of words, or a text to be cut at white space; of an answer a pair of question
-          and context.
+        texts: each is a text, or a pair of texts. For tags it is a list of words, or a text to be split at white space; for answers a
+          pair of question and context.
 
-        Raises UserError for one text in place of several, for what is no text, and for an empty one. Warns, at the end, of texts that
-        were longer than the model's rows, and were cut.
+        Raises UserError if `texts` is a single text, and for an item that is empty or no text. At the end, warns if texts were cut because
+        they were longer than the model's rows.
         """
         if isinstance(texts, str | bytes):
             raise UserError("predict takes several texts: predict([text])")
@@ -82,9 +83,9 @@ class TaskModel:
             warnings.warn(self.cut_note(counts["cut"], counts["rows"]), stacklevel=2)
 
     def of_examples(self, examples: Sequence[Example]) -> tuple[list[Prediction], int]:
-        """(a prediction an example, how many of them were cut). All are in memory at once."""
+        """(one prediction per example, how many examples were cut). All rows are in memory at once."""
         widest = max(len(each.texts) for each in examples)
-        if self.task.kind not in _TEXTS and widest > 1:  # an empty second text leaves the row of a single one
+        if self.task.kind not in _TEXTS and widest > 1:  # if one is a pair, all are: an empty second text gives the row of a single text
             examples = [each._replace(texts=(*each.texts, "")[:2]) for each in examples]
         kind = rows.KINDS[self.task.kind]
         made = kind.rows(self.task, examples, self.tokenizer, self.config, self.config.length, False)
@@ -93,7 +94,7 @@ class TaskModel:
         return predictions, int(np.count_nonzero(made.cut))
 
     def cut_note(self, cut: int, of: int) -> str:
-        """What a person is told where texts were longer than the rows."""
+        """What a person is told if texts were longer than the rows."""
         if self.task.kind == "answer":
             return f"{cut:,} of {of:,} questions were cut at their end, being too long for a row"
         lost = "; words past the end have the tag O" if self.task.kind == "tags" else ""
@@ -101,7 +102,7 @@ class TaskModel:
 
 
 def portions(examples: Iterable[Example], portion_rows: int) -> Iterator[list[Example]]:
-    """The examples, so many at a time, or fewer where they are long."""
+    """Yields the examples in lists of `portion_rows`, or of fewer if they are long."""
     some, characters = [], 0
     for each in examples:
         some.append(each)
@@ -114,7 +115,7 @@ def portions(examples: Iterable[Example], portion_rows: int) -> Iterator[list[Ex
 
 
 def _example(value: Any, number: int, kind: str) -> Example:
-    """Of an item of a list of texts, by the rules of a file's row."""
+    """The example of an item of `texts`, by the rules for a row of a file."""
     where, names = f"texts[{number}]", _TEXTS.get(kind, ("text",))
     if kind != "tags":
         fields = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
@@ -147,9 +148,9 @@ def predict(path: str | os.PathLike, texts: Iterable[Any]) -> Iterator[Predictio
 def load_task(path: str | os.PathLike, batch_tokens: int = 0) -> TaskModel:
     """The fine-tuned model of a workdir (its model/, the best seed's), or whatever `load` opens that has a task's head.
 
-    batch_tokens: places in a batch; 0: by the platform. All devices of this process share a batch's rows.
+    batch_tokens: rows times length of a batch; 0: by the platform. The rows of a batch are divided among all devices of this process.
 
-    Raises UserError where there is no model, no head, no tokenizer, or another one than the model's.
+    Raises UserError if there is no model, no task's head, or no tokenizer that fits the model.
     """
     name = os.fspath(path)
     model = formats.read(name, with_slots=False)
@@ -165,11 +166,11 @@ def load_task(path: str | os.PathLike, batch_tokens: int = 0) -> TaskModel:
     mesh = meshes.make_mesh(devices=jax.local_devices())
     platform, network = meshes.Platform.of(mesh), model.networks[0]
     attention = choice.choose("auto", platform.name, config.length, [model.config.encoder(network)])
-    # Each row length is a program of its own. Layers as one loop compile in a third of the time, and predict as fast (docs/speed.md).
+    # Each row length compiles a program. With the layers as one loop it compiles in a third of the time, and is as fast (docs/speed.md).
     shape = dataclasses.replace(model.config, dtype=platform.dtype, attention=attention, scan_layers=True)
     goal = objective.make(shape, task.kind, config.head, len(task.labels), None, lambda outputs: {}, network=network)
     params = jax.device_put(model.params, meshes.replicated(mesh))
-    outputs, root = evaluation.make_outputs(goal, mesh), rng.key_words(rng.root_key(0))  # nothing is drawn
+    outputs, root = evaluation.make_outputs(goal, mesh), rng.key_words(rng.root_key(0))  # no randomness is used
     lengths = batches.ladder(config.length)
     tokens = batch_tokens or BATCH_TOKENS.get(platform.name, ELSEWHERE_TOKENS)
     batch_rows = tuple(max(tokens // length // mesh.size, 1) * mesh.size for length in lengths)
@@ -181,7 +182,7 @@ def _head(model: Model, network: str) -> str:
 
 
 def task_of(model: Model) -> Task:
-    """The task as `results.write` left it; of other models what their head tells."""
+    """The task as `results.write` stored it; for other models, as far as the head tells."""
     stored, labels = model.about.get("task") or {}, tuple(model.about.get("labels") or ())
     kind = stored.get("kind") or _KINDS.get(model.task) or _PROBLEMS.get(stored.get("problem_type"), "class")
     name = stored.get("name", "")
@@ -189,7 +190,7 @@ def task_of(model: Model) -> Task:
         layout = _layout(stored["layout"], model.about.get("source"))
     else:
         of_spans = all(label == "O" or label[:2] in ("B-", "I-", "E-", "S-", "L-", "U-") for label in labels)
-        range_ = tuple(stored.get("range") or (0.0, 1.0))  # a share of 0 to 1 is the value itself
+        range_ = tuple(stored.get("range") or (0.0, 1.0))  # with (0, 1) the output itself is the value
         scheme = "iob2" if of_spans else "tokens"
         layout = Layout("", kind, _TEXTS.get(kind, ("text",)), labels=labels, range=range_, scheme=scheme)
     known = TASKS.get(name)
@@ -198,7 +199,7 @@ def task_of(model: Model) -> Task:
 
 
 def _layout(fields: Any, where: Any) -> Layout:
-    """Of the JSON values that `results.write` left. UserError where someone has changed them."""
+    """The layout from the JSON values that `results.write` stored. UserError if someone has changed these so that they are unusable."""
     try:
         layout = Layout(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
         low, high = layout.range or (0.0, 1.0)

@@ -1,7 +1,7 @@
-"""Several seeds of one run in one program: the step of one, mapped over an axis of seeds.
+"""Several seeds of one run in one program: the step of one seed, mapped over an axis of seeds.
 
-Each seed has its own root key, rows, parameters and memory of the optimizer; only the number of the step is common to all. On one device
-the seeds take turns within the program; several devices are dealt equal shares of them. The step itself knows nothing of it.
+Each seed has its own root key, rows, parameters and optimizer state; only the number of the step is common to all. On one device the
+seeds take turns within the program; several devices train equally many seeds each. The step itself need not know of other seeds.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ _BY_SEED = PartitionSpec(AXES)
 
 
 def check(count: int, mesh: Mesh) -> None:
-    """UserError where the seeds cannot be dealt out evenly."""
+    """UserError if the seeds cannot be divided evenly among the devices of one process."""
     if jax.process_count() > 1:
         raise UserError(f"seeds={count} train together in one process, and there are {jax.process_count()}: give each a run of its own")
     if mesh.shape["fsdp"] > 1:
@@ -30,18 +30,18 @@ def check(count: int, mesh: Mesh) -> None:
 
 
 def init(of_one: Callable[[Array], TrainState], roots_S: Array) -> TrainState:
-    """The first state of each root key, one after the other, so that it does not matter which others there are."""
+    """The first states of these root keys. They are computed one after the other, so that none depends on which others there are."""
     state = jax.lax.map(of_one, roots_S)
     return state.replace(step=state.step[0])
 
 
 def step(of_one: Callable, mesh: Mesh) -> Callable:
-    """of_one(state, batch) -> (state, metrics), for a state and batches of several seeds; a batch holds the rows of one seed behind those
-    of the other. Metrics are means over the seeds, but "tokens" and "skipped" are sums and "skipped_in_a_row" is the largest.
+    """The step of_one(state, batch) -> (state, metrics), for the state and the batch of several seeds: step(state, batch, spare).
 
-    What it returns takes a third state, whose numbers do not matter: the new one is written over it, a seed at a time. Written over the
-    old one, XLA would copy each seed's part before it reads it, and a `lax.map` fills the memory of its result with zeros first: either
-    costs a CPU about as much as AdamW itself (docs/speed.md).
+    A batch has the rows of one seed after those of the other. Metrics are means over the seeds, except that "tokens" and "skipped" are
+    sums and "skipped_in_a_row" is the maximum. The new state is written over `spare`, another state whose numbers do not matter. Written
+    over the old state, it would make XLA copy each seed's part before reading it; and `lax.map` fills the memory of its result with zeros
+    first. Either costs a CPU about half of what AdamW costs (docs/speed.md).
     """
 
     def on_a_device(step: Array, seeds: TrainState, batch: Batch, spare: TrainState):
@@ -68,7 +68,7 @@ def step(of_one: Callable, mesh: Mesh) -> Callable:
 
 
 def shardings(shapes: TrainState, mesh: Mesh) -> TrainState:
-    """Where the arrays of such a state lie: each seed's on the device that trains it."""
+    """The shardings of such a state: the arrays of each seed are on the device that trains it."""
     by_seed = jax.tree.map(lambda _: NamedSharding(mesh, _BY_SEED), shapes)
     return by_seed.replace(step=NamedSharding(mesh, PartitionSpec()))
 
@@ -84,7 +84,8 @@ def _of_seed(tree, seed: Array):
 
 
 def summary(found: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    """The metrics of each seed -> the median of each under its name and, where there are several, each seed's, "eval/accuracy.seed3"."""
+    """{seed: its metrics} -> each metric's median under its name and, if there are several seeds, each seed's value as
+    "eval/accuracy.seed3"."""
     names = next(iter(found.values()))
     medians = {name: float(np.median([metrics[name] for metrics in found.values()])) for name in names}
     if len(found) == 1:

@@ -1,12 +1,12 @@
-"""Which files of labelled examples can be read: each format has a module of its own here.
+"""Readers of files with labelled examples: one module for each format.
 
-To add a format, write one module with `examples`, as glue.py has it, and give it a line in FORMATS:
+To add a format, write a module with a function `examples`, as in glue.py, and give it a line in FORMATS:
 
-    examples(stream, path, layout: Layout, counts: Counter) -> Iterator[Example], a row each, in the order of the file.
-      stream: the text, decompressed and begun behind a byte-order mark (of a format in BINARY: the file as it lies, which can seek).
-      path is what messages call the stream. counts: what was dropped or kept for a reason, which a person is told.
+    examples(stream, path, layout: Layout, counts: Counter) -> Iterator[Example], one for each row, in the order of the file.
+      stream: the decompressed bytes, after any byte-order mark; for a format in BINARY the file itself, which can seek.
+      path: the name that messages give the stream. counts: the reader counts here what it drops or changes, for the user to be told.
 
-Tags leave a reader as the file has them; `read` brings them to IOB2.
+A reader gives tags as the file has them; `read` converts them to IOB2.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ FORMATS = {
     "lines": "electra_jax.finetune.readers.plain",
 }
 BINARY = ("parquet",)
-# A user's file by the end of its name.
+# The ending of a user's file -> its format.
 ENDINGS = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -50,25 +50,25 @@ ENDINGS = {
     ".bio": "columns",
     ".txt": "columns",
 }
-# Inputs that are no files of this machine, by their beginning. Such a module has `examples(item, layout, counts)`.
+# Inputs other than local files, by their prefix. Their modules have `examples(item, layout, counts)`.
 SCHEMES = {"tfds:": "electra_jax.finetune.readers.tfds"}
 
 
 class Reading(NamedTuple):
     examples: list[Example]
-    counts: dict[str, int]  # "rows" that were read, and by their reason those that were dropped or kept although
+    counts: dict[str, int]  # "rows": how many were read; and for each reason, how many were dropped, or kept in spite of it
 
 
 def format_of(path: str) -> str | None:
-    """The format that a file's name tells, whether it is compressed or not; None where it tells none."""
+    """The format by the ending of a file's name, compressed or not; None if the ending tells none."""
     stem, ending = os.path.splitext(path.lower())
     return ENDINGS.get(os.path.splitext(stem)[1] if ending in COMPRESSIONS else ending)
 
 
 def read(path: str, layout: Layout) -> Reading:
-    """All examples of a file, or of `tfds:NAME:SPLIT`, in its order, and what is to be told of them.
+    """All examples of a file, or of `tfds:NAME:SPLIT`, in its order, and what the user is to be told of them.
 
-    UserError, a line that names the file, the line in it and the mend, for anything that the layout does not allow.
+    If the layout does not allow something in the file, UserError names the file, the line, and how to mend it.
     """
     counts = Counter()
     examples = list(each(path, layout, counts))
@@ -83,9 +83,10 @@ def read(path: str, layout: Layout) -> Reading:
 
 
 def each(path: str, layout: Layout, counts: Counter, file: BinaryIO | None = None) -> Iterator[Example]:
-    """The same examples, one after the other, with tags as the file has them: of lines and tables a part of the file is in memory.
+    """Yields the same examples, but with tags as the file has them. From lines and tables, only a part of the file is in memory at a time.
 
-    counts: what `Reading.counts` has, but "rows". file: what is read, where `path` is but the name that messages give it: standard input.
+    counts: filled as `Reading.counts`, without "rows". file: an open stream to read instead, such as standard input; `path` is then only
+    the name that messages give it.
     """
     if scheme := next((scheme for scheme in SCHEMES if path.startswith(scheme)), None):
         yield from load(SCHEMES, scheme).examples(path, layout, counts)
@@ -105,7 +106,8 @@ def nothing_in(path: str, counts: Counter) -> UserError:
 
 
 def _refuse_double(examples: list[Example]) -> None:
-    """SQuAD's predictions, and so its scores, are told apart by the questions' ids alone."""
+    """Raises UserError for an ID that occurs twice: the IDs of questions are all that tells SQuAD's predictions, and so its scores,
+    apart."""
     seen = {}
     for example in examples:
         if (first := seen.setdefault(example.id, example)) is not example:
@@ -113,7 +115,7 @@ def _refuse_double(examples: list[Example]) -> None:
 
 
 def _normalized(examples: list[Example], layout: Layout, counts: Counter) -> list[Example]:
-    """With tags in IOB2 where they are of spans."""
+    """The examples with tags in IOB2 if they are of spans."""
 
     def where(number: int, word: int) -> str:
         place = labelled[number].where

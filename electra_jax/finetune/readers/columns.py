@@ -1,7 +1,7 @@
-"""Columns as the CoNLL shared tasks have them: a word in each line, its tag in the last column, an empty line behind each sentence.
+"""Columns as in the CoNLL shared tasks: one word per line, its tag in the last column, an empty line after each sentence.
 
-CoNLL-2000 and 2003 part columns with spaces, WNUT-17 with tabs, and its "empty" lines hold one. CoNLL-2003 begins each document with a
-line -DOCSTART-, which is no word (google-research/electra `finetune/tagging/tagging_tasks.py` leaves it out as well).
+CoNLL-2000 and 2003 separate columns by spaces, WNUT-17 by tabs; the "empty" lines of WNUT-17 hold a tab. CoNLL-2003 begins each document
+with a line -DOCSTART-, which is no word (google-research/electra `finetune/tagging/tagging_tasks.py` leaves it out as well).
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ def examples(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
         if not content.strip(" \t"):
             yield from sentence()
             continue
-        # Only spaces and tabs part columns: a word may hold other white space of Unicode, and beside tabs a space.
+        # Only spaces and tabs separate columns: a word may contain other white space of Unicode and, in a line with tabs, spaces.
         fields = content.split("\t") if "\t" in content else [field for field in content.split(" ") if field]
         if fields[0] == "-DOCSTART-":
             yield from sentence()

@@ -1,6 +1,7 @@
-"""CoNLL-U (universaldependencies.org/format.html): ten columns parted by tabs, comments before a sentence, an empty line behind it.
+"""CoNLL-U (universaldependencies.org/format.html): ten columns separated by tabs, comments before a sentence, an empty line after it.
 
-A multiword token (id 1-2, "don't") stands above its words and an empty node (id 1.1) was never written; neither is a word with a tag.
+Two kinds of lines are left out, because they are no tagged words: a multiword token (ID 1-2, "don't"), whose words follow in lines of
+their own, and an empty node (ID 1.1), which is not in the text.
 """
 
 from collections import Counter

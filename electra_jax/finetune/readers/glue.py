@@ -1,6 +1,6 @@
-"""TSV as GLUE publishes it (nyu-mll/GLUE-baselines `download_glue_data.py`): a tab always parts columns, and quotes are only text.
+"""TSV as GLUE publishes it (nyu-mll/GLUE-baselines `download_glue_data.py`): a tab always separates columns, and quotes are only text.
 
-MRPC's sentences quote freely, one quote without its other; a reader that heeds quotes joins rows there without a word.
+MRPC's sentences have quotes without a counterpart. A reader that gives quotes a meaning silently joins rows there.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ def examples(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
 
 
 def split_lines(stream: BinaryIO, path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(number, columns) of each line; of an empty one, no columns."""
+    """Yields (number, columns) of each line; an empty line has no columns."""
     for number, line in lines(stream, path):
         line = line.rstrip("\r\n")
         yield number, line.split(delimiter) if line else []

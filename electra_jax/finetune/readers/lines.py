@@ -1,4 +1,4 @@
-"""The lines of a text file with their numbers, and what is wrong with bytes that are no text."""
+"""The lines of a text file with their numbers; bytes that are no text are refused."""
 
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -9,7 +9,7 @@ MAX_LINE_BYTES = 64 << 20
 
 
 def decode(data: bytes, where: str) -> str:
-    """UserError unless it is UTF-8: a label or an offset read from half-broken text would be silently another."""
+    """The text. UserError unless it is UTF-8, because a label or an offset from damaged text could be wrong without notice."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -17,7 +17,8 @@ def decode(data: bytes, where: str) -> str:
 
 
 def lines(stream: BinaryIO, path: str) -> Iterator[tuple[int, str]]:
-    """(number from 1, the line with its end). Only \\n ends a line, or \\r\\n: text may have other line separators of Unicode."""
+    """Yields (number from 1, the line with its end). Only \\n or \\r\\n ends a line: a text may contain the other line separators of
+    Unicode."""
     number = 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1

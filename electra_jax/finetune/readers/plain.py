@@ -1,4 +1,4 @@
-"""Plain text, a row in each line: what is to be predicted, and has no labels. A tab parts the texts of a pair, white space words."""
+"""Plain text for predicting, one row per line, without labels. A tab separates the two texts of a pair, white space separates words."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Rows of named values, from whatever format, into examples. Each rule on what a row may hold stands here, once."""
+"""Rows of named values -> examples, for all formats. All rules about what a row may hold are in this file."""
 
 import math
 from collections import Counter
@@ -11,16 +11,16 @@ from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.readers.lines import decode
 from electra_jax.options import hint
 
-# What a column is for -> the option that names another.
+# Layout's field for a column -> the option by which a user names the column.
 _OPTIONS = {"texts": "task.text_columns", "label": "task.label_column", "start": "task.start_column", "id": "task.id_column"}
 
 
 def example(row: Mapping[str, Any], layout: Layout, where: str, number: int, counts: Counter) -> Example | None:
-    """The row's example; None where it is dropped, which `counts` tells.
+    """The row's example; None if the row is dropped, which is counted in `counts`.
 
     Args:
-      row: column -> value, which is text, a number, a list, or None. More columns than the layout's are ignored.
-      number: of the row, from 0: its id where no column has one.
+      row: column -> value, which is text, a number, a list, or None. Columns that the layout does not name are ignored.
+      number: the row's number from 0, which is its ID if the layout names no column of IDs.
     """
     texts = _words(row, layout, where) if layout.kind == "tags" else tuple(text(row[name], name, where) for name in layout.texts)
     if not (texts and all(map(str.strip, texts))):
@@ -44,9 +44,10 @@ def _or_drop(verb: str, layout: Layout) -> str:
 
 
 def columns_of(names: Sequence[str], layout: Layout, where: str, mend: str = "") -> dict[str, int]:
-    """Where each of the layout's columns stands among these; the label's may be missing where it need not be there.
+    """The place of each of the layout's columns among `names`. UserError if a column is missing that a row must have,
+    or if one occurs twice.
 
-    names: of the header; `where` is its place in the file, and `mend` what else could be wrong with it.
+    names: those in the header. where: the header's place in the file. mend: a further hint for the message.
     """
     if double := [name for name, count in Counter(names).items() if count > 1 and name and name in (*layout.columns, layout.label)]:
         raise UserError(f"{where} names the column {double[0]!r} twice: rename one")
@@ -58,7 +59,7 @@ def columns_of(names: Sequence[str], layout: Layout, where: str, mend: str = "")
 
 
 def missing_column(name: str, names: Iterable[str], layout: Layout) -> str:
-    """ "has no column ...": what it has, the nearest, and which option names another."""
+    """The end of a message: "has no column ...", with the columns that there are, the most similar name, and the option to mend it."""
     names = list(map(str, names))
     shown = _some([repr(each if len(each) <= 40 else each[:37] + "...") for each in names]) or "none at all"
     use = next((use for use in _OPTIONS if name == getattr(layout, use) or name in layout.texts and use == "texts"), "texts")
@@ -72,7 +73,7 @@ def _some(names: Sequence[str]) -> str:
 def delimited(rows: Iterable[tuple[int, Sequence[str]]], path: str, layout: Layout, counts: Counter) -> Iterator[Example]:
     """Examples of a table of texts, such as a TSV file.
 
-    rows: (number of the line that it begins in, its columns), the header among them; an empty line has no columns.
+    rows: (number of the line in which the row begins, its columns), with the header; an empty line has no columns.
     """
     columns, width, number = None, 0, 0
     for line, fields in rows:
@@ -136,7 +137,7 @@ def _other_delimiter(fields: Sequence[str]) -> str:
 
 
 def text(value: Any, name: str, where: str) -> str:
-    """A column's value as text; None is empty. UserError for any other type, and for half of a surrogate pair, which JSON can name."""
+    """A column's value as text; None is "". UserError for any other type, and for half of a surrogate pair, which JSON can contain."""
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -156,7 +157,7 @@ def _words(row: Mapping[str, Any], layout: Layout, where: str) -> tuple[str, ...
 
 
 def _several(value: Any, name: str, where: str, separator: str | None) -> tuple[str, ...]:
-    """A list as it is, or a text cut at the separator (None: at white space). UserError for an empty part."""
+    """The parts of a list, or of a text that is split at the separator (None: at white space). UserError for an empty part."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -170,7 +171,8 @@ def _several(value: Any, name: str, where: str, separator: str | None) -> tuple[
 
 
 def _scalar(value: Any, name: str, where: str) -> str:
-    """A class as text: true and false as JSON writes them, 1.0 (what becomes of 1 beside missing values) as 1."""
+    """A class as text: true and false as in JSON, and 1.0 as "1", because a column of whole numbers becomes floats if values are
+    missing."""
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, bool):
@@ -196,7 +198,7 @@ def _is_missing(value: Any) -> bool:
 
 def _label(row: Mapping[str, Any], texts: tuple[str, ...], layout: Layout, where: str, counts: Counter) -> Any:
     value = row.get(layout.label)
-    # No labels at all are a label of "classes", and no answer one of "answer".
+    # For "classes" and "answer", an empty value is a label: no class, or no answer.
     absent = not layout.label or layout.label not in row
     absent = absent or _is_missing(value) and (layout.kind not in ("classes", "answer") or not layout.labelled)
     if absent:
@@ -212,7 +214,7 @@ def _class(value: Any, row: Mapping, texts: tuple[str, ...], layout: Layout, whe
 
 
 def known(label: str, layout: Layout, where: str) -> str:
-    """The label, unless the layout has others."""
+    """The label. UserError if the layout lists labels and this is none of them."""
     if layout.labels and label not in layout.labels:
         raise UserError(f"{where}: the label {label!r} is none of {_some(layout.labels)}{hint(label, layout.labels)}: mend the row")
     return label

@@ -1,6 +1,6 @@
 """SQuAD 1.1 and 2.0 (rajpurkar/SQuAD-explorer): {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}.
 
-Of 2.0, a question with `is_impossible` has no answers; its `plausible_answers` are not read. Offsets count Unicode characters.
+In version 2.0, a question with `is_impossible` has no answers; its `plausible_answers` are not read. Offsets count Unicode characters.
 """
 
 import json

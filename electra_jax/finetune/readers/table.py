@@ -28,8 +28,8 @@ def _delimited(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> 
 
 
 def _quoted(stream: BinaryIO, path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(number of the line that it begins in, columns) of each row, by the rules of Python's `csv`: "..." may hold delimiters, line ends,
-    and "" for a quote. `strict`, because a quote that is out of place would otherwise join rows without a word."""
+    """Yields (number of the line in which the row begins, columns) by the rules of Python's `csv`: "..." may hold delimiters, line ends,
+    and "" for a quote. It is `strict`, because a misplaced quote would otherwise join rows silently."""
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     reader = csv.reader((line for _, line in lines(stream, path)), delimiter=delimiter, strict=True)
     while True:

@@ -1,6 +1,6 @@
 """A split of a TensorFlow dataset, `tfds:NAME:SPLIT`, from files that were built before. TensorFlow is not imported.
 
-A class comes as its number. It becomes the class's name, or the number as text where that is what the task's own files have ("0", "1").
+TFDS stores a class as its number. Here it becomes the class's name; or the number as text, if the task's own files have numbers ("0", "1").
 """
 
 from collections import Counter
@@ -33,8 +33,8 @@ def examples(item: str, layout: Layout, counts: Counter) -> Iterator[Example]:
 
 
 def _names(feature: Any, layout: Layout) -> tuple[str, ...] | None:
-    """Of the classes that a feature's numbers stand for; None where it has no classes."""
-    names = getattr(getattr(feature, "feature", feature), "names", None)  # a sequence's, or its own
+    """The names of the classes that a feature's numbers stand for; None if it has no classes."""
+    names = getattr(getattr(feature, "feature", feature), "names", None)  # of a sequence's elements, or of the feature itself
     if names and layout.labels and not set(names) & set(layout.labels) and len(names) == len(layout.labels):
         return tuple(map(str, range(len(names))))
     return tuple(names) if names else None
@@ -47,7 +47,7 @@ def _named(value: Any, names: tuple[str, ...] | None, where: str) -> Any:
         value = value.tolist()
     if isinstance(value, list):
         return [_named(each, names, where) for each in value]
-    if value == -1:  # as TFDS marks what a test set keeps secret
+    if value == -1:  # TFDS marks the secret labels of a test set so
         return None
     if not 0 <= value < len(names):
         raise UserError(f"{where}: the class {value} is none of {len(names)}: build the dataset again")
@@ -55,7 +55,7 @@ def _named(value: Any, names: tuple[str, ...] | None, where: str) -> Any:
 
 
 def _without_untagged(row: dict, layout: Layout, counts: Counter) -> dict:
-    """TFDS lists CoNLL-U's multiword tokens among the words, with the tag "_"."""
+    """The row without CoNLL-U's multiword tokens, which TFDS lists among the words with the tag "_"."""
     words, tags = row[layout.texts[0]], row.get(layout.label)
     if tags is None:
         return row

@@ -1,1 +1,1 @@
-"""The torch code of heads that transformers has no class for. It is copied beside an exported encoder, and never imported here."""
+"""PyTorch code for heads that transformers has no class for. It is copied into the folder of an exported encoder, and not imported here."""

@@ -1,4 +1,4 @@
-"""ELECTRA's own head of a classification task: one layer on the first token. That of transformers has another layer before it.
+"""ELECTRA's own classification head: one layer on the first token. The head of transformers has one more layer before it.
 
 logits = task_logits(".", **tokenizer(texts, padding=True, return_tensors="pt"))      # [batch, labels]
 """

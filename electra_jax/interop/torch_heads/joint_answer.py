@@ -1,8 +1,8 @@
-"""ELECTRA's own head of questions: where an answer ends is asked for each place where it may begin, and whether there is one at all.
+"""ELECTRA's own head for questions: it scores each start of an answer, each end given the start, and whether there is an answer at all.
 
     text, score, no_answer = answer(".", "Who wrote it?", "Emma was written by Jane Austen.")
 
-score: the logarithm of the text's probability. no_answer: a logit; the larger it is, the likelier the context has no answer.
+score: the text's log-probability. no_answer: a logit; the larger it is, the likelier it is that the context has no answer.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 
 def answer_logits(folder, num_starts=20, **inputs):
-    """(start logits [B, L], the likeliest starts [B, S], end logits of each [B, S, L], no-answer logit [B])."""
+    """(start logits [B, L], the likeliest starts [B, S], end logits for each of these [B, S, L], no-answer logit [B])."""
     head = load_file(pathlib.Path(folder) / "task_head.safetensors")
 
     def layer(name, x):
@@ -34,7 +34,7 @@ def answer_logits(folder, num_starts=20, **inputs):
 
 
 def answer(folder, question, context, longest=30):
-    """Of a context that the model can read at once; `longest`: pieces of an answer."""
+    """(text, score, no_answer) for a context that fits into one row of the model. longest: the most pieces that an answer may have."""
     inputs = AutoTokenizer.from_pretrained(folder)(question, context, return_tensors="pt", return_offsets_mapping=True)
     place = inputs.pop("offset_mapping")[0].tolist()
     start, starts, end, no_answer = answer_logits(folder, **inputs)

@@ -1,4 +1,4 @@
-"""The replaced-token head of a discriminator with rotary positions: transformers' RoFormer has none.
+"""The head of a discriminator with rotary positions, which finds replaced tokens: transformers' RoFormer has no such head.
 
 scores = rtd_logits(".", input_ids)      # [batch, length], positive: the token was replaced
 """

@@ -13,7 +13,7 @@ from electra_jax.data.readers import tfds
 from electra_jax.data.readers.compressions import COMPRESSIONS
 from electra_jax.finetune import tags
 from electra_jax.finetune.config import TaskConfig
-from electra_jax.finetune.examples import Answers, Example
+from electra_jax.finetune.examples import Example
 from electra_jax.finetune.readers import ENDINGS, format_of, read
 from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.tasks import OWN, TASKS, Task, Tfds
@@ -233,10 +233,10 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
         told = {reason: count for reason, count in counts[split].items() if reason not in ("rows", "without a label")}
         notes += [f"{paths[split]}: {count:,} {reason}" for reason, count in told.items()]
     if config.name == OWN and splits is None and "dev" not in examples:
-        examples["train"], examples["dev"] = hold_out(examples["train"], config.dev_share)
+        examples["train"], examples["dev"] = hold_out(examples["train"], config.dev_share, task.kind)
         notes.append(f"{paths['train']}: {len(examples['dev']):,} of its rows are held out as the dev set, for want of another (task.dev)")
     if config.dev_from_train and splits is None:
-        train, dev = hold_out(examples["train"], config.dev_from_train, "dev_from_train")
+        train, dev = hold_out(examples["train"], config.dev_from_train, task.kind, "dev_from_train")
         examples = {"train": train, "dev": dev}
         notes.append(f"{paths['train']}: {len(dev):,} of its rows are held out, and are the dev set (task.dev_from_train)")
     for upload in task.uploads:
@@ -249,14 +249,14 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
 # --- Labels
 
 
-def label_types(example: Example) -> tuple[str, ...]:
+def label_types(example: Example, kind: str) -> tuple[str, ...]:
     """What a model must have seen to give the example's label: its class or classes; of tags, their types of span, or the tags. A number
     and an answer need nothing of the kind."""
-    if isinstance(example.label, str):
-        return (example.label,)
-    if example.label is None or isinstance(example.label, float | Answers):
+    if example.label is None or kind in ("number", "answer"):
         return ()
-    return tuple(map(_type, example.label))
+    if kind == "tags":
+        return tuple(map(_type, example.label))
+    return (example.label,) if kind == "class" else example.label
 
 
 @functools.cache  # of a few dozen tags, millions of times
@@ -264,12 +264,12 @@ def _type(tag: str) -> str:
     return tags.split(tag)[1] if _SPAN.match(tag) else tag
 
 
-def check_labels(examples: Mapping[str, Sequence[Example]]) -> None:
+def check_labels(examples: Mapping[str, Sequence[Example]], kind: str) -> None:
     """Raises UserError where a dev or test set has a class, or a type of span, that the training set has not: it names the row."""
-    seen = {each for example in examples.get("train", ()) for each in label_types(example)}
+    seen = {each for example in examples.get("train", ()) for each in label_types(example, kind)}
     for split, others in examples.items():
         for example in others if seen else ():
-            if new := [each for each in label_types(example) if each not in seen]:
+            if new := [each for each in label_types(example, kind) if each not in seen]:
                 raise UserError(
                     f"{example.where}: the {split} set has the label {new[0]!r}, which no row of the training set has: mend the label, "
                     "or give the training set such rows"
@@ -281,8 +281,8 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
     changes, layout = {}, {}
     train = examples.get("train", ())
     if task.kind in ("class", "classes") and not task.labels:
-        check_labels(examples)
-        layout["labels"] = tuple(sorted({each for example in train for each in label_types(example)}))
+        check_labels(examples, task.kind)
+        layout["labels"] = tuple(sorted({each for example in train for each in label_types(example, task.kind)}))
         file, number = train[0].where.rsplit(":", 1)[0] if train else "", len(layout["labels"])
         if task.kind == "class" and number == 1:
             raise UserError(f"{file} has the label {layout['labels'][0]!r} alone: there is nothing to learn")
@@ -291,7 +291,7 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
                 f"{file} has {number:,} labels in {len(train):,} rows: is {task.layout.label!r} their column (task.label_column)?"
             )
     if task.kind == "tags":
-        check_labels(examples)
+        check_labels(examples, task.kind)
         every = [example.label for each in examples.values() for example in each if example.label is not None]
         of_spans = task.layout.scheme != "tokens" and all(tag == "O" or _SPAN.match(tag) for tag in {tag for tags in every for tag in tags})
         layout["scheme"] = "iob2" if of_spans else "tokens"
@@ -310,16 +310,16 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
     return dataclasses.replace(task, layout=dataclasses.replace(task.layout, **layout), **changes)
 
 
-def hold_out(examples: Sequence[Example], share: float, purpose: str = "") -> tuple[list[Example], list[Example]]:
+def hold_out(examples: Sequence[Example], share: float, kind: str, purpose: str = "") -> tuple[list[Example], list[Example]]:
     """(the others, about this share of the examples), each in order.
 
     A hash of the text decides, of an answer's its context alone, so that equal texts fall on one side whatever else the file holds. A text
     with a label that would be missing among the others stays there. Two purposes hold out parts that have nothing to do with each other.
     """
-    texts = [example.texts[1] if isinstance(example.label, Answers) else "\0".join(example.texts) for example in examples]
+    texts = [example.texts[1] if kind == "answer" else "\0".join(example.texts) for example in examples]
     chosen = {text for text in texts if is_heldout(document_hash(purpose + text), share)}
-    seen = {each for example, text in zip(examples, texts, strict=True) if text not in chosen for each in label_types(example)}
-    chosen -= {text for example, text in zip(examples, texts, strict=True) if not seen.issuperset(label_types(example))}
+    seen = {each for example, text in zip(examples, texts, strict=True) if text not in chosen for each in label_types(example, kind)}
+    chosen -= {text for example, text in zip(examples, texts, strict=True) if not seen.issuperset(label_types(example, kind))}
     kept = [example for example, text in zip(examples, texts, strict=True) if text not in chosen]
     held = [example for example, text in zip(examples, texts, strict=True) if text in chosen]
     if not kept or not held:

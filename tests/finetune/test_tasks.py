@@ -154,16 +154,16 @@ def test_one_file_is_enough(tmp_path):
 
 def test_equal_texts_are_held_out_together_and_no_label_is_lost():
     copies = [Example(str(n), (f"text {n // 4}", "b"), "x" if n < 399 else "rare", "") for n in range(400)]
-    kept, held = opening.hold_out(copies, 0.2)
+    kept, held = opening.hold_out(copies, 0.2, "class")
     assert not {each.texts for each in kept} & {each.texts for each in held if each.label == "x"} and 40 < len(held) < 120
     assert [int(each.id) for each in kept] == sorted(int(each.id) for each in kept)
     for n in range(40):  # wherever its text falls
         example = Example("r", (f"rare {n}", "b"), "one", "")
-        assert example in opening.hold_out([*copies, example], 0.5)[0]
+        assert example in opening.hold_out([*copies, example], 0.5, "class")[0]
     questions = [Example(str(n), (f"question {n}", f"context {n // 4}"), Answers((), ()), "") for n in range(400)]
-    kept, held = opening.hold_out(questions, 0.2)
+    kept, held = opening.hold_out(questions, 0.2, "answer")
     assert held and not {each.texts[1] for each in kept} & {each.texts[1] for each in held}
-    refused("too few to hold out", opening.hold_out, copies[:1], 0.1)
+    refused("too few to hold out", opening.hold_out, copies[:1], 0.1, "class")
 
 
 def test_settings_are_chosen_without_the_dev_set(tmp_path):
@@ -211,6 +211,8 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
     path = put(tmp_path, "topics.csv", "text,label\na,x|y\nb,\nc,z\n")
     opened = opening.open_task(own(path, kind="classes", separator="|"), ["train"])
     assert opened.task.labels == ("x", "y", "z") and opened.task.headline == "micro_f1"
+    path = put(tmp_path, "cells.csv", 'text,label\na,"B-cell,T-cell"\nb,I-beam\n')  # classes, whatever tags look like
+    assert opening.open_task(own(path, kind="classes"), ["train"]).task.labels == ("B-cell", "I-beam", "T-cell")
     path = put(tmp_path, "bare.tsv", "a\tb\tx\nc\td\ty\n")
     opened = opening.open_task(own(path, header=False, text_columns=("0", "1")), ["train"])
     assert [each.texts for each in opened.examples["train"]] == [("a", "b"), ("c", "d")] and opened.task.labels == ("x", "y")

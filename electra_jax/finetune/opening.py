@@ -280,16 +280,19 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
     """With the labels, the scheme, the range and the answerability that follow from the examples."""
     changes, layout = {}, {}
     train = examples.get("train", ())
+    file = train[0].where.rsplit(":", 1)[0] if train else ""
     if task.kind in ("class", "classes") and not task.labels:
         check_labels(examples, task.kind)
         layout["labels"] = tuple(sorted({each for example in train for each in label_types(example, task.kind)}))
-        file, number = train[0].where.rsplit(":", 1)[0] if train else "", len(layout["labels"])
-        if task.kind == "class" and number == 1:
-            raise UserError(f"{file} has the label {layout['labels'][0]!r} alone: there is nothing to learn")
+        number = len(layout["labels"])
+        if train and not number:
+            raise UserError(f"{file}: no row has a label: is {task.layout.label!r} their column (task.label_column)?")
         if number > max(20, len(train) // 2):
             raise UserError(
                 f"{file} has {number:,} labels in {len(train):,} rows: is {task.layout.label!r} their column (task.label_column)?"
             )
+    if task.kind == "class" and train and len(labels := layout.get("labels", task.labels)) == 1:
+        raise UserError(f"{file} has the label {labels[0]!r} alone: there is nothing to learn")
     if task.kind == "tags":
         check_labels(examples, task.kind)
         every = [example.label for each in examples.values() for example in each if example.label is not None]
@@ -302,7 +305,7 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
     if task.kind == "number" and not task.layout.range and train:
         low, high = min(example.label for example in train), max(example.label for example in train)
         if low == high:
-            raise UserError(f"{train[0].where.rsplit(':', 1)[0]}: every number is {low:g}: there is nothing to learn")
+            raise UserError(f"{file}: every number is {low:g}: there is nothing to learn")
         layout["range"] = (low, high)
     if task.kind == "answer":
         without = [example for each in examples.values() for example in each if example.label is not None and not example.label.texts]

@@ -231,6 +231,12 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
         ({"train.csv": REVIEWS}, {"dev": "nothing.csv"}, "nothing.csv is not in .*: name another place"),
         ({"data.xlsx": ""}, {"train": "data.xlsx"}, "data.xlsx: its ending tells no format .*task.format"),
         ({"train.csv": "text,label\na,x\nb,x\n"}, {"dev": "train.csv"}, "train.csv has the label 'x' alone: there is nothing to learn"),
+        (
+            {"train.csv": "text,label\na,x\nb,x\n"},
+            {"dev": "train.csv", "labels": ("x",)},
+            "train.csv has the label 'x' alone: there is nothing to learn",
+        ),
+        ({"train.csv": "text,label\na,\nb,\n"}, {"dev": "train.csv", "kind": "classes"}, "train.csv: no row has a label: is 'label' their"),
         ({"train.csv": "text,label\na,1\nb,1\n"}, {"dev": "train.csv", "kind": "number"}, "train.csv: every number is 1"),
         (
             {"train.csv": REVIEWS},

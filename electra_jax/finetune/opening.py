@@ -236,6 +236,8 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
         examples["train"], examples["dev"] = hold_out(examples["train"], config.dev_share, task.kind)
         notes.append(f"{paths['train']}: {len(examples['dev']):,} of its rows are held out as the dev set, for want of another (task.dev)")
     if config.dev_from_train and splits is None:
+        if "train" not in examples:
+            raise UserError(f"{task.title} has no training set to hold a part of out: leave task.dev_from_train out")
         train, dev = hold_out(examples["train"], config.dev_from_train, task.kind, "dev_from_train")
         examples = {"train": train, "dev": dev}
         notes.append(f"{paths['train']}: {len(dev):,} of its rows are held out, and are the dev set (task.dev_from_train)")

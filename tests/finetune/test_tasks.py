@@ -295,6 +295,9 @@ def test_missing_files_are_named(tmp_path):
     put(path / "mnli", "diagnostic.tsv", "index\tsentence1\tsentence2\n0\ta\tb\n")  # where the published code wants it
     opened = opening.open_task(TaskConfig("ax", str(path)))
     assert list(opened.examples) == ["test"] and "has 1 rows, and GLUE's upload 1,104" in opened.notes[0]
+    refused(
+        "AX has no training set to hold a part of out.*dev_from_train", opening.open_task, TaskConfig("ax", str(path), dev_from_train=0.1)
+    )
 
 
 def test_all_files_of_a_task_lie_in_one_folder(tmp_path):

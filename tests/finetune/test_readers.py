@@ -170,6 +170,8 @@ def test_squad(tmp_path):
         ([{"question": "Where?", "answers": []}], "article 1, paragraph 1: 'id' is missing"),
         (["Where?"], "article 1, paragraph 1: 'id' is missing"),
         ([{"id": "a", "question": "\ud800?", "answers": []}], "half of a surrogate pair"),
+        ([{"id": "\ud800", "question": "Where?", "answers": []}], "article 1, paragraph 1: 'id' has half of a surrogate pair"),
+        ([question("a", ("Texas", 10**400))], "question a: the answer's offset is 10+: it must be"),
     ],
 )
 def test_bad_squad(tmp_path, questions, says):
@@ -183,6 +185,7 @@ def test_squad_cut_short(tmp_path):
     refused(put(tmp_path, "dev.json", whole[:-5]), ":1 is not JSON .*cut short: download it again", layout=SQUAD)
     refused(put(tmp_path, "dev.json", '{"data": [1]}'), "article 1: 'paragraphs' is missing", layout=SQUAD)
     refused(put(tmp_path, "dev.json", "[]"), "'data' is missing", layout=SQUAD)
+    refused(put(tmp_path, "dev.json", "1" * 5000), "is not SQuAD's JSON .*digits", layout=SQUAD)
     refused(squad(tmp_path), "holds no example", layout=SQUAD)
     refused(put(tmp_path, "dev.json", b'{"data":\n"\xff"}'), ":2: byte 2 is 0xff, which is no UTF-8", layout=SQUAD)
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import math
 import os
 
 import pytest
@@ -89,6 +90,9 @@ def test_labels_of_every_kind(tmp_path):
     for number in ("inf", "nan"):
         spoiled = put(tmp_path, "a.jsonl", json.dumps({"text": "a", "label": number}))
         refused(spoiled, ":1: 'label' is (inf, and must be finite|empty|nan, and must be finite)", format="jsonl", kind="number")
+    for number in ("Infinity", "1" + "0" * 400):  # beyond what a float holds
+        spoiled = put(tmp_path, "a.jsonl", f'{{"text": "a", "label": {number}}}')
+        refused(spoiled, ":1: 'label' is (inf, and must be finite|10+, which is no number)", format="jsonl", kind="number")
     refused(path, ":1: the label 'y' is none of x, z", format="jsonl", kind="classes", label="several", labels=("x", "z"))
     refused(path, ":1: the label '1' is none of 0, 2", format="jsonl", label="one", labels=("0", "2"))
     refused(path, ":1 has no column 'body'.*task.text_columns", format="jsonl", texts=("body",))
@@ -151,6 +155,8 @@ def test_answers_in_a_table(tmp_path):
         ({"answers": "Texas", "at": 30}, "does not stand at character 30.*29 alone", {"start": "at"}),
         ({"answers": ["Texas", "Music"], "at": [29]}, "has 2 answers and 1 offsets", {"start": "at"}),
         ({"answers": "Texas", "at": "x"}, "offset is 'x'", {"start": "at"}),
+        ({"answers": "Texas", "at": math.inf}, "offset is inf", {"start": "at"}),
+        ({"answers": {"text": ["Texas"], "answer_start": [10**400]}}, "offset is 10+: it must be a whole number", {}),
         ({"answers": {"text": ["Texas"]}}, "has no text and answer_start", {}),
         ({"answers": "Texas"}, ":1 has no column 'at'.*task.start_column", {"start": "at"}),
     ):

@@ -226,7 +226,7 @@ def _classes(value: Any, row: Mapping, texts: tuple[str, ...], layout: Layout, w
 def _number(value: Any, row: Mapping, texts: tuple[str, ...], layout: Layout, where: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{where}: {layout.label!r} is {value!r}, which is no number: write it as 3.5") from None
     low, high = layout.range or (-math.inf, math.inf)
     if not (math.isfinite(number) and low <= number <= high):
@@ -265,7 +265,7 @@ def check_answer(context: str, answer: str, start: Any, where: str) -> None:
         if int(start) != float(start):
             raise ValueError
         start = int(start)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # JSON's numbers have no bound, and may be Infinity
         raise UserError(f"{where}: the answer's offset is {start!r}: it must be a whole number of characters") from None
     if not answer:
         raise UserError(f"{where}: an answer is empty: remove it (a question without an answer has none at all)")

@@ -1,5 +1,6 @@
 """Readers of a user's own table, and of files that are compressed or cannot be read."""
 
+import dataclasses
 import gzip
 import json
 import lzma
@@ -12,7 +13,7 @@ from electra_jax.cli import UserError
 from electra_jax.finetune import readers
 from electra_jax.finetune.examples import Answers
 from electra_jax.finetune.readers.layout import Layout
-from tests.finetune.reading import CONTEXT, pairs, put, read, refused
+from tests.finetune.reading import CONTEXT, TABLE, pairs, put, read, refused
 
 
 def test_csv_by_the_rules_of_the_csv_module(tmp_path):
@@ -70,6 +71,16 @@ def test_a_table_without_a_header(tmp_path):
     refused(
         path, ":1: 'x' is none of the labels a, b.*if that line is one, remove it", header=False, texts=("1",), label="0", labels=("a", "b")
     )
+
+
+def test_a_table_without_a_header_or_labels(tmp_path):
+    """Where the last column is a text, it is no label as well."""
+    path = put(tmp_path, "test.csv", "a b\nc d\n")
+    layout = dataclasses.replace(TABLE, texts=("0",), label="-1", header=False)
+    assert [example.label for example in read(path, layout, labelled=False).examples] == [None, None]
+    refused(path, ":1 has no column of labels beside its texts.*task.label_column", layout=layout)
+    path = put(tmp_path, "test.csv", "a,b\nc,d\n")
+    assert [example.label for example in read(path, layout, texts=("0", "1"), labelled=False).examples] == [None, None]
 
 
 def test_labels_of_every_kind(tmp_path):

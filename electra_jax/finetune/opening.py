@@ -13,7 +13,7 @@ from electra_jax.data.readers import tfds
 from electra_jax.data.readers.compressions import COMPRESSIONS
 from electra_jax.finetune import tags
 from electra_jax.finetune.config import TaskConfig
-from electra_jax.finetune.examples import Example
+from electra_jax.finetune.examples import Answers, Example
 from electra_jax.finetune.readers import ENDINGS, format_of, read
 from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.tasks import METRICS, OWN, TASKS, Task, Tfds
@@ -227,7 +227,7 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
             if config.path.startswith(_TFDS):
                 layout = dataclasses.replace(task.tfds.layout, labelled=layout.labelled)
             readings[split] = read(paths[split], layout)
-    examples = {split: reading.examples for split, reading in readings.items()}
+    examples = {split: _all_or_none(reading.examples, split, task.layout_of(split)) for split, reading in readings.items()}
     counts = {split: reading.counts for split, reading in readings.items()}
     for split in counts:
         told = {reason: count for reason, count in counts[split].items() if reason not in ("rows", "without a label")}
@@ -276,6 +276,20 @@ def check_labels(examples: Mapping[str, Sequence[Example]], kind: str) -> None:
                     f"{example.where}: the {split} set has the label {new[0]!r}, which no row of the training set has: mend the label, "
                     "or give the training set such rows"
                 )
+
+
+def _all_or_none(examples: list[Example], split: str, layout: Layout) -> list[Example]:
+    """With a label each, or none: a test set is scored where it has labels. Of several classes, and of answers, an empty cell beside others
+    that are not is a label as well. Otherwise a UserError names the row."""
+    bare = [example for example in examples if example.label is None]
+    if len(bare) in (0, len(examples)):
+        return examples
+    nothing = {"classes": (), "answer": Answers((), ())}.get(layout.kind)
+    if nothing is None or layout.format == "squad":  # where a question that has none says so
+        raise UserError(
+            f"{bare[0].where} has no label, and other rows of the {split} set have one: label all of them, or leave all labels out"
+        )
+    return [example._replace(label=nothing) if example.label is None else example for example in examples]
 
 
 def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:

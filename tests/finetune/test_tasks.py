@@ -256,6 +256,31 @@ def test_what_is_wrong_with_a_users_task(tmp_path, files, options, says):
     refused(says, opening.open_task, TaskConfig(**{"path": str(tmp_path), **options}))
 
 
+def test_a_test_set_has_all_its_labels_or_none(tmp_path):
+    """It is scored if it has them. Of several classes, and of answers, an empty cell beside others is a label."""
+    put(tmp_path, "train.csv", "text,label\na,x\nb,y\n")
+    put(tmp_path, "dev.csv", "text,label\na,x\n")
+    for rows in ("a,x\nb,\n", "b,\na,x\n"):
+        put(tmp_path, "test.csv", f"text,label\n{rows}")
+        line = 2 + rows.split().index("b,")
+        refused(
+            f"test.csv:{line} has no label, and other rows of the test set have one: label all of them", opening.open_task, own(tmp_path)
+        )
+        labels = {each.texts[0]: each.label for each in opening.open_task(own(tmp_path, kind="classes")).examples["test"]}
+        assert labels == {"a": ("x",), "b": ()}
+    put(tmp_path, "test.csv", "text,label\na,\nb,\n")
+    for kind in ("class", "classes"):
+        assert [each.label for each in opening.open_task(own(tmp_path, kind=kind)).examples["test"]] == [None, None]
+    rows = [{"question": "Who?", "context": "Jo ran.", "answers": answer} for answer in ("Jo", "")]
+    for split in ("train", "dev", "test"):
+        put(tmp_path / "qa", f"{split}.jsonl", "\n".join(map(json.dumps, rows)))
+    opened = opening.open_task(own(tmp_path / "qa", kind="answer"))
+    assert [each.label.texts for each in opened.examples["test"]] == [("Jo",), ()]
+    qas = [{"id": "a", "question": "Who?", "answers": [{"text": "Jo", "answer_start": 0}]}, {"id": "b", "question": "Who?"}]
+    put(tmp_path / "qa", "mixed.json", json.dumps({"data": [{"paragraphs": [{"context": "Jo ran.", "qas": qas}]}]}))
+    refused("mixed.json: question b has no label", opening.open_task, own(tmp_path / "qa", kind="answer", test="mixed.json"))
+
+
 def test_a_type_that_train_has_only_begun_is_no_new_label(tmp_path):
     """conll2000's test set has an I-LST, and its training set B-LST alone."""
     put(tmp_path, "train.conll", "a B-X\nb O\n")

@@ -364,6 +364,9 @@ def built(tmp_path_factory):
     pair = {"premise": text, "hypothesis": text, "idx": np.int32, "label": label("entailment", "neutral", "contradiction")}
     rows = [{"premise": f"p{n}", "hypothesis": f"h{n}", "idx": n, "label": n % 3} for n in range(3)]
     build("small_mnli", pair, train=rows, validation_matched=rows, validation_mismatched=rows[:1])
+    pair = {"sentence1": text, "sentence2": text, "idx": np.int32, "label": np.float32}
+    rows = [{"sentence1": "a", "sentence2": "b", "idx": n, "label": label} for n, label in ((0, 3.8), (1, -1.0))]
+    build("small_stsb", pair, train=rows[:1], test=rows[1:])
     tags = {"tokens": f.Sequence(text), "ner": f.Sequence(label("O", "B-PER", "I-PER"))}
     build("small_ner", tags, train=[{"tokens": ["Jo", "Li", "ran"], "ner": [1, 2, 0]}], dev=[{"tokens": ["he"], "ner": [0]}])
     tags = {"tokens": f.Sequence(text), "upos": f.Sequence(label("AUX", "PART", "_"))}
@@ -392,6 +395,8 @@ def test_tfds(built):
         (str(n), (f"naïve {n}",), str(n % 2)) for n in range(6)
     ]
     assert read("tfds:small_cola:test", theirs("cola", labelled=False)).examples[0].label is None
+    assert [round(each.label, 4) for each in read("tfds:small_stsb:train", theirs("stsb")).examples] == [3.8]
+    assert read("tfds:small_stsb:test", theirs("stsb", labelled=False)).examples[0].label is None
     assert sorted(each[:3] for each in read("tfds:small_mnli:validation_matched", theirs("mnli")).examples) == [
         (str(n), (f"p{n}", f"h{n}"), ("entailment", "neutral", "contradiction")[n]) for n in range(3)
     ]
@@ -411,6 +416,7 @@ def test_bad_tfds(built):
         "tfds:small_cola:train", "row [1-6]: the label '(un)?acceptable' is none of a, b, c", layout=theirs("cola", labels=("a", "b", "c"))
     )
     refused("tfds:small_cola:test", "row 1: 'label' is empty", layout=theirs("cola"))
+    refused("tfds:small_stsb:test", "row 1: 'label' is empty", layout=theirs("stsb"))
     refused("tfds:small_cola:nothing", "Unknown split 'nothing'", layout=theirs("cola"))
     refused("tfds:glue/mrpc:train", "must have been built before", layout=theirs("mrpc"))
     refused("tfds:no_such_thing:train", "not found", layout=theirs("cola"))

@@ -1,6 +1,6 @@
 """Predictions of a split, in the forms that official scorers and uploads take.
 
-class, number    the upload's file of GLUE (gluebenchmark.com: `index<TAB>prediction`), or SPLIT.tsv with the rows' ids
+class, number    the upload's file of GLUE (gluebenchmark.com: `index<TAB>prediction`, by index), or SPLIT.tsv with the rows' ids
 classes          SPLIT.tsv, the labels joined by the task's separator
 tags             SPLIT.conll: word, the file's tag where it has one, predicted tag; a blank line behind each sentence
 answer           SPLIT.json: {question ID: text}, and SPLIT.nbest.json; of SQuAD 2.0 SPLIT.null.json, {question ID: no-answer score}
@@ -35,9 +35,18 @@ def write(folder: pathlib.Path, task: Task, split: str, examples: Sequence[Examp
         uploads = {upload.split: upload for upload in task.uploads}
         upload = uploads.get(split)
         header = upload.header if upload else ("id", "prediction")
-        rows = [(str(number) if upload else example.id, _text(task, each.value)) for number, (example, each) in enumerate(pairs)]
+        ids = _places(examples) if upload else [example.id for example in examples]
+        rows = [(str(id_), _text(task, each.value)) for id_, each in zip(ids, predictions, strict=True)]
+        if upload:
+            rows.sort(key=lambda row: int(row[0]))
         text = "".join("\t".join(row) + "\n" for row in [header, *rows])
         write_whole(folder / (upload.file if upload else f"{split}.tsv"), text)
+
+
+def _places(examples: Sequence[Example]) -> list[int]:
+    """Of each row in GLUE's test file: its id, where these are 0, 1 and so on, for TFDS shuffles the rows; otherwise its place here."""
+    numbers = [int(example.id) if example.id.isdecimal() else -1 for example in examples]
+    return numbers if sorted(numbers) == list(range(len(examples))) else list(range(len(examples)))
 
 
 def _text(task: Task, value) -> str:

@@ -12,9 +12,10 @@ import sys
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.finetune import opening, readers, tags
+from electra_jax.finetune import opening, outputs, readers, tags
 from electra_jax.finetune.config import TaskConfig
 from electra_jax.finetune.examples import Answers, Example
+from electra_jax.finetune.rows import Prediction
 from electra_jax.finetune.tasks import TASKS
 from electra_jax.options import help_lines, names, parse
 
@@ -78,6 +79,17 @@ def test_glues_eleven_files():
     for task in TASKS.values():
         assert {upload.split for upload in task.uploads} <= set(task.files)
         assert task.tfds is None or set(task.tfds.splits) <= set(task.files)
+
+
+def test_an_upload_is_in_the_order_of_its_index(tmp_path):
+    """TFDS shuffles a split's rows as it builds it; the idx of each is its place in GLUE's file."""
+    predictions = [Prediction(value, 1.0) for value in ("0", "1", "1")]
+    examples = [Example(id_, ("a",), None, "") for id_ in ("2", "0", "1")]
+    outputs.write(tmp_path, TASKS["cola"], "test", examples, predictions)
+    assert (tmp_path / "CoLA.tsv").read_text() == "index\tprediction\n0\t1\n1\t1\n2\t0\n"
+    for ids in (("7", "8", "9"), ("0", "0", "1"), ("a", "b", "c")):  # no places: the rows' order is all that there is
+        outputs.write(tmp_path, TASKS["cola"], "test", [Example(id_, ("a",), None, "") for id_ in ids], predictions)
+        assert (tmp_path / "CoLA.tsv").read_text() == "index\tprediction\n0\t0\n1\t1\n2\t1\n"
 
 
 # --- A config

@@ -67,7 +67,10 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     data = read(recipe.task, recipe.finetune, recipe.model, tokenizer)
     train, task, kind = data.rows["train"], data.task, data.kind
     steps = int(math.ceil(len(train.tokens) / recipe.train.batch_rows) * (recipe.finetune.epochs or task.epochs))
-    recipe = recipe.of_rows(max(steps, 1), recipe.finetune.length or task.length, recipe.finetune.head or kind.head)
+    head = recipe.finetune.head or kind.heads[0]
+    if head not in kind.heads:
+        raise UserError(f"finetune.head is {head!r}, and {task.title} has the kind {task.kind}: choose from {', '.join(kind.heads)}")
+    recipe = recipe.of_rows(max(steps, 1), recipe.finetune.length or task.length, head)
     recipe = recipe.resolve(devices.platform, network)
     num_layers = recipe.model.encoder(network).num_layers
     recipe = dataclasses.replace(recipe, optimizer=rates.by_layer(recipe.optimizer, recipe.finetune, network, num_layers))

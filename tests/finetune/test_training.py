@@ -251,6 +251,14 @@ def test_mistakes_are_one_line(source, tmp_path):
     other = dataclasses.replace(recipe(source, task=good), given=frozenset(("model.num_layers",)))
     with pytest.raises(UserError, match="model.num_layers follows from the model"):
         finetune(other, tmp_path / "run")
+    (tmp_path / "mine.conll").write_text("w1 O\n\nw2 B-X\n\n" * 30)
+    tagged = TaskConfig(path=str(tmp_path / "mine.conll"), dev="mine.conll", kind="tags")
+    for head, task in (("token_classification", good), ("joint_answer", good), ("classification", tagged)):
+        task = dataclasses.replace(task, dev=task.dev or "mine.csv")
+        with pytest.raises(
+            UserError, match=f"finetune.head is '{head}', and mine.* has the kind {task.kind}: choose from .*_classification"
+        ):
+            finetune(recipe(source, task=task, head=head), tmp_path / "run")
     with pytest.raises(UserError, match="no such file|not in"):
         finetune(recipe(source, task=TaskConfig(name="cola", path=str(tmp_path))), tmp_path / "run")
     assert not (tmp_path / "run").exists()

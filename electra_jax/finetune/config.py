@@ -128,7 +128,9 @@ class FinetuneConfig:
     def __post_init__(self):
         one_of("finetune.head", self.head, ("", *HEADS))
         one_of("finetune.keep", self.keep, ("best", "all"))
-        at_least(self, "finetune", length=0, epochs=0, row_lengths=1)
+        at_least(self, "finetune", epochs=0, row_lengths=1)
+        if self.length:
+            at_least(self, "finetune", length=4)  # [CLS], a piece of a pair's first text, and two [SEP]
         for name in ("warmup_share", "layer_decay"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"finetune.{name} is {getattr(self, name)}: it must be from 0 to 1")

@@ -243,6 +243,12 @@ def test_from_a_fine_tuned_workdir(source, tmp_path, capsys):
         begun(recipe(tmp_path / "first", steps=1, task=TaskConfig(path=str(tmp_path / "two"))))
 
 
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_row_holds_its_special_tokens(length):
+    with pytest.raises(UserError, match=f"finetune.length is {length}: it must be at least 4"):
+        FinetuneConfig(length=length)
+
+
 def test_mistakes_are_one_line(source, tmp_path):
     (tmp_path / "mine.csv").write_text("text,label\nw1 w2,a\nw3 w4,b\n" * 30)
     good = TaskConfig(path=str(tmp_path / "mine.csv"))

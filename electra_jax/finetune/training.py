@@ -155,6 +155,11 @@ def read(task_config: TaskConfig, config: FinetuneConfig, model: ElectraConfig, 
     notes = list(opened.notes)
     if dropped := made["train"].dropped:
         notes.append(f"{task.title}: {len(dropped):,} training questions are left out, their answers not being found: {dropped[0]} ...")
+    what = {"tags": "sentences", "answer": "questions"}.get(task.kind, "texts")
+    room = "" if task.kind == "answer" else f" for rows of {length} tokens"  # a question's own bound is in make_windows
+    for split, each in made.items():
+        if cut := int(np.count_nonzero(each.cut)):
+            notes.append(f"{split}: {cut:,} of {len(each.cut):,} {what} were too long{room}, and lost their end")
     if not made["train"].tokens:
         raise UserError(f"{task.title} has no training row: mend its files")
     dev = next(split for split in opened.examples if split.startswith("dev"))

@@ -134,6 +134,22 @@ def test_tags_and_what_was_cut_off(source, tmp_path):
     assert {"Confusion matrix", "X", "none"} <= set(page.texts) and "Seeds" not in page.texts
 
 
+def test_what_is_cut_is_told(source, tmp_path):
+    model = formats.read(str(source))
+    (tmp_path / "train.csv").write_text("text,label\nw1 w2 w3 w4,a\nw1,b\n")
+    (tmp_path / "dev.csv").write_text("text,label\nw1 w2,a\n")
+    (tmp_path / "train.conll").write_text("w1 O\nw2 O\nw3 B-X\n")
+    (tmp_path / "dev.conll").write_text("w1 O\nw2 O\nw3 B-X\nw4 O\n")
+    for options, told in (
+        ({"train": "train.csv", "dev": "dev.csv"}, ["train: 1 of 2 texts"]),
+        ({"train": "train.conll", "dev": "dev.conll", "kind": "tags"}, ["train: 1 of 1 sentences", "dev: 1 of 1 sentences"]),
+    ):
+        task = TaskConfig(path=str(tmp_path), **options)
+        assert training.read(task, FinetuneConfig(length=8), model.config, model.tokenizer).notes == []
+        notes = training.read(task, FinetuneConfig(length=4), model.config, model.tokenizer).notes
+        assert notes == [f"{each} were too long for rows of 4 tokens, and lost their end" for each in told]
+
+
 @pytest.mark.parametrize("head", ["joint_answer", pytest.param("question_answering", marks=pytest.mark.slow)])
 def test_answers(head, source, tmp_path):
     """The answer is the word o'clock, which stands in two thirds of the contexts."""

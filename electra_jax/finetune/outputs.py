@@ -2,12 +2,13 @@
 
 class, number    the upload's file of GLUE (gluebenchmark.com: `index<TAB>prediction`, by index), or SPLIT.tsv with the rows' ids
 classes          SPLIT.tsv, the labels joined by the task's separator
-tags             SPLIT.conll: word, the file's tag where it has one, predicted tag; a blank line behind each sentence
+tags             SPLIT.conll: word (white space in it is _), the file's tag where it has one, predicted tag; an empty line behind a sentence
 answer           SPLIT.json: {question ID: text}, and SPLIT.nbest.json; of SQuAD 2.0 SPLIT.null.json, {question ID: no-answer score}
 """
 
 import json
 import pathlib
+import re
 import zipfile
 from collections.abc import Iterable, Sequence
 
@@ -22,8 +23,9 @@ def write(folder: pathlib.Path, task: Task, split: str, examples: Sequence[Examp
     if task.kind == "tags":
         lines = []
         for example, each in pairs:
-            columns = [example.texts, *([example.label] if example.label is not None else []), each.value]
-            lines += [" ".join(words) for words in zip(*columns, strict=True)] + [""]
+            words = [re.sub(r"\s", "_", word) for word in example.texts]
+            columns = [words, *([example.label] if example.label is not None else []), each.value]
+            lines += [" ".join(fields) for fields in zip(*columns, strict=True)] + [""]
         write_whole(folder / f"{split}.conll", "\n".join(lines) + "\n")
     elif task.kind == "answer":
         write_whole(folder / f"{split}.json", _json({example.id: each.value for example, each in pairs}))
@@ -36,7 +38,7 @@ def write(folder: pathlib.Path, task: Task, split: str, examples: Sequence[Examp
         upload = uploads.get(split)
         header = upload.header if upload else ("id", "prediction")
         ids = _places(examples) if upload else [example.id for example in examples]
-        rows = [(str(id_), _text(task, each.value)) for id_, each in zip(ids, predictions, strict=True)]
+        rows = [(_one_line(str(id_)), _one_line(_text(task, each.value))) for id_, each in zip(ids, predictions, strict=True)]
         if upload:
             rows.sort(key=lambda row: int(row[0]))
         text = "".join("\t".join(row) + "\n" for row in [header, *rows])
@@ -51,9 +53,15 @@ def _places(examples: Sequence[Example]) -> list[int]:
 
 def _text(task: Task, value) -> str:
     if task.kind == "number":
+        if not task.uploads:
+            return f"{value:.6g}"  # what float32 can tell
         low, high = task.layout.range
         return f"{min(max(value, low), high):.3f}"
     return task.layout.separator.join(value) if task.kind == "classes" else value
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("\t", "\n").splitlines())
 
 
 def _json(value) -> str:

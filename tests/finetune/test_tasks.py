@@ -92,6 +92,26 @@ def test_an_upload_is_in_the_order_of_its_index(tmp_path):
         assert (tmp_path / "CoLA.tsv").read_text() == "index\tprediction\n0\t0\n1\t1\n2\t1\n"
 
 
+def test_numbers_are_clipped_for_an_upload_alone(tmp_path):
+    """A user's may be of any size, and what was scored is what is written."""
+    ours = dataclasses.replace(TASKS["stsb"], uploads=(), layout=dataclasses.replace(TASKS["stsb"].layout, range=(0.001, 0.002)))
+    examples, found = [Example(id_, ("a", "b"), None, "") for id_ in ("0", "1")], [Prediction(x, None) for x in (0.00123456, 5.5)]
+    outputs.write(tmp_path, ours, "test", examples, found)
+    assert (tmp_path / "test.tsv").read_text() == "id\tprediction\n0\t0.00123456\n1\t5.5\n"
+    outputs.write(tmp_path, TASKS["stsb"], "test", examples, found)
+    assert (tmp_path / "STS-B.tsv").read_text() == "index\tprediction\n0\t0.001\n1\t5.000\n"
+
+
+def test_white_space_breaks_no_line_of_predictions(tmp_path):
+    task = dataclasses.replace(TASKS["sst2"], uploads=())
+    outputs.write(tmp_path, task, "test", [Example("a\tb", ("a",), None, "")], [Prediction("so\nso", 1.0)])
+    assert (tmp_path / "test.tsv").read_text() == "id\tprediction\na b\tso so\n"
+    outputs.write(
+        tmp_path, TASKS["ud"], "dev", [Example("a", ("10 000", "a\nb"), ("NUM", "X"), "")], [Prediction(("NUM", "X"), (1.0, 1.0))]
+    )
+    assert (tmp_path / "dev.conll").read_text() == "10_000 NUM NUM\na_b X X\n\n"
+
+
 # --- A config
 
 

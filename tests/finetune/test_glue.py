@@ -8,8 +8,10 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.finetune import completed, glue
-from electra_jax.finetune.config import TaskConfig
+from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.train.config import OptimizerConfig
+from electra_jax.watch.config import LogConfig
 
 
 def recipe_of(path, **fields):
@@ -73,5 +75,12 @@ def test_it_goes_on_and_refuses_another_run(ran, tmp_path):
     assert list(glue.run(recipe_of(path), tmp_path / "run", ("cola", "rte"))) == again and ran == ["cola", "rte", "rte"]
     with pytest.raises(UserError, match="has the results of seed=0, and this is 7: choose another --workdir"):
         list(glue.run(recipe_of(path, seed=7), tmp_path / "run", ("cola",)))
+    for fields, says in (  # flags that the first run had not, and that a later one has not
+        ({"optimizer": OptimizerConfig(learning_rate=1e-2)}, "optimizer.learning_rate="),
+        ({"finetune": FinetuneConfig(sum_over_batch=True)}, "finetune.sum_over_batch=False, and this is True"),
+    ):
+        with pytest.raises(UserError, match=f"has the results of {says}"):
+            list(glue.run(recipe_of(path, **fields), tmp_path / "run", ("cola",)))
+    assert list(glue.run(recipe_of(path, log=LogConfig(every_steps=7)), tmp_path / "run", ("cola",))) == [first]
     with pytest.raises(UserError, match="'squad1' is no task of GLUE"):
         list(glue.run(recipe_of(path), tmp_path / "run", ("squad1",)))

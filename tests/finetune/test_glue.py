@@ -2,16 +2,20 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 import zipfile
 
 import pytest
 
+from configs.finetune import get_config
 from electra_jax.cli import UserError
 from electra_jax.finetune import completed, glue
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.train.config import OptimizerConfig
 from electra_jax.watch.config import LogConfig
+from tests.launch import runs
 
 
 def recipe_of(path, **fields):
@@ -84,3 +88,27 @@ def test_it_goes_on_and_refuses_another_run(ran, tmp_path):
     assert list(glue.run(recipe_of(path, log=LogConfig(every_steps=7)), tmp_path / "run", ("cola",))) == [first]
     with pytest.raises(UserError, match="'squad1' is no task of GLUE"):
         list(glue.run(recipe_of(path), tmp_path / "run", ("squad1",)))
+
+
+@pytest.mark.parametrize(
+    "variants, says",
+    [
+        ("", "| this one, 1 seed(s) | 50.0 ± 0.0 |"),
+        (",faithful", "cola has the results of finetune.answerable_by_question=False, and this is True"),
+    ],
+)
+def test_a_variant_holds_for_every_task(variants, says, tmp_path):
+    """By the script itself, whose run of CoLA without a variant is complete."""
+    path, done = files(tmp_path / "GLUE"), tmp_path / "run" / "cola"
+    done.mkdir(parents=True)
+    recipe = FinetuneRecipe.of(get_config("cola"), {"init_from": "runs/small", "seeds": 1, "task.path": str(path)})
+    (done / "config.json").write_text(json.dumps(recipe.stored()))
+    dev = {"dev": {"0": {"matthews": 0.5}}}
+    summary = {"dev": {"matthews": glue.results.summary([0.5])}}
+    (done / "results.json").write_text(json.dumps({"headline": "matthews", "scores": dev, "summary": summary}))
+    (done / "report.html").write_text("")
+    command = [sys.executable, str(runs.ROOT / "launch" / "glue.py"), f"--config={runs.ROOT}/configs/finetune.py:own{variants}"]
+    command += ["--checkpoint=runs/small", f"--path={path}", f"--workdir={tmp_path / 'run'}", "--tasks=cola"]
+    ended = subprocess.run(command, env=runs.environment(tmp_path), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == (2 if variants else 0), ended.stderr
+    assert says in ended.stdout + ended.stderr

@@ -80,7 +80,10 @@ def _own(config: TaskConfig, given: Mapping[str, str]) -> Task:
         names = os.listdir(config.path)
         files = {split: given.get(split) or _named(names, stems, config) for split, stems in _STEMS.items()}
     else:
-        files = {**given, "train": given.get("train") or os.path.basename(config.path)}
+        name = os.path.basename(config.path)
+        if given.get("train", name) != name:
+            raise UserError(f"task.path names the file {name}, and task.train another: let task.path be their folder")
+        files = {**given, "train": name}
     files = {split: name for split, name in files.items() if name}
     if "train" not in files:
         raise UserError(f"{config.path}: no file train.csv, .tsv, .jsonl, .parquet ... there: name yours (--config.task.train=...)")
@@ -232,6 +235,10 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
     for split in counts:
         told = {reason: count for reason, count in counts[split].items() if reason not in ("rows", "without a label")}
         notes += [f"{paths[split]}: {count:,} {reason}" for reason, count in told.items()]
+    if "dev" in examples and config.dev_share != TaskConfig.dev_share:
+        raise UserError(
+            f"task.dev_share is for a task without a dev file, and {paths['dev']} is one: leave it out, or use task.dev_from_train"
+        )
     if config.name == OWN and splits is None and "dev" not in examples:
         examples["train"], examples["dev"] = hold_out(examples["train"], config.dev_share, task.kind)
         notes.append(f"{paths['train']}: {len(examples['dev']):,} of its rows are held out as the dev set, for want of another (task.dev)")

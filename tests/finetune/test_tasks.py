@@ -275,6 +275,16 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
             {"label_column": "text", "dev": "train.csv"},
             "train.csv has 60 labels in 60 rows: is 'text' their column",
         ),
+        (
+            {"train.csv": REVIEWS, "dev.csv": REVIEWS},
+            {"dev_share": 0.2},
+            "task.dev_share is for a task without a dev file, and .*dev.csv is",
+        ),
+        (
+            {"train.csv": REVIEWS, "b.csv": REVIEWS},
+            {"path": "b.csv", "train": "train.csv"},
+            "task.path names the file b.csv, and task.train",
+        ),
         ({"train.jsonl": "{}"}, {"delimiter": ";"}, "task.delimiter is for csv, tsv, and this file is jsonl"),
         ({"train.conll": "a O"}, {"kind": "tags", "bad_rows": "drop"}, "task.bad_rows is for .*, and this file is columns"),
         ({"train.csv": REVIEWS, "dev.csv": "text,label\na,pos\nb,good\n"}, {}, "dev.csv:3: the dev set has the label 'good', which no row"),
@@ -285,7 +295,8 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
 def test_what_is_wrong_with_a_users_task(tmp_path, files, options, says):
     for name, content in files.items():
         put(tmp_path, name, content)
-    refused(says, opening.open_task, TaskConfig(**{"path": str(tmp_path), **options}))
+    path = str(tmp_path / options.pop("path")) if options.get("path") else options.pop("path", str(tmp_path))
+    refused(says, opening.open_task, TaskConfig(path=path, **options))
 
 
 def test_a_test_set_has_all_its_labels_or_none(tmp_path):

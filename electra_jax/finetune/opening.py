@@ -185,11 +185,11 @@ def find(task: Task, path: str) -> dict[str, str]:
 
 def missing(config: TaskConfig, splits: Sequence[str] | None = None) -> str:
     """Which of the task's files (None: of all its splits) are not there, in which folder, and where they are to be had: one line, or
-    nothing. Reads none of them."""
+    nothing; of TFDS, that a data set was not built. Reads none of them."""
     task = task_of(config)
     found = find(task, config.path) if config.path else {}
     if config.path.startswith(_TFDS):
-        return ""
+        return _not_built(next(iter(found.values()), ""))
     names = [" or ".join(names) for split, names in task.files.items() if split not in found and (splits is None or split in splits)]
     if not names:
         return ""
@@ -199,6 +199,21 @@ def missing(config: TaskConfig, splits: Sequence[str] | None = None) -> str:
         f"{task.title}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not in {config.path or 'the folder that task.path names'}: "
         f"{mend} another place (--config.task.path){other}"
     )
+
+
+def _not_built(item: str) -> str:
+    """What TFDS says of a data set that none of its files are there of; nothing otherwise. item: one of its splits, or none."""
+    if not item:
+        return ""
+    name, split, _ = tfds.parse(item)
+    builder = tfds.open_builder(item, name)
+    if builder.info.splits:
+        return ""
+    try:
+        tfds.open_split(item, builder, name, split)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened:

@@ -10,6 +10,8 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.data.readers import tfds
+from electra_jax.finetune import opening
+from electra_jax.finetune.config import TaskConfig
 from electra_jax.finetune.examples import Answers
 from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.tasks import TASKS
@@ -420,6 +422,12 @@ def test_bad_tfds(built):
     refused("tfds:small_cola:nothing", "Unknown split 'nothing'", layout=theirs("cola"))
     refused("tfds:glue/mrpc:train", "must have been built before", layout=theirs("mrpc"))
     refused("tfds:no_such_thing:train", "not found", layout=theirs("cola"))
+
+
+def test_what_tfds_has_not_built_is_missing(built):
+    """So that a table over many tasks goes on without it."""
+    assert re.search("tfds:glue/mrpc:train: .*must have been built before", opening.missing(TaskConfig("mrpc", "tfds:"), ["train", "dev"]))
+    assert opening.missing(TaskConfig("cola", "tfds:small_cola"), ["train", "dev"]) == ""
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS.values() if task.tfds], ids=lambda task: task.name)

@@ -199,6 +199,12 @@ def test_steps_epochs_and_warm_up(source):
     assert recipe(source).of_rows(780, 128, "question_answering").train.steps == 40
 
 
+@pytest.mark.parametrize("one, other", [("train.steps", "finetune.epochs"), ("schedule.warmup_steps", "finetune.warmup_share")])
+def test_a_length_is_given_once(one, other):
+    with pytest.raises(UserError, match=f"{one} and {other} say the same: leave one of them out"):
+        FinetuneRecipe.parse(configs.get_config("cola"), (one, other))
+
+
 def test_every_task_has_a_config():
     for task in configs.TASKS:
         assert FinetuneRecipe.parse(configs.get_config(task)).task.name == task

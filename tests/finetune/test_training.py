@@ -287,6 +287,8 @@ def test_mistakes_are_one_line(source, tmp_path):
             UserError, match=f"finetune.head is '{head}', and mine.* has the kind {task.kind}: choose from .*_classification"
         ):
             finetune(recipe(source, task=task, head=head), tmp_path / "run")
+    with pytest.raises(UserError, match="finetune.both_orders is for pairs of texts, and mine.* has the kind tags: leave it out"):
+        finetune(recipe(source, task=tagged, both_orders=True, steps=1, seeds=1), tmp_path / "run")
     with pytest.raises(UserError, match="no such file|not in"):
         finetune(recipe(source, task=TaskConfig(name="cola", path=str(tmp_path))), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -95,6 +95,8 @@ def test_labels_of_every_kind(tmp_path):
 
     assert labels("class", "one") == ["1", "0"]
     assert labels("class", "yes") == ["true", "false"]
+    assert [label for _, label in pairs(read(put(tmp_path, "a.csv", "text,label\na, x\nb,x\n")))] == ["x", "x"]
+    assert read(put(tmp_path, "a.csv", "a, x\n"), header=False, texts=("0",), label="1", labels=("x", "y")).examples[0].label == "x"
     assert labels("classes", "several") == [("x", "y"), ()] == labels("classes", "cut", separator=";")
     assert labels("number", "number") == [2.0, 3.5]
     assert read(path, format="jsonl", label="one").counts == {"rows": 2, "blank lines": 1}

@@ -86,7 +86,11 @@ def delimited(rows: Iterable[tuple[int, Sequence[str]]], path: str, layout: Layo
                 columns = columns_of(fields, layout, where, ". Its first line must name the columns" + _other_delimiter(fields))
                 continue
             columns = _numbered(width, layout, where)
-            if (label := fields[columns[layout.label]] if layout.label in columns else "") and layout.labels and label not in layout.labels:
+            if (
+                (label := fields[columns[layout.label]].strip() if layout.label in columns else "")
+                and layout.labels
+                and label not in layout.labels
+            ):
                 raise UserError(
                     f"{where}: {label!r} is none of the labels {_some(layout.labels)}. "
                     "This file has no header: if that line is one, remove it"
@@ -212,7 +216,7 @@ def _label(row: Mapping[str, Any], texts: tuple[str, ...], layout: Layout, where
 
 
 def _class(value: Any, row: Mapping, texts: tuple[str, ...], layout: Layout, where: str) -> str:
-    return known(_scalar(value, layout.label, where), layout, where)
+    return known(_scalar(value, layout.label, where).strip(), layout, where)  # "a, x" of a table has the label of "a,x"
 
 
 def known(label: str, layout: Layout, where: str) -> str:

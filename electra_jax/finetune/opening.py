@@ -327,7 +327,8 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
             raise UserError(f"{file}: no row has a label: is {task.layout.label!r} their column (task.label_column)?")
         if number > max(20, len(train) // 2):
             raise UserError(
-                f"{file} has {number:,} labels in {len(train):,} rows: is {task.layout.label!r} their column (task.label_column)?"
+                f"{file} has {number:,} labels in {len(train):,} rows: is {task.layout.label!r} their column (task.label_column)? "
+                "If they are right, list them (task.labels)"
             )
     if task.kind == "class" and train and len(labels := layout.get("labels", task.labels)) == 1:
         raise UserError(f"{file} has the label {labels[0]!r} alone: there is nothing to learn")

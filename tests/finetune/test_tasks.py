@@ -273,7 +273,7 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
         (
             {"train.csv": REVIEWS},
             {"label_column": "text", "dev": "train.csv"},
-            "train.csv has 60 labels in 60 rows: is 'text' their column",
+            "train.csv has 60 labels in 60 rows: is 'text' their column .*? If they are right, list them .task.labels",
         ),
         (
             {"train.csv": REVIEWS, "dev.csv": REVIEWS},

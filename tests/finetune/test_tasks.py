@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import lzma
+import math
 import pathlib
 import re
 import shutil
@@ -131,7 +132,9 @@ def test_white_space_breaks_no_line_of_predictions(tmp_path):
         ({"labels": ("a", "a")}, "each label once"),
         ({"label_range": (5, 0), "kind": "number"}, "task.label_range"),
         ({"label_range": (0, 5)}, "task.label_range is for task.kind=number, and this is class"),
+        ({"label_range": (0, math.inf), "kind": "number"}, "task.label_range"),
         ({"delimiter": ";;"}, "one character"),
+        ({"delimiter": "\n"}, "one character, and no line end or quote"),
         ({"separator": "", "kind": "classes"}, "task.separator is empty"),
         ({"separator": ";"}, "task.separator is for task.kind=classes"),
         ({"labels": ("a",), "kind": "tags"}, "task.labels is for task.kind=class or classes"),

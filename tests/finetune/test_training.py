@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import random
 
 import jax
@@ -197,6 +198,12 @@ def test_steps_epochs_and_warm_up(source):
     assert (config.train.steps, config.schedule.warmup_steps, config.finetune.length) == (780, 78, 128)
     assert config.finetune.no_answer_threshold == -2.75
     assert recipe(source).of_rows(780, 128, "question_answering").train.steps == 40
+
+
+@pytest.mark.parametrize("field, value", [("epochs", math.inf), ("no_answer_threshold", math.nan)])
+def test_what_is_no_number_is_refused(field, value):
+    with pytest.raises(UserError, match=f"finetune.{field} is {value}: it must be a number"):
+        FinetuneConfig(**{field: value})
 
 
 @pytest.mark.parametrize("one, other", [("train.steps", "finetune.epochs"), ("schedule.warmup_steps", "finetune.warmup_share")])

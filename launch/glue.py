@@ -35,7 +35,10 @@ def main(_):
     from electra_jax.finetune import glue
 
     values = FinetuneRecipe.values_of(CONFIG.value, sys.argv)
-    values |= {"init_from": CHECKPOINT.value, "seeds": SEEDS.value, "task.path": PATH.value}
+    ours = {"init_from": CHECKPOINT, "seeds": SEEDS, "task.path": PATH}
+    if double := [field for field in ours if field in values]:
+        raise cli.UserError(f"--config.{double[0]} is --{ours[double[0]].name} here: say that")
+    values |= {field: flag.value for field, flag in ours.items()}
     variants, rows = CONFIG.value.preset.split(",")[1:], []
 
     def recipe_of(name):

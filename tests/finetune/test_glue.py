@@ -90,6 +90,14 @@ def test_it_goes_on_and_refuses_another_run(ran, tmp_path):
         list(glue.run(recipe_of(path), tmp_path / "run", ("squad1",)))
 
 
+@pytest.mark.parametrize("field, flag", [("seeds=5", "--seeds"), ("task.path=GLUE", "--path")])
+def test_what_has_a_flag_of_its_own(field, flag, tmp_path):
+    command = [sys.executable, str(runs.ROOT / "launch" / "glue.py"), f"--config.{field}", "--checkpoint=runs/small"]
+    command += [f"--path={tmp_path}", f"--workdir={tmp_path / 'run'}"]
+    ended = subprocess.run(command, env=runs.environment(tmp_path), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2 and f"--config.{field.split('=')[0]} is {flag} here" in ended.stderr
+
+
 @pytest.mark.parametrize(
     "variants, says",
     [

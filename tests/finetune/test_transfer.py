@@ -112,6 +112,12 @@ def test_rates_that_are_none(words):
         transfer.rates_of(words)
 
 
+def test_the_rate_is_not_given_twice(ran, tmp_path):
+    with pytest.raises(UserError, match="optimizer.learning_rate is chosen from --rates here"):
+        rows_of(tmp_path, **{"optimizer.learning_rate": 1e-2})
+    assert not ran
+
+
 def test_a_variant_is_refused(tmp_path):
     command = [sys.executable, str(runs.ROOT / "launch" / "transfer.py"), f"--config={runs.ROOT}/configs/finetune.py:own,faithful"]
     command += ["--name=tiny", "--checkpoint=runs/tiny", f"--data={tmp_path}", f"--workdir={tmp_path / 'run'}"]

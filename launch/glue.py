@@ -3,8 +3,8 @@
     python launch/glue.py --checkpoint=runs/small --path=GLUE --workdir=runs/small-glue --seeds=5
     python launch/glue.py --checkpoint=runs/small --path=GLUE --workdir=runs/rte --tasks=cola,rte --config.optimizer.learning_rate=1e-4
 
-Overrides (--config.SECTION.NAME=VALUE) hold for every task. The same command, given again, goes on where it stopped. Exit codes: 0 done,
-2 something to mend (one line says what), 42 stopped and saved: run the same command again.
+Overrides (--config.SECTION.NAME=VALUE) and variants (--config=configs/finetune.py:own,faithful) hold for every task. The same command,
+given again, goes on where it stopped. Exit codes: 0 done, 2 something to mend (one line says what), 42 stopped and saved: run it again.
 """
 
 import os
@@ -35,9 +35,16 @@ def main(_):
     from electra_jax.finetune import glue
 
     values = FinetuneRecipe.values_of(CONFIG.value, sys.argv)
-    values |= {"init_from": CHECKPOINT.value, "seeds": SEEDS.value, "task.path": PATH.value}
-    rows = []
-    for row in glue.run(lambda name: FinetuneRecipe.of(get_config(name), values), WORKDIR.value, TASKS.value or glue.NAMES):
+    ours = {"init_from": CHECKPOINT, "seeds": SEEDS, "task.path": PATH}
+    if double := [field for field in ours if field in values]:
+        raise cli.UserError(f"--config.{double[0]} is --{ours[double[0]].name} here: say that")
+    values |= {field: flag.value for field, flag in ours.items()}
+    variants, rows = CONFIG.value.preset.split(",")[1:], []
+
+    def recipe_of(name):
+        return FinetuneRecipe.of(get_config(",".join([name, *variants])), values)
+
+    for row in glue.run(recipe_of, WORKDIR.value, TASKS.value or glue.NAMES):
         rows.append(row)
         print(row.missing or f"{row.name}: {row.metric} {row.summary['median']:.3f}", file=sys.stderr, flush=True)
     print(glue.table(rows) + "\n" + "\n".join(glue.finish(WORKDIR.value, rows)))

@@ -38,6 +38,8 @@ def main(_):
     from configs.transfer import get_tasks
     from electra_jax.finetune import transfer
 
+    if (preset := CONFIG.value.preset) != "own":
+        raise cli.UserError(f"--config=configs/finetune.py:{preset}: the tasks are those of configs/transfer.py: override fields instead")
     tasks, given = get_tasks(DATA.value), FinetuneRecipe.values_of(CONFIG.value, sys.argv)
     for name in TASKS.value:
         options.one_of("--tasks", name, tasks)

@@ -1,12 +1,13 @@
 """Which task a run fine-tunes on (a known one by its name, or a user's own), and how it is learned. No jax."""
 
 import dataclasses
+import math
 
 from electra_jax.cli import UserError
 from electra_jax.finetune.readers import FORMATS
 from electra_jax.finetune.tags import SCHEMES
 from electra_jax.finetune.tasks import KINDS, OWN, TASKS
-from electra_jax.options import at_least, one_of, option
+from electra_jax.options import at_least, from_zero_up, one_of, option
 
 NULL_THRESHOLD = -2.75  # for SQuAD 2.0's no-answer score: qa_na_threshold in configure_finetuning.py; transformers has 0
 HEADS = ("classification", "sequence_classification", "token_classification", "joint_answer", "question_answering")
@@ -55,11 +56,11 @@ class TaskConfig:
         if not 0.0 <= self.dev_from_train < 1.0:
             raise UserError(f"task.dev_from_train is {self.dev_from_train}: it must be from 0 to below 1")
         if self.label_range is not None:
-            numbers = all(isinstance(each, int | float) for each in self.label_range)
+            numbers = all(isinstance(each, int | float) and math.isfinite(each) for each in self.label_range)
             if not (numbers and len(self.label_range) == 2 and self.label_range[0] < self.label_range[1]):
                 raise UserError(f"task.label_range is {self.label_range}: it must be (lowest, highest)")
-        if len(self.delimiter) > 1:
-            raise UserError(f"task.delimiter is {self.delimiter!r}: it must be one character")
+        if len(self.delimiter) > 1 or self.delimiter in ("\n", "\r", '"'):
+            raise UserError(f"task.delimiter is {self.delimiter!r}: it must be one character, and no line end or quote")
         if not self.separator:
             raise UserError("task.separator is empty: it must be what stands between two labels, such as ','")
         self._check_task()
@@ -128,7 +129,12 @@ class FinetuneConfig:
     def __post_init__(self):
         one_of("finetune.head", self.head, ("", *HEADS))
         one_of("finetune.keep", self.keep, ("best", "all"))
-        at_least(self, "finetune", length=0, epochs=0, row_lengths=1)
+        from_zero_up(self, "finetune", "epochs")
+        at_least(self, "finetune", row_lengths=1)
+        if self.no_answer_threshold is not None and math.isnan(self.no_answer_threshold):
+            raise UserError(f"finetune.no_answer_threshold is {self.no_answer_threshold}: it must be a number")
+        if self.length:
+            at_least(self, "finetune", length=4)  # [CLS], a piece of a pair's first text, and two [SEP]
         for name in ("warmup_share", "layer_decay"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"finetune.{name} is {getattr(self, name)}: it must be from 0 to 1")

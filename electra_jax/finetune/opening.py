@@ -16,7 +16,7 @@ from electra_jax.finetune.config import TaskConfig
 from electra_jax.finetune.examples import Answers, Example
 from electra_jax.finetune.readers import ENDINGS, format_of, read
 from electra_jax.finetune.readers.layout import Layout
-from electra_jax.finetune.tasks import OWN, TASKS, Task, Tfds
+from electra_jax.finetune.tasks import METRICS, OWN, TASKS, Task, Tfds
 
 # The names, without endings, that a user's files may have if the config gives none.
 _STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
@@ -81,7 +81,10 @@ def _own(config: TaskConfig, given: Mapping[str, str]) -> Task:
         names = os.listdir(config.path)
         files = {split: given.get(split) or _named(names, stems, config) for split, stems in _STEMS.items()}
     else:
-        files = {**given, "train": given.get("train") or os.path.basename(config.path)}
+        name = os.path.basename(config.path)
+        if given.get("train", name) != name:
+            raise UserError(f"task.path names the file {name}, and task.train another: let task.path be their folder")
+        files = {**given, "train": name}
     files = {split: name for split, name in files.items() if name}
     if "train" not in files:
         raise UserError(f"{config.path}: no file train.csv, .tsv, .jsonl, .parquet ... there: name yours (--config.task.train=...)")
@@ -183,12 +186,12 @@ def find(task: Task, path: str) -> dict[str, str]:
 
 
 def missing(config: TaskConfig, splits: Sequence[str] | None = None) -> str:
-    """One line that says which of the task's files are missing, in which folder, and where to get them; "" if none is missing, and for
-    `tfds:`. Reads no file. splits: those whose files are needed; None: all of the task's."""
+    """One line that says which of the task's files are missing, in which folder, and where to get them, or for `tfds:` which data set was
+    not built; "" if nothing is missing. Reads no file. splits: those whose files are needed; None: all of the task's."""
     task = task_of(config)
     found = find(task, config.path) if config.path else {}
     if config.path.startswith(_TFDS):
-        return ""
+        return _not_built(next(iter(found.values()), ""))
     names = [" or ".join(names) for split, names in task.files.items() if split not in found and (splits is None or split in splits)]
     if not names:
         return ""
@@ -198,6 +201,21 @@ def missing(config: TaskConfig, splits: Sequence[str] | None = None) -> str:
         f"{task.title}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not in {config.path or 'the folder that task.path names'}: "
         f"{mend} another place (--config.task.path){other}"
     )
+
+
+def _not_built(item: str) -> str:
+    """TFDS's own message if no file of the data set exists, otherwise "". item: one of its splits, or ""."""
+    if not item:
+        return ""
+    name, split, _ = tfds.parse(item)
+    builder = tfds.open_builder(item, name)
+    if builder.info.splits:
+        return ""
+    try:
+        tfds.open_split(item, builder, name, split)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened:
@@ -229,16 +247,22 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
             if config.path.startswith(_TFDS):
                 layout = dataclasses.replace(task.tfds.layout, labelled=layout.labelled)
             readings[split] = read(paths[split], layout)
-    examples = {split: reading.examples for split, reading in readings.items()}
+    examples = {split: _all_or_none(reading.examples, split, task.layout_of(split)) for split, reading in readings.items()}
     counts = {split: reading.counts for split, reading in readings.items()}
     for split in counts:
         told = {reason: count for reason, count in counts[split].items() if reason not in ("rows", "without a label")}
         notes += [f"{paths[split]}: {count:,} {reason}" for reason, count in told.items()]
+    if "dev" in examples and config.dev_share != TaskConfig.dev_share:
+        raise UserError(
+            f"task.dev_share is for a task without a dev file, and {paths['dev']} is one: leave it out, or use task.dev_from_train"
+        )
     if config.name == OWN and splits is None and "dev" not in examples:
-        examples["train"], examples["dev"] = hold_out(examples["train"], config.dev_share)
+        examples["train"], examples["dev"] = hold_out(examples["train"], config.dev_share, task.kind)
         notes.append(f"{paths['train']}: {len(examples['dev']):,} of its rows are held out as the dev set, for want of another (task.dev)")
     if config.dev_from_train and splits is None:
-        train, dev = hold_out(examples["train"], config.dev_from_train, "dev_from_train")
+        if "train" not in examples:
+            raise UserError(f"{task.title} has no training set to hold a part of out: leave task.dev_from_train out")
+        train, dev = hold_out(examples["train"], config.dev_from_train, task.kind, "dev_from_train")
         examples = {"train": train, "dev": dev}
         notes.append(f"{paths['train']}: {len(dev):,} of its rows are held out, and are the dev set (task.dev_from_train)")
     for upload in task.uploads:
@@ -251,14 +275,14 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
 # --- Labels
 
 
-def label_types(example: Example) -> tuple[str, ...]:
+def label_types(example: Example, kind: str) -> tuple[str, ...]:
     """What a model must have seen in training to predict the example's label: its class or classes; for tags, the types of their spans, or
     the tags themselves where they are of no span. Nothing for a number or an answer."""
-    if isinstance(example.label, str):
-        return (example.label,)
-    if example.label is None or isinstance(example.label, float | Answers):
+    if example.label is None or kind in ("number", "answer"):
         return ()
-    return tuple(map(_type, example.label))
+    if kind == "tags":
+        return tuple(map(_type, example.label))
+    return (example.label,) if kind == "class" else example.label
 
 
 @functools.cache  # of a few dozen tags, millions of times
@@ -266,43 +290,63 @@ def _type(tag: str) -> str:
     return tags.split(tag)[1] if _SPAN.match(tag) else tag
 
 
-def check_labels(examples: Mapping[str, Sequence[Example]]) -> None:
+def check_labels(examples: Mapping[str, Sequence[Example]], kind: str) -> None:
     """Raises UserError, which names the row, if a dev or test set has a class or a type of span that the training set has not."""
-    seen = {each for example in examples.get("train", ()) for each in label_types(example)}
+    seen = {each for example in examples.get("train", ()) for each in label_types(example, kind)}
     for split, others in examples.items():
         for example in others if seen else ():
-            if new := [each for each in label_types(example) if each not in seen]:
+            if new := [each for each in label_types(example, kind) if each not in seen]:
                 raise UserError(
                     f"{example.where}: the {split} set has the label {new[0]!r}, which no row of the training set has: mend the label, "
                     "or give the training set such rows"
                 )
 
 
+def _all_or_none(examples: list[Example], split: str, layout: Layout) -> list[Example]:
+    """The examples, each with a label or all without, because a split is scored if it has labels. For several classes and for answers, an
+    empty cell is itself a label if other rows have one. For other kinds, a UserError names the first row without a label."""
+    bare = [example for example in examples if example.label is None]
+    if len(bare) in (0, len(examples)):
+        return examples
+    nothing = {"classes": (), "answer": Answers((), ())}.get(layout.kind)
+    if nothing is None or layout.format == "squad":  # where a question that has none says so
+        raise UserError(
+            f"{bare[0].where} has no label, and other rows of the {split} set have one: label all of them, or leave all labels out"
+        )
+    return [example._replace(label=nothing) if example.label is None else example for example in examples]
+
+
 def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
     """The task with the labels, tag scheme, range and answerability that follow from the examples."""
     changes, layout = {}, {}
     train = examples.get("train", ())
+    file = train[0].where.rsplit(":", 1)[0] if train else ""
     if task.kind in ("class", "classes") and not task.labels:
-        check_labels(examples)
-        layout["labels"] = tuple(sorted({each for example in train for each in label_types(example)}))
-        file, number = train[0].where.rsplit(":", 1)[0] if train else "", len(layout["labels"])
-        if task.kind == "class" and number == 1:
-            raise UserError(f"{file} has the label {layout['labels'][0]!r} alone: there is nothing to learn")
+        check_labels(examples, task.kind)
+        layout["labels"] = tuple(sorted({each for example in train for each in label_types(example, task.kind)}))
+        number = len(layout["labels"])
+        if train and not number:
+            raise UserError(f"{file}: no row has a label: is {task.layout.label!r} their column (task.label_column)?")
         if number > max(20, len(train) // 2):
             raise UserError(
-                f"{file} has {number:,} labels in {len(train):,} rows: is {task.layout.label!r} their column (task.label_column)?"
+                f"{file} has {number:,} labels in {len(train):,} rows: is {task.layout.label!r} their column (task.label_column)? "
+                "If they are right, list them (task.labels)"
             )
+    if task.kind == "class" and train and len(labels := layout.get("labels", task.labels)) == 1:
+        raise UserError(f"{file} has the label {labels[0]!r} alone: there is nothing to learn")
     if task.kind == "tags":
-        check_labels(examples)
+        check_labels(examples, task.kind)
         every = [example.label for each in examples.values() for example in each if example.label is not None]
         of_spans = task.layout.scheme != "tokens" and all(tag == "O" or _SPAN.match(tag) for tag in {tag for tags in every for tag in tags})
         layout["scheme"] = "iob2" if of_spans else "tokens"
+        if not of_spans and task.metrics == METRICS["tags"]:
+            changes["metrics"] = ("accuracy",)  # there is no span to find
         # The published code sorts the tags of all its files, BIOES where they are of spans (`tagging_tasks.py`, `_get_label_mapping`).
         layout["labels"] = tuple(sorted({tag for labels in every for tag in (tags.convert(labels, "bioes") if of_spans else labels)}))
     if task.kind == "number" and not task.layout.range and train:
         low, high = min(example.label for example in train), max(example.label for example in train)
         if low == high:
-            raise UserError(f"{train[0].where.rsplit(':', 1)[0]}: every number is {low:g}: there is nothing to learn")
+            raise UserError(f"{file}: every number is {low:g}: there is nothing to learn")
         layout["range"] = (low, high)
     if task.kind == "answer":
         without = [example for each in examples.values() for example in each if example.label is not None and not example.label.texts]
@@ -312,17 +356,17 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
     return dataclasses.replace(task, layout=dataclasses.replace(task.layout, **layout), **changes)
 
 
-def hold_out(examples: Sequence[Example], share: float, purpose: str = "") -> tuple[list[Example], list[Example]]:
+def hold_out(examples: Sequence[Example], share: float, kind: str, purpose: str = "") -> tuple[list[Example], list[Example]]:
     """(the rows that stay, the rows that are held out: about this share of the examples), each in the order of the file.
 
     A hash of a row's text decides (for an answer, of its context alone), so that equal texts are on one side, whatever else the file holds.
     A text stays if one of its labels would otherwise be missing among the rows that stay. `purpose` is part of what is hashed, so that the
     rows held out for one purpose are independent of those held out for another.
     """
-    texts = [example.texts[1] if isinstance(example.label, Answers) else "\0".join(example.texts) for example in examples]
+    texts = [example.texts[1] if kind == "answer" else "\0".join(example.texts) for example in examples]
     chosen = {text for text in texts if is_heldout(document_hash(purpose + text), share)}
-    seen = {each for example, text in zip(examples, texts, strict=True) if text not in chosen for each in label_types(example)}
-    chosen -= {text for example, text in zip(examples, texts, strict=True) if not seen.issuperset(label_types(example))}
+    seen = {each for example, text in zip(examples, texts, strict=True) if text not in chosen for each in label_types(example, kind)}
+    chosen -= {text for example, text in zip(examples, texts, strict=True) if not seen.issuperset(label_types(example, kind))}
     kept = [example for example, text in zip(examples, texts, strict=True) if text not in chosen]
     held = [example for example, text in zip(examples, texts, strict=True) if text in chosen]
     if not kept or not held:

@@ -1,14 +1,15 @@
 """Predictions of a split, in the formats that official scorers and upload sites take.
 
-class, number    the file that GLUE's site takes (gluebenchmark.com: `index<TAB>prediction`); otherwise SPLIT.tsv with the rows' IDs
+class, number    the file that GLUE's site takes (gluebenchmark.com: `index<TAB>prediction`, by index), or else SPLIT.tsv with the rows' IDs
 classes          SPLIT.tsv, the labels joined by the task's separator
-tags             SPLIT.conll: word, the gold tag if the file has one, predicted tag; a blank line after each sentence
+tags             SPLIT.conll: word (white space in it is _), gold tag if the file has one, predicted tag; a blank line after each sentence
 answer           SPLIT.json: {question ID: text}, and SPLIT.nbest.json; if some questions have no answer (SQuAD 2.0), also
                  SPLIT.null.json: {question ID: no-answer score}
 """
 
 import json
 import pathlib
+import re
 import zipfile
 from collections.abc import Iterable, Sequence
 
@@ -23,8 +24,9 @@ def write(folder: pathlib.Path, task: Task, split: str, examples: Sequence[Examp
     if task.kind == "tags":
         lines = []
         for example, each in pairs:
-            columns = [example.texts, *([example.label] if example.label is not None else []), each.value]
-            lines += [" ".join(words) for words in zip(*columns, strict=True)] + [""]
+            words = [re.sub(r"\s", "_", word) for word in example.texts]
+            columns = [words, *([example.label] if example.label is not None else []), each.value]
+            lines += [" ".join(fields) for fields in zip(*columns, strict=True)] + [""]
         write_whole(folder / f"{split}.conll", "\n".join(lines) + "\n")
     elif task.kind == "answer":
         write_whole(folder / f"{split}.json", _json({example.id: each.value for example, each in pairs}))
@@ -36,16 +38,31 @@ def write(folder: pathlib.Path, task: Task, split: str, examples: Sequence[Examp
         uploads = {upload.split: upload for upload in task.uploads}
         upload = uploads.get(split)
         header = upload.header if upload else ("id", "prediction")
-        rows = [(str(number) if upload else example.id, _text(task, each.value)) for number, (example, each) in enumerate(pairs)]
+        ids = _places(examples) if upload else [example.id for example in examples]
+        rows = [(_one_line(str(id_)), _one_line(_text(task, each.value))) for id_, each in zip(ids, predictions, strict=True)]
+        if upload:
+            rows.sort(key=lambda row: int(row[0]))
         text = "".join("\t".join(row) + "\n" for row in [header, *rows])
         write_whole(folder / (upload.file if upload else f"{split}.tsv"), text)
 
 
+def _places(examples: Sequence[Example]) -> list[int]:
+    """Of each row in GLUE's test file: its id, where these are 0, 1 and so on, for TFDS shuffles the rows; otherwise its place here."""
+    numbers = [int(example.id) if example.id.isdecimal() else -1 for example in examples]
+    return numbers if sorted(numbers) == list(range(len(examples))) else list(range(len(examples)))
+
+
 def _text(task: Task, value) -> str:
     if task.kind == "number":
+        if not task.uploads:
+            return f"{value:.6g}"  # what float32 can tell
         low, high = task.layout.range
         return f"{min(max(value, low), high):.3f}"
     return task.layout.separator.join(value) if task.kind == "classes" else value
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("\t", "\n").splitlines())
 
 
 def _json(value) -> str:

@@ -19,6 +19,9 @@ class FinetuneRecipe(RunRecipe):
         super().__post_init__()
         if not 1 <= self.seeds <= 1000:
             raise UserError(f"seeds is {self.seeds}: it must be from 1 to 1000")
+        for one, other in (("train.steps", "finetune.epochs"), ("schedule.warmup_steps", "finetune.warmup_share")):
+            if one in self.given and other in self.given:
+                raise UserError(f"{one} and {other} say the same: leave one of them out")
 
     def of_rows(self, steps: int, length: int, head: str) -> Self:
         """The recipe with what follows from the task and its rows, where the config leaves it open: steps, warm-up, row length, head and

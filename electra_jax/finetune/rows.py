@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
 
 
 class Kind(NamedTuple):
-    head: str  # the published head, a key of models.heads.TASKS
+    heads: tuple[str, ...]  # keys of models.heads.TASKS that the kind can have, the published one first
     num_labels: Callable[[Task], int]
     rows: Callable[[Task, Sequence[Example], Tokenizer, FinetuneConfig, int, bool], Rows]  # ..., length, training
     predict: Callable[[Task, Sequence[Example], Rows, Mapping[str, np.ndarray], FinetuneConfig, Tokenizer], list[Prediction]]
@@ -223,22 +223,23 @@ def _score_answers(task: Task, examples: Sequence[Example], predictions: Sequenc
     return metrics.measure(("squad2",), gold, texts, no_answer=none, threshold=config.no_answer_threshold)
 
 
+_OF_TEXT = ("classification", "sequence_classification")
 KINDS: Mapping[str, Kind] = {
     "class": Kind(
-        "classification",
+        _OF_TEXT,
         lambda task: len(task.labels),
         _text_rows(_class_label),
         _predict_class,
         _score_values(lambda task, label: task.labels.index(label)),
     ),
     "classes": Kind(
-        "classification",
+        _OF_TEXT,
         lambda task: len(task.labels),
         _text_rows(_classes_label),
         _predict_classes,
         _score_values(lambda task, labels: [label in labels for label in task.labels]),
     ),
-    "number": Kind("classification", lambda task: 1, _text_rows(_number_label), _predict_number, _score_values(lambda task, value: value)),
-    "tags": Kind("token_classification", lambda task: len(task.labels), _tag_rows, _predict_tags, _score_tags),
-    "answer": Kind("joint_answer", lambda task: 2, _answer_rows, _predict_answers, _score_answers),
+    "number": Kind(_OF_TEXT, lambda task: 1, _text_rows(_number_label), _predict_number, _score_values(lambda task, value: value)),
+    "tags": Kind(("token_classification",), lambda task: len(task.labels), _tag_rows, _predict_tags, _score_tags),
+    "answer": Kind(("joint_answer", "question_answering"), lambda task: 2, _answer_rows, _predict_answers, _score_answers),
 }

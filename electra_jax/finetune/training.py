@@ -67,7 +67,12 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     data = read(recipe.task, recipe.finetune, recipe.model, tokenizer)
     train, task, kind = data.rows["train"], data.task, data.kind
     steps = int(math.ceil(len(train.tokens) / recipe.train.batch_rows) * (recipe.finetune.epochs or task.epochs))
-    recipe = recipe.of_rows(max(steps, 1), recipe.finetune.length or task.length, recipe.finetune.head or kind.head)
+    head = recipe.finetune.head or kind.heads[0]
+    if head not in kind.heads:
+        raise UserError(f"finetune.head is {head!r}, and {task.title} has the kind {task.kind}: choose from {', '.join(kind.heads)}")
+    if recipe.finetune.both_orders and task.kind in ("tags", "answer"):  # of single texts features.both_orders says it
+        raise UserError(f"finetune.both_orders is for pairs of texts, and {task.title} has the kind {task.kind}: leave it out")
+    recipe = recipe.of_rows(max(steps, 1), recipe.finetune.length or task.length, head)
     recipe = recipe.resolve(devices.platform, network)
     num_layers = recipe.model.encoder(network).num_layers
     recipe = dataclasses.replace(recipe, optimizer=rates.by_layer(recipe.optimizer, recipe.finetune, network, num_layers))
@@ -152,6 +157,11 @@ def read(task_config: TaskConfig, config: FinetuneConfig, model: ElectraConfig, 
     notes = list(opened.notes)
     if dropped := made["train"].dropped:
         notes.append(f"{task.title}: {len(dropped):,} training questions are left out, their answers not being found: {dropped[0]} ...")
+    what = {"tags": "sentences", "answer": "questions"}.get(task.kind, "texts")
+    room = "" if task.kind == "answer" else f" for rows of {length} tokens"  # a question's own bound is in make_windows
+    for split, each in made.items():
+        if cut := int(np.count_nonzero(each.cut)):
+            notes.append(f"{split}: {cut:,} of {len(each.cut):,} {what} were too long{room}, and lost their end")
     if not made["train"].tokens:
         raise UserError(f"{task.title} has no training row: mend its files")
     dev = next(split for split in opened.examples if split.startswith("dev"))

@@ -2,14 +2,20 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 import zipfile
 
 import pytest
 
+from configs.finetune import get_config
 from electra_jax.cli import UserError
 from electra_jax.finetune import completed, glue
-from electra_jax.finetune.config import TaskConfig
+from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.train.config import OptimizerConfig
+from electra_jax.watch.config import LogConfig
+from tests.launch import runs
 
 
 def recipe_of(path, **fields):
@@ -73,5 +79,44 @@ def test_it_goes_on_and_refuses_another_run(ran, tmp_path):
     assert list(glue.run(recipe_of(path), tmp_path / "run", ("cola", "rte"))) == again and ran == ["cola", "rte", "rte"]
     with pytest.raises(UserError, match="has the results of seed=0, and this is 7: choose another --workdir"):
         list(glue.run(recipe_of(path, seed=7), tmp_path / "run", ("cola",)))
+    for fields, says in (  # flags that the first run had not, and that a later one has not
+        ({"optimizer": OptimizerConfig(learning_rate=1e-2)}, "optimizer.learning_rate="),
+        ({"finetune": FinetuneConfig(sum_over_batch=True)}, "finetune.sum_over_batch=False, and this is True"),
+    ):
+        with pytest.raises(UserError, match=f"has the results of {says}"):
+            list(glue.run(recipe_of(path, **fields), tmp_path / "run", ("cola",)))
+    assert list(glue.run(recipe_of(path, log=LogConfig(every_steps=7)), tmp_path / "run", ("cola",))) == [first]
     with pytest.raises(UserError, match="'squad1' is no task of GLUE"):
         list(glue.run(recipe_of(path), tmp_path / "run", ("squad1",)))
+
+
+@pytest.mark.parametrize("field, flag", [("seeds=5", "--seeds"), ("task.path=GLUE", "--path")])
+def test_what_has_a_flag_of_its_own(field, flag, tmp_path):
+    command = [sys.executable, str(runs.ROOT / "launch" / "glue.py"), f"--config.{field}", "--checkpoint=runs/small"]
+    command += [f"--path={tmp_path}", f"--workdir={tmp_path / 'run'}"]
+    ended = subprocess.run(command, env=runs.environment(tmp_path), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2 and f"--config.{field.split('=')[0]} is {flag} here" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "variants, says",
+    [
+        ("", "| this one, 1 seed(s) | 50.0 ± 0.0 |"),
+        (",faithful", "cola has the results of finetune.answerable_by_question=False, and this is True"),
+    ],
+)
+def test_a_variant_holds_for_every_task(variants, says, tmp_path):
+    """By the script itself, whose run of CoLA without a variant is complete."""
+    path, done = files(tmp_path / "GLUE"), tmp_path / "run" / "cola"
+    done.mkdir(parents=True)
+    recipe = FinetuneRecipe.of(get_config("cola"), {"init_from": "runs/small", "seeds": 1, "task.path": str(path)})
+    (done / "config.json").write_text(json.dumps(recipe.stored()))
+    dev = {"dev": {"0": {"matthews": 0.5}}}
+    summary = {"dev": {"matthews": glue.results.summary([0.5])}}
+    (done / "results.json").write_text(json.dumps({"headline": "matthews", "scores": dev, "summary": summary}))
+    (done / "report.html").write_text("")
+    command = [sys.executable, str(runs.ROOT / "launch" / "glue.py"), f"--config={runs.ROOT}/configs/finetune.py:own{variants}"]
+    command += ["--checkpoint=runs/small", f"--path={path}", f"--workdir={tmp_path / 'run'}", "--tasks=cola"]
+    ended = subprocess.run(command, env=runs.environment(tmp_path), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == (2 if variants else 0), ended.stderr
+    assert says in ended.stdout + ended.stderr

@@ -10,6 +10,8 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.data.readers import tfds
+from electra_jax.finetune import opening
+from electra_jax.finetune.config import TaskConfig
 from electra_jax.finetune.examples import Answers
 from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.tasks import TASKS
@@ -170,6 +172,8 @@ def test_squad(tmp_path):
         ([{"question": "Where?", "answers": []}], "article 1, paragraph 1: 'id' is missing"),
         (["Where?"], "article 1, paragraph 1: 'id' is missing"),
         ([{"id": "a", "question": "\ud800?", "answers": []}], "half of a surrogate pair"),
+        ([{"id": "\ud800", "question": "Where?", "answers": []}], "article 1, paragraph 1: 'id' has half of a surrogate pair"),
+        ([question("a", ("Texas", 10**400))], "question a: the answer's offset is 10+: it must be"),
     ],
 )
 def test_bad_squad(tmp_path, questions, says):
@@ -183,6 +187,7 @@ def test_squad_cut_short(tmp_path):
     refused(put(tmp_path, "dev.json", whole[:-5]), ":1 is not JSON .*cut short: download it again", layout=SQUAD)
     refused(put(tmp_path, "dev.json", '{"data": [1]}'), "article 1: 'paragraphs' is missing", layout=SQUAD)
     refused(put(tmp_path, "dev.json", "[]"), "'data' is missing", layout=SQUAD)
+    refused(put(tmp_path, "dev.json", "1" * 5000), "is not SQuAD's JSON .*digits", layout=SQUAD)
     refused(squad(tmp_path), "holds no example", layout=SQUAD)
     refused(put(tmp_path, "dev.json", b'{"data":\n"\xff"}'), ":2: byte 2 is 0xff, which is no UTF-8", layout=SQUAD)
 
@@ -361,6 +366,9 @@ def built(tmp_path_factory):
     pair = {"premise": text, "hypothesis": text, "idx": np.int32, "label": label("entailment", "neutral", "contradiction")}
     rows = [{"premise": f"p{n}", "hypothesis": f"h{n}", "idx": n, "label": n % 3} for n in range(3)]
     build("small_mnli", pair, train=rows, validation_matched=rows, validation_mismatched=rows[:1])
+    pair = {"sentence1": text, "sentence2": text, "idx": np.int32, "label": np.float32}
+    rows = [{"sentence1": "a", "sentence2": "b", "idx": n, "label": label} for n, label in ((0, 3.8), (1, -1.0))]
+    build("small_stsb", pair, train=rows[:1], test=rows[1:])
     tags = {"tokens": f.Sequence(text), "ner": f.Sequence(label("O", "B-PER", "I-PER"))}
     build("small_ner", tags, train=[{"tokens": ["Jo", "Li", "ran"], "ner": [1, 2, 0]}], dev=[{"tokens": ["he"], "ner": [0]}])
     tags = {"tokens": f.Sequence(text), "upos": f.Sequence(label("AUX", "PART", "_"))}
@@ -389,6 +397,8 @@ def test_tfds(built):
         (str(n), (f"naïve {n}",), str(n % 2)) for n in range(6)
     ]
     assert read("tfds:small_cola:test", theirs("cola", labelled=False)).examples[0].label is None
+    assert [round(each.label, 4) for each in read("tfds:small_stsb:train", theirs("stsb")).examples] == [3.8]
+    assert read("tfds:small_stsb:test", theirs("stsb", labelled=False)).examples[0].label is None
     assert sorted(each[:3] for each in read("tfds:small_mnli:validation_matched", theirs("mnli")).examples) == [
         (str(n), (f"p{n}", f"h{n}"), ("entailment", "neutral", "contradiction")[n]) for n in range(3)
     ]
@@ -408,9 +418,16 @@ def test_bad_tfds(built):
         "tfds:small_cola:train", "row [1-6]: the label '(un)?acceptable' is none of a, b, c", layout=theirs("cola", labels=("a", "b", "c"))
     )
     refused("tfds:small_cola:test", "row 1: 'label' is empty", layout=theirs("cola"))
+    refused("tfds:small_stsb:test", "row 1: 'label' is empty", layout=theirs("stsb"))
     refused("tfds:small_cola:nothing", "Unknown split 'nothing'", layout=theirs("cola"))
     refused("tfds:glue/mrpc:train", "must have been built before", layout=theirs("mrpc"))
     refused("tfds:no_such_thing:train", "not found", layout=theirs("cola"))
+
+
+def test_what_tfds_has_not_built_is_missing(built):
+    """So that a table over many tasks goes on without it."""
+    assert re.search("tfds:glue/mrpc:train: .*must have been built before", opening.missing(TaskConfig("mrpc", "tfds:"), ["train", "dev"]))
+    assert opening.missing(TaskConfig("cola", "tfds:small_cola"), ["train", "dev"]) == ""
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS.values() if task.tfds], ids=lambda task: task.name)

@@ -1,8 +1,10 @@
 """Readers of a user's own table, and of files that are compressed or cannot be read."""
 
+import dataclasses
 import gzip
 import json
 import lzma
+import math
 import os
 
 import pytest
@@ -11,7 +13,7 @@ from electra_jax.cli import UserError
 from electra_jax.finetune import readers
 from electra_jax.finetune.examples import Answers
 from electra_jax.finetune.readers.layout import Layout
-from tests.finetune.reading import CONTEXT, pairs, put, read, refused
+from tests.finetune.reading import CONTEXT, TABLE, pairs, put, read, refused
 
 
 def test_csv_by_the_rules_of_the_csv_module(tmp_path):
@@ -71,6 +73,16 @@ def test_a_table_without_a_header(tmp_path):
     )
 
 
+def test_a_table_without_a_header_or_labels(tmp_path):
+    """Where the last column is a text, it is no label as well."""
+    path = put(tmp_path, "test.csv", "a b\nc d\n")
+    layout = dataclasses.replace(TABLE, texts=("0",), label="-1", header=False)
+    assert [example.label for example in read(path, layout, labelled=False).examples] == [None, None]
+    refused(path, ":1 has no column of labels beside its texts.*task.label_column", layout=layout)
+    path = put(tmp_path, "test.csv", "a,b\nc,d\n")
+    assert [example.label for example in read(path, layout, texts=("0", "1"), labelled=False).examples] == [None, None]
+
+
 def test_labels_of_every_kind(tmp_path):
     rows = [
         {"text": "a", "one": 1, "yes": True, "several": ["x", "y"], "number": 2, "cut": "x; y"},
@@ -83,12 +95,17 @@ def test_labels_of_every_kind(tmp_path):
 
     assert labels("class", "one") == ["1", "0"]
     assert labels("class", "yes") == ["true", "false"]
+    assert [label for _, label in pairs(read(put(tmp_path, "a.csv", "text,label\na, x\nb,x\n")))] == ["x", "x"]
+    assert read(put(tmp_path, "a.csv", "a, x\n"), header=False, texts=("0",), label="1", labels=("x", "y")).examples[0].label == "x"
     assert labels("classes", "several") == [("x", "y"), ()] == labels("classes", "cut", separator=";")
     assert labels("number", "number") == [2.0, 3.5]
     assert read(path, format="jsonl", label="one").counts == {"rows": 2, "blank lines": 1}
     for number in ("inf", "nan"):
         spoiled = put(tmp_path, "a.jsonl", json.dumps({"text": "a", "label": number}))
         refused(spoiled, ":1: 'label' is (inf, and must be finite|empty|nan, and must be finite)", format="jsonl", kind="number")
+    for number in ("Infinity", "1" + "0" * 400):  # beyond what a float holds
+        spoiled = put(tmp_path, "a.jsonl", f'{{"text": "a", "label": {number}}}')
+        refused(spoiled, ":1: 'label' is (inf, and must be finite|10+, which is no number)", format="jsonl", kind="number")
     refused(path, ":1: the label 'y' is none of x, z", format="jsonl", kind="classes", label="several", labels=("x", "z"))
     refused(path, ":1: the label '1' is none of 0, 2", format="jsonl", label="one", labels=("0", "2"))
     refused(path, ":1 has no column 'body'.*task.text_columns", format="jsonl", texts=("body",))
@@ -151,6 +168,8 @@ def test_answers_in_a_table(tmp_path):
         ({"answers": "Texas", "at": 30}, "does not stand at character 30.*29 alone", {"start": "at"}),
         ({"answers": ["Texas", "Music"], "at": [29]}, "has 2 answers and 1 offsets", {"start": "at"}),
         ({"answers": "Texas", "at": "x"}, "offset is 'x'", {"start": "at"}),
+        ({"answers": "Texas", "at": math.inf}, "offset is inf", {"start": "at"}),
+        ({"answers": {"text": ["Texas"], "answer_start": [10**400]}}, "offset is 10+: it must be a whole number", {}),
         ({"answers": {"text": ["Texas"]}}, "has no text and answer_start", {}),
         ({"answers": "Texas"}, ":1 has no column 'at'.*task.start_column", {"start": "at"}),
     ):

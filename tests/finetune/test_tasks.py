@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import lzma
+import math
 import pathlib
 import re
 import shutil
@@ -12,9 +13,10 @@ import sys
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.finetune import opening, readers, tags
+from electra_jax.finetune import opening, outputs, readers, tags
 from electra_jax.finetune.config import TaskConfig
 from electra_jax.finetune.examples import Answers, Example
+from electra_jax.finetune.rows import Prediction
 from electra_jax.finetune.tasks import TASKS
 from electra_jax.options import help_lines, names, parse
 
@@ -80,6 +82,37 @@ def test_glues_eleven_files():
         assert task.tfds is None or set(task.tfds.splits) <= set(task.files)
 
 
+def test_an_upload_is_in_the_order_of_its_index(tmp_path):
+    """TFDS shuffles a split's rows as it builds it; the idx of each is its place in GLUE's file."""
+    predictions = [Prediction(value, 1.0) for value in ("0", "1", "1")]
+    examples = [Example(id_, ("a",), None, "") for id_ in ("2", "0", "1")]
+    outputs.write(tmp_path, TASKS["cola"], "test", examples, predictions)
+    assert (tmp_path / "CoLA.tsv").read_text() == "index\tprediction\n0\t1\n1\t1\n2\t0\n"
+    for ids in (("7", "8", "9"), ("0", "0", "1"), ("a", "b", "c")):  # no places: the rows' order is all that there is
+        outputs.write(tmp_path, TASKS["cola"], "test", [Example(id_, ("a",), None, "") for id_ in ids], predictions)
+        assert (tmp_path / "CoLA.tsv").read_text() == "index\tprediction\n0\t0\n1\t1\n2\t1\n"
+
+
+def test_numbers_are_clipped_for_an_upload_alone(tmp_path):
+    """A user's may be of any size, and what was scored is what is written."""
+    ours = dataclasses.replace(TASKS["stsb"], uploads=(), layout=dataclasses.replace(TASKS["stsb"].layout, range=(0.001, 0.002)))
+    examples, found = [Example(id_, ("a", "b"), None, "") for id_ in ("0", "1")], [Prediction(x, None) for x in (0.00123456, 5.5)]
+    outputs.write(tmp_path, ours, "test", examples, found)
+    assert (tmp_path / "test.tsv").read_text() == "id\tprediction\n0\t0.00123456\n1\t5.5\n"
+    outputs.write(tmp_path, TASKS["stsb"], "test", examples, found)
+    assert (tmp_path / "STS-B.tsv").read_text() == "index\tprediction\n0\t0.001\n1\t5.000\n"
+
+
+def test_white_space_breaks_no_line_of_predictions(tmp_path):
+    task = dataclasses.replace(TASKS["sst2"], uploads=())
+    outputs.write(tmp_path, task, "test", [Example("a\tb", ("a",), None, "")], [Prediction("so\nso", 1.0)])
+    assert (tmp_path / "test.tsv").read_text() == "id\tprediction\na b\tso so\n"
+    outputs.write(
+        tmp_path, TASKS["ud"], "dev", [Example("a", ("10 000", "a\nb"), ("NUM", "X"), "")], [Prediction(("NUM", "X"), (1.0, 1.0))]
+    )
+    assert (tmp_path / "dev.conll").read_text() == "10_000 NUM NUM\na_b X X\n\n"
+
+
 # --- A config
 
 
@@ -99,7 +132,9 @@ def test_glues_eleven_files():
         ({"labels": ("a", "a")}, "each label once"),
         ({"label_range": (5, 0), "kind": "number"}, "task.label_range"),
         ({"label_range": (0, 5)}, "task.label_range is for task.kind=number, and this is class"),
+        ({"label_range": (0, math.inf), "kind": "number"}, "task.label_range"),
         ({"delimiter": ";;"}, "one character"),
+        ({"delimiter": "\n"}, "one character, and no line end or quote"),
         ({"separator": "", "kind": "classes"}, "task.separator is empty"),
         ({"separator": ";"}, "task.separator is for task.kind=classes"),
         ({"labels": ("a",), "kind": "tags"}, "task.labels is for task.kind=class or classes"),
@@ -154,16 +189,16 @@ def test_one_file_is_enough(tmp_path):
 
 def test_equal_texts_are_held_out_together_and_no_label_is_lost():
     copies = [Example(str(n), (f"text {n // 4}", "b"), "x" if n < 399 else "rare", "") for n in range(400)]
-    kept, held = opening.hold_out(copies, 0.2)
+    kept, held = opening.hold_out(copies, 0.2, "class")
     assert not {each.texts for each in kept} & {each.texts for each in held if each.label == "x"} and 40 < len(held) < 120
     assert [int(each.id) for each in kept] == sorted(int(each.id) for each in kept)
     for n in range(40):  # wherever its text falls
         example = Example("r", (f"rare {n}", "b"), "one", "")
-        assert example in opening.hold_out([*copies, example], 0.5)[0]
+        assert example in opening.hold_out([*copies, example], 0.5, "class")[0]
     questions = [Example(str(n), (f"question {n}", f"context {n // 4}"), Answers((), ()), "") for n in range(400)]
-    kept, held = opening.hold_out(questions, 0.2)
+    kept, held = opening.hold_out(questions, 0.2, "answer")
     assert held and not {each.texts[1] for each in kept} & {each.texts[1] for each in held}
-    refused("too few to hold out", opening.hold_out, copies[:1], 0.1)
+    refused("too few to hold out", opening.hold_out, copies[:1], 0.1, "class")
 
 
 def test_settings_are_chosen_without_the_dev_set(tmp_path):
@@ -200,7 +235,7 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
     assert opened.task.labels == ("O", "S-PER") and opened.task.of_spans and opened.task.headline == "f1"
     path = put(tmp_path, "pos.txt", "1 Jo NNP\n2 ran VBD\n\n1 Li NNP\n")
     opened = opening.open_task(own(path, kind="tags", text_columns=("1",), label_column="2"), ["train"])
-    assert opened.task.labels == ("NNP", "VBD") and not opened.task.of_spans
+    assert opened.task.labels == ("NNP", "VBD") and not opened.task.of_spans and opened.task.metrics == ("accuracy",)
     path = put(tmp_path, "tagged.conll", "Jo B-PER\n\nLi I-PER\n")  # tags of words alone, whatever they look like
     opened = opening.open_task(own(path, kind="tags", tag_scheme="tokens"), ["train"])
     assert opened.task.labels == ("B-PER", "I-PER") and not opened.task.of_spans
@@ -211,6 +246,8 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
     path = put(tmp_path, "topics.csv", "text,label\na,x|y\nb,\nc,z\n")
     opened = opening.open_task(own(path, kind="classes", separator="|"), ["train"])
     assert opened.task.labels == ("x", "y", "z") and opened.task.headline == "micro_f1"
+    path = put(tmp_path, "cells.csv", 'text,label\na,"B-cell,T-cell"\nb,I-beam\n')  # classes, whatever tags look like
+    assert opening.open_task(own(path, kind="classes"), ["train"]).task.labels == ("B-cell", "I-beam", "T-cell")
     path = put(tmp_path, "bare.tsv", "a\tb\tx\nc\td\ty\n")
     opened = opening.open_task(own(path, header=False, text_columns=("0", "1")), ["train"])
     assert [each.texts for each in opened.examples["train"]] == [("a", "b"), ("c", "d")] and opened.task.labels == ("x", "y")
@@ -229,11 +266,27 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
         ({"train.csv": REVIEWS}, {"dev": "nothing.csv"}, "nothing.csv is not in .*: name another place"),
         ({"data.xlsx": ""}, {"train": "data.xlsx"}, "data.xlsx: its ending tells no format .*task.format"),
         ({"train.csv": "text,label\na,x\nb,x\n"}, {"dev": "train.csv"}, "train.csv has the label 'x' alone: there is nothing to learn"),
+        (
+            {"train.csv": "text,label\na,x\nb,x\n"},
+            {"dev": "train.csv", "labels": ("x",)},
+            "train.csv has the label 'x' alone: there is nothing to learn",
+        ),
+        ({"train.csv": "text,label\na,\nb,\n"}, {"dev": "train.csv", "kind": "classes"}, "train.csv: no row has a label: is 'label' their"),
         ({"train.csv": "text,label\na,1\nb,1\n"}, {"dev": "train.csv", "kind": "number"}, "train.csv: every number is 1"),
         (
             {"train.csv": REVIEWS},
             {"label_column": "text", "dev": "train.csv"},
-            "train.csv has 60 labels in 60 rows: is 'text' their column",
+            "train.csv has 60 labels in 60 rows: is 'text' their column .*? If they are right, list them .task.labels",
+        ),
+        (
+            {"train.csv": REVIEWS, "dev.csv": REVIEWS},
+            {"dev_share": 0.2},
+            "task.dev_share is for a task without a dev file, and .*dev.csv is",
+        ),
+        (
+            {"train.csv": REVIEWS, "b.csv": REVIEWS},
+            {"path": "b.csv", "train": "train.csv"},
+            "task.path names the file b.csv, and task.train",
         ),
         ({"train.jsonl": "{}"}, {"delimiter": ";"}, "task.delimiter is for csv, tsv, and this file is jsonl"),
         ({"train.conll": "a O"}, {"kind": "tags", "bad_rows": "drop"}, "task.bad_rows is for .*, and this file is columns"),
@@ -245,7 +298,33 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
 def test_what_is_wrong_with_a_users_task(tmp_path, files, options, says):
     for name, content in files.items():
         put(tmp_path, name, content)
-    refused(says, opening.open_task, TaskConfig(**{"path": str(tmp_path), **options}))
+    path = str(tmp_path / options.pop("path")) if options.get("path") else options.pop("path", str(tmp_path))
+    refused(says, opening.open_task, TaskConfig(path=path, **options))
+
+
+def test_a_test_set_has_all_its_labels_or_none(tmp_path):
+    """It is scored if it has them. Of several classes, and of answers, an empty cell beside others is a label."""
+    put(tmp_path, "train.csv", "text,label\na,x\nb,y\n")
+    put(tmp_path, "dev.csv", "text,label\na,x\n")
+    for rows in ("a,x\nb,\n", "b,\na,x\n"):
+        put(tmp_path, "test.csv", f"text,label\n{rows}")
+        line = 2 + rows.split().index("b,")
+        refused(
+            f"test.csv:{line} has no label, and other rows of the test set have one: label all of them", opening.open_task, own(tmp_path)
+        )
+        labels = {each.texts[0]: each.label for each in opening.open_task(own(tmp_path, kind="classes")).examples["test"]}
+        assert labels == {"a": ("x",), "b": ()}
+    put(tmp_path, "test.csv", "text,label\na,\nb,\n")
+    for kind in ("class", "classes"):
+        assert [each.label for each in opening.open_task(own(tmp_path, kind=kind)).examples["test"]] == [None, None]
+    rows = [{"question": "Who?", "context": "Jo ran.", "answers": answer} for answer in ("Jo", "")]
+    for split in ("train", "dev", "test"):
+        put(tmp_path / "qa", f"{split}.jsonl", "\n".join(map(json.dumps, rows)))
+    opened = opening.open_task(own(tmp_path / "qa", kind="answer"))
+    assert [each.label.texts for each in opened.examples["test"]] == [("Jo",), ()]
+    qas = [{"id": "a", "question": "Who?", "answers": [{"text": "Jo", "answer_start": 0}]}, {"id": "b", "question": "Who?"}]
+    put(tmp_path / "qa", "mixed.json", json.dumps({"data": [{"paragraphs": [{"context": "Jo ran.", "qas": qas}]}]}))
+    refused("mixed.json: question b has no label", opening.open_task, own(tmp_path / "qa", kind="answer", test="mixed.json"))
 
 
 def test_a_type_that_train_has_only_begun_is_no_new_label(tmp_path):
@@ -287,6 +366,9 @@ def test_missing_files_are_named(tmp_path):
     put(path / "mnli", "diagnostic.tsv", "index\tsentence1\tsentence2\n0\ta\tb\n")  # where the published code wants it
     opened = opening.open_task(TaskConfig("ax", str(path)))
     assert list(opened.examples) == ["test"] and "has 1 rows, and GLUE's upload 1,104" in opened.notes[0]
+    refused(
+        "AX has no training set to hold a part of out.*dev_from_train", opening.open_task, TaskConfig("ax", str(path), dev_from_train=0.1)
+    )
 
 
 def test_all_files_of_a_task_lie_in_one_folder(tmp_path):

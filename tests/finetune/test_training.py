@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import random
 
 import jax
@@ -134,6 +135,22 @@ def test_tags_and_what_was_cut_off(source, tmp_path):
     assert {"Confusion matrix", "X", "none"} <= set(page.texts) and "Seeds" not in page.texts
 
 
+def test_what_is_cut_is_told(source, tmp_path):
+    model = formats.read(str(source))
+    (tmp_path / "train.csv").write_text("text,label\nw1 w2 w3 w4,a\nw1,b\n")
+    (tmp_path / "dev.csv").write_text("text,label\nw1 w2,a\n")
+    (tmp_path / "train.conll").write_text("w1 O\nw2 O\nw3 B-X\n")
+    (tmp_path / "dev.conll").write_text("w1 O\nw2 O\nw3 B-X\nw4 O\n")
+    for options, told in (
+        ({"train": "train.csv", "dev": "dev.csv"}, ["train: 1 of 2 texts"]),
+        ({"train": "train.conll", "dev": "dev.conll", "kind": "tags"}, ["train: 1 of 1 sentences", "dev: 1 of 1 sentences"]),
+    ):
+        task = TaskConfig(path=str(tmp_path), **options)
+        assert training.read(task, FinetuneConfig(length=8), model.config, model.tokenizer).notes == []
+        notes = training.read(task, FinetuneConfig(length=4), model.config, model.tokenizer).notes
+        assert notes == [f"{each} were too long for rows of 4 tokens, and lost their end" for each in told]
+
+
 @pytest.mark.parametrize("head", ["joint_answer", pytest.param("question_answering", marks=pytest.mark.slow)])
 def test_answers(head, source, tmp_path):
     """The answer is the word o'clock, which stands in two thirds of the contexts."""
@@ -181,6 +198,18 @@ def test_steps_epochs_and_warm_up(source):
     assert (config.train.steps, config.schedule.warmup_steps, config.finetune.length) == (780, 78, 128)
     assert config.finetune.no_answer_threshold == -2.75
     assert recipe(source).of_rows(780, 128, "question_answering").train.steps == 40
+
+
+@pytest.mark.parametrize("field, value", [("epochs", math.inf), ("no_answer_threshold", math.nan)])
+def test_what_is_no_number_is_refused(field, value):
+    with pytest.raises(UserError, match=f"finetune.{field} is {value}: it must be a number"):
+        FinetuneConfig(**{field: value})
+
+
+@pytest.mark.parametrize("one, other", [("train.steps", "finetune.epochs"), ("schedule.warmup_steps", "finetune.warmup_share")])
+def test_a_length_is_given_once(one, other):
+    with pytest.raises(UserError, match=f"{one} and {other} say the same: leave one of them out"):
+        FinetuneRecipe.parse(configs.get_config("cola"), (one, other))
 
 
 def test_every_task_has_a_config():
@@ -243,6 +272,12 @@ def test_from_a_fine_tuned_workdir(source, tmp_path, capsys):
         begun(recipe(tmp_path / "first", steps=1, task=TaskConfig(path=str(tmp_path / "two"))))
 
 
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_row_holds_its_special_tokens(length):
+    with pytest.raises(UserError, match=f"finetune.length is {length}: it must be at least 4"):
+        FinetuneConfig(length=length)
+
+
 def test_mistakes_are_one_line(source, tmp_path):
     (tmp_path / "mine.csv").write_text("text,label\nw1 w2,a\nw3 w4,b\n" * 30)
     good = TaskConfig(path=str(tmp_path / "mine.csv"))
@@ -251,6 +286,16 @@ def test_mistakes_are_one_line(source, tmp_path):
     other = dataclasses.replace(recipe(source, task=good), given=frozenset(("model.num_layers",)))
     with pytest.raises(UserError, match="model.num_layers follows from the model"):
         finetune(other, tmp_path / "run")
+    (tmp_path / "mine.conll").write_text("w1 O\n\nw2 B-X\n\n" * 30)
+    tagged = TaskConfig(path=str(tmp_path / "mine.conll"), dev="mine.conll", kind="tags")
+    for head, task in (("token_classification", good), ("joint_answer", good), ("classification", tagged)):
+        task = dataclasses.replace(task, dev=task.dev or "mine.csv")
+        with pytest.raises(
+            UserError, match=f"finetune.head is '{head}', and mine.* has the kind {task.kind}: choose from .*_classification"
+        ):
+            finetune(recipe(source, task=task, head=head), tmp_path / "run")
+    with pytest.raises(UserError, match="finetune.both_orders is for pairs of texts, and mine.* has the kind tags: leave it out"):
+        finetune(recipe(source, task=tagged, both_orders=True, steps=1, seeds=1), tmp_path / "run")
     with pytest.raises(UserError, match="no such file|not in"):
         finetune(recipe(source, task=TaskConfig(name="cola", path=str(tmp_path))), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +12,7 @@ from electra_jax.cli import UserError
 from electra_jax.finetune import completed, transfer
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.watch.telemetry import format_line
+from tests.launch import runs
 
 RATES = (1e-4, 1e-3, 3e-3)
 LINES = ((1, "clock/secs_wall", 30.0), (2, "clock/secs_wall", 60.0), (2, "eval/accuracy", 0.5))
@@ -107,3 +110,16 @@ def test_a_line_that_was_cut_off_is_done_again(ran, tmp_path):
 def test_rates_that_are_none(words):
     with pytest.raises(UserError, match="--rates="):
         transfer.rates_of(words)
+
+
+def test_the_rate_is_not_given_twice(ran, tmp_path):
+    with pytest.raises(UserError, match="optimizer.learning_rate is chosen from --rates here"):
+        rows_of(tmp_path, **{"optimizer.learning_rate": 1e-2})
+    assert not ran
+
+
+def test_a_variant_is_refused(tmp_path):
+    command = [sys.executable, str(runs.ROOT / "launch" / "transfer.py"), f"--config={runs.ROOT}/configs/finetune.py:own,faithful"]
+    command += ["--name=tiny", "--checkpoint=runs/tiny", f"--data={tmp_path}", f"--workdir={tmp_path / 'run'}"]
+    ended = subprocess.run(command, env=runs.environment(tmp_path), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2 and "finetune.py:own,faithful: the tasks are those of configs/transfer.py" in ended.stderr

@@ -87,7 +87,11 @@ def delimited(rows: Iterable[tuple[int, Sequence[str]]], path: str, layout: Layo
                 columns = columns_of(fields, layout, where, ". Its first line must name the columns" + _other_delimiter(fields))
                 continue
             columns = _numbered(width, layout, where)
-            if (label := fields[columns[layout.label]] if layout.label in columns else "") and layout.labels and label not in layout.labels:
+            if (
+                (label := fields[columns[layout.label]].strip() if layout.label in columns else "")
+                and layout.labels
+                and label not in layout.labels
+            ):
                 raise UserError(
                     f"{where}: {label!r} is none of the labels {_some(layout.labels)}. "
                     "This file has no header: if that line is one, remove it"
@@ -123,6 +127,10 @@ def _numbered(width: int, layout: Layout, where: str) -> dict[str, int]:
                 )
             continue
         columns[name] = int(name) % width
+    if columns.get(layout.label) in {columns[name] for name in layout.texts}:  # -1, of a file of texts alone
+        if layout.labelled:
+            raise UserError(f"{where} has no column of labels beside its texts: add one, or name the right ones (task.label_column)")
+        del columns[layout.label]
     return columns
 
 
@@ -210,7 +218,7 @@ def _label(row: Mapping[str, Any], texts: tuple[str, ...], layout: Layout, where
 
 
 def _class(value: Any, row: Mapping, texts: tuple[str, ...], layout: Layout, where: str) -> str:
-    return known(_scalar(value, layout.label, where), layout, where)
+    return known(_scalar(value, layout.label, where).strip(), layout, where)  # "a, x" of a table has the label of "a,x"
 
 
 def known(label: str, layout: Layout, where: str) -> str:
@@ -228,7 +236,7 @@ def _classes(value: Any, row: Mapping, texts: tuple[str, ...], layout: Layout, w
 def _number(value: Any, row: Mapping, texts: tuple[str, ...], layout: Layout, where: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{where}: {layout.label!r} is {value!r}, which is no number: write it as 3.5") from None
     low, high = layout.range or (-math.inf, math.inf)
     if not (math.isfinite(number) and low <= number <= high):
@@ -267,7 +275,7 @@ def check_answer(context: str, answer: str, start: Any, where: str) -> None:
         if int(start) != float(start):
             raise ValueError
         start = int(start)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # JSON's numbers have no bound, and may be Infinity
         raise UserError(f"{where}: the answer's offset is {start!r}: it must be a whole number of characters") from None
     if not answer:
         raise UserError(f"{where}: an answer is empty: remove it (a question without an answer has none at all)")

@@ -22,8 +22,8 @@ def examples(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
     except json.JSONDecodeError as error:
         cut = "the file is cut short: " if error.pos >= len(whole.rstrip()) or error.msg.startswith("Unterminated") else ""
         raise UserError(f"{path}:{error.lineno} is not JSON ({error.msg} at column {error.colno}): {cut}download it again") from None
-    except RecursionError:
-        raise UserError(f"{path} is not SQuAD's JSON: it is nested too deeply") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        raise UserError(f"{path} is not SQuAD's JSON ({error}): download it again") from None
     for number, article in enumerate(_list(data, "data", path)):
         article_name = f"{path}: article {number + 1}"
         for place, paragraph in enumerate(_list(article, "paragraphs", article_name)):
@@ -34,7 +34,7 @@ def examples(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
 
 
 def _example(question: Any, context: str, path: str, above: str, layout: Layout, counts: Counter) -> Example:
-    id_ = str(_value(question, "id", str | int, above))
+    id_ = text(str(_value(question, "id", str | int, above)), "id", above)
     where = f"{path}: question {id_}"
     texts = (_text(question, "question", where), context)
     for name, each in zip(("question", "context"), texts, strict=True):

@@ -8,6 +8,8 @@ import pathlib
 import pydoc
 import re
 import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import jax
@@ -25,6 +27,7 @@ from electra_jax.interop import formats, names, workdir
 from electra_jax.interop.model import NETWORKS
 from electra_jax.models.backbones import BACKBONES
 from tests.interop.models import CONFIG, assert_equal, model
+from tests.launch import runs
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -216,6 +219,13 @@ def test_special_pieces_in_a_text_are_themselves(real_text, tmp_path):
 def test_the_package_tells_what_it_has():
     assert set(electra_jax.__all__) <= set(dir(electra_jax)) and "encode" in pydoc.render_doc(electra_jax)
     assert re.fullmatch(r"\d+\.\d+\.\d+", electra_jax.__version__)
+
+
+def test_a_name_of_the_package_stays_what_it_was():
+    """Loading the function `pretrain` loads a module of the same name, which Python puts in the package under that name."""
+    code = "import electra_jax; assert electra_jax.pretrain is electra_jax.pretrain and callable(electra_jax.pretrain)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_config_names_the_tokenizers_padding(tmp_path):

@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
     """Of one example."""
 
     value: Any  # as Example.label is: a class, classes, a number, tags of all words; of an answer its text, "" for none
-    probability: Any  # of the value; of classes and tags, one each; of a number None
+    probability: Any  # of the value, "no answer" included; of classes and tags, one each; of a number None
     more: Any = None  # of classes {label: probability}; of tags the model's own of the words in the row; of an answer nbest.Prediction
 
 
@@ -211,7 +211,7 @@ def _predict_answers(task, examples, rows, outputs, config, tokenizer) -> list[P
         logits = outputs["start_logits"], outputs["end_logits"]
         decoded = nbest.decode_independent(rows.made.rows, *logits, text_of, null=task.unanswerable, n_best=BEAM)
     texts = [nbest.with_null(each, config.no_answer_threshold) if task.unanswerable else each.text for each in decoded]
-    return [Prediction(text, each.nbest[0].probability, each) for text, each in zip(texts, decoded, strict=True)]
+    return [Prediction(text, nbest.probability_of(text, each), each) for text, each in zip(texts, decoded, strict=True)]
 
 
 def _score_answers(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], config: FinetuneConfig) -> dict[str, float]:

@@ -10,7 +10,6 @@
 
 import contextlib
 import json
-import math
 import os
 import stat
 import sys
@@ -162,9 +161,7 @@ def _record(task: Task, example: Example, found: Prediction) -> dict[str, Any]:
     else:
         best = next((entry for entry in found.more.nbest if entry.text == found.value), None)
         span = list(best.span) if best and best.span else None
-        # The joint head lists no "no answer" among the others: it has a logit for it.
-        probability = best.probability if best else 1.0 / (1.0 + math.exp(-found.more.null_score))
-        fields = {"answer": found.value, "probability": short(probability), "characters": span}
+        fields = {"answer": found.value, "probability": short(found.probability), "characters": span}
         if task.unanswerable:
             fields["no_answer_score"] = short(found.more.null_score)
     return {"id": example.id, **fields}

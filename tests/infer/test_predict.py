@@ -196,7 +196,9 @@ def test_answers(head, threshold, source, tmp_path):
         of_none = 1 / (1 + np.exp(-none[each["id"]]))  # which the joint head does not list
         assert each["probability"] == pytest.approx(listed[0] if listed else of_none, abs=1e-5)
     pairs = [(each["qas"][0]["question"], each["context"]) for each in paragraphs]
-    assert [each.value for each in model.predict(pairs)] == [each["answer"] for each in records]
+    found = list(model.predict(pairs))
+    assert [each.value for each in found] == [each["answer"] for each in records]
+    assert [each.probability for each in found] == pytest.approx([each["probability"] for each in records], abs=1e-5)
     with pytest.raises(UserError, match=r"texts\[0\] is 'w1': it must be \(question, context\)"):
         next(model.predict(["w1"]))
 

@@ -295,6 +295,8 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
         every = [example.label for each in examples.values() for example in each if example.label is not None]
         of_spans = task.layout.scheme != "tokens" and all(tag == "O" or _SPAN.match(tag) for tag in {tag for tags in every for tag in tags})
         layout["scheme"] = "iob2" if of_spans else "tokens"
+        if not of_spans:
+            changes["metrics"] = ("accuracy",)  # the others are of spans
         # The published code sorts the tags of all its files, BIOES where they are of spans (`tagging_tasks.py`, `_get_label_mapping`).
         layout["labels"] = tuple(sorted({tag for labels in every for tag in (tags.convert(labels, "bioes") if of_spans else labels)}))
     if task.kind == "number" and not task.layout.range and train:

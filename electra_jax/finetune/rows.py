@@ -155,13 +155,17 @@ def _as_trained(task: Task, example: Example) -> Sequence[str]:
     return tags.convert(example.label, "bioes") if task.of_spans else example.label
 
 
+def outside(task: Task) -> str:
+    """The tag of words that did not get into the row."""
+    return "O" if "O" in task.labels else task.labels[0]
+
+
 def _predict_tags(task, examples, rows, outputs, config, tokenizer) -> list[Prediction]:
     found = []
     for firsts, example, called_L, log_p_L in zip(rows.made.firsts, examples, outputs["called"], outputs["log_p"], strict=True):
         cut = len(example.texts) - len(firsts)
-        outside = "O" if "O" in task.labels else task.labels[0]
         kept = tuple(task.labels[label] for label in called_L[firsts])
-        called = (*kept, *[outside] * cut)
+        called = (*kept, *[outside(task)] * cut)
         found.append(
             Prediction(
                 tags.convert(called, "iob2") if task.of_spans else called,

@@ -96,7 +96,7 @@ class TaskModel:
         """What a person is told where texts were longer than the rows."""
         if self.task.kind == "answer":
             return f"{cut:,} of {of:,} questions were cut at their end, being too long for a row"
-        lost = "; words past the end have the tag O" if self.task.kind == "tags" else ""
+        lost = f"; words past the end have the tag {rows.outside(self.task)}, with the probability 0" if self.task.kind == "tags" else ""
         return f"{cut:,} of {of:,} texts were cut at their end to {self.config.length} tokens, [CLS] and [SEP] included{lost}"
 
 

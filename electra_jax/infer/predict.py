@@ -73,13 +73,15 @@ class TaskModel:
 
     def _predictions(self, examples: Iterable[Example], portion_rows: int) -> Iterator[Prediction]:
         counts = Counter()
-        for some in portions(examples, portion_rows):
-            predictions, cut = self.of_examples(some)
-            counts["rows"] += len(some)
-            counts["cut"] += cut
-            yield from predictions
-        if counts["cut"]:
-            warnings.warn(self.cut_note(counts["cut"], counts["rows"]), stacklevel=2)
+        try:
+            for some in portions(examples, portion_rows):
+                predictions, cut = self.of_examples(some)
+                counts["rows"] += len(some)
+                counts["cut"] += cut
+                yield from predictions
+        finally:  # also where the caller takes no more: zip(texts, predictions) never comes to the end of the second
+            if counts["cut"]:
+                warnings.warn(self.cut_note(counts["cut"], counts["rows"]), stacklevel=2)
 
     def of_examples(self, examples: Sequence[Example]) -> tuple[list[Prediction], int]:
         """(a prediction an example, how many of them were cut). All are in memory at once."""

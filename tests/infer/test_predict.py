@@ -287,6 +287,13 @@ def test_texts_are_read_a_portion_at_a_time(model):
 
 
 def test_few_programs_whatever_the_portions(model, monkeypatch):
+def test_what_was_cut_is_told_where_the_caller_takes_no_more(model):
+    """zip asks its first list first, and so never comes to the predictions' end."""
+    texts = ["w1 " * 40, "w2"]
+    with pytest.warns(UserWarning, match="1 of 2 texts were cut"):
+        assert len([text for text, _ in zip(texts, model.predict(texts), strict=False)]) == 2
+
+
     lengths = []
     real = model.outputs
 

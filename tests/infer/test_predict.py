@@ -407,6 +407,7 @@ def test_bad_places(model, tmp_path):
     with pytest.raises(UserError, match=r"task.header is for csv, tsv, glue, and this file is jsonl"):
         files.predict_file(model, str(tmp_path / "a.csv"), str(tmp_path / "out.tsv"), given={"format": "jsonl", "header": False})
     files.predict_file(model, str(tmp_path / "a.csv"), "/dev/null", format="tsv")
+    assert files.predict_file(model, str(tmp_path / "a.csv"), str(tmp_path / "out.tsv"), given={"format": "auto"}).rows == 1
     assert not os.path.isfile("/dev/null")
 
 

@@ -48,6 +48,12 @@ def format_of(output: str, format: str = "") -> str:
 
 def check_paths(source: str, target: str) -> None:
     """Raises UserError, before a model is loaded, for an input that cannot be read or an output that would take its place."""
+    for path, standard, stream, flag in (
+        (source, inputs.STANDARD_INPUT, sys.stdin, "input"),
+        (target, STANDARD_OUTPUT, sys.stdout, "output"),
+    ):
+        if path == standard and stream is None:  # as under a service manager
+            raise UserError(f"standard {flag} is closed: name a file (--{flag}=FILE)")
     if source != inputs.STANDARD_INPUT:
         if not os.path.exists(source):
             raise UserError(f"{source}: no such file")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -242,7 +243,6 @@ def test_there_and_back_through_transformers(reviews, model, tmp_path):
         electra_jax.load_task(folder)
 
 
-# --- Order, portions, lengths
 def test_words_past_the_end_of_a_task_that_has_no_outside(source, tmp_path):
     """The note names the tag that they get."""
     for name in ("train", "dev"):
@@ -254,6 +254,7 @@ def test_words_past_the_end_of_a_task_that_has_no_outside(source, tmp_path):
     assert found.value[6:] == ("ADJ",) * 3 and found.probability[6:] == (0.0,) * 3
 
 
+# --- Order, portions, lengths
 
 
 def test_order_and_portions_change_nothing(model):
@@ -286,7 +287,6 @@ def test_texts_are_read_a_portion_at_a_time(model):
     assert len(read) == 16
 
 
-def test_few_programs_whatever_the_portions(model, monkeypatch):
 def test_what_was_cut_is_told_where_the_caller_takes_no_more(model):
     """zip asks its first list first, and so never comes to the predictions' end."""
     texts = ["w1 " * 40, "w2"]
@@ -294,6 +294,7 @@ def test_what_was_cut_is_told_where_the_caller_takes_no_more(model):
         assert len([text for text, _ in zip(texts, model.predict(texts), strict=False)]) == 2
 
 
+def test_few_programs_whatever_the_portions(model, monkeypatch):
     lengths = []
     real = model.outputs
 
@@ -406,8 +407,8 @@ def test_bad_places(model, tmp_path):
         files.predict_file(model, "-", str(tmp_path / "out.tsv"), given={"format": "parquet"})
     with pytest.raises(UserError, match=r"task.header is for csv, tsv, glue, and this file is jsonl"):
         files.predict_file(model, str(tmp_path / "a.csv"), str(tmp_path / "out.tsv"), given={"format": "jsonl", "header": False})
-    files.predict_file(model, str(tmp_path / "a.csv"), "/dev/null", format="tsv")
     assert files.predict_file(model, str(tmp_path / "a.csv"), str(tmp_path / "out.tsv"), given={"format": "auto"}).rows == 1
+    files.predict_file(model, str(tmp_path / "a.csv"), "/dev/null", format="tsv")
     assert not os.path.isfile("/dev/null")
 
 
@@ -493,6 +494,16 @@ def test_the_command_says_one_line(reviews, tmp_path):
         done.stderr.strip()
         == f"predict.py: {tmp_path}/a.csv:4: 'mine' is empty: remove the row, or keep and count such rows (task.bad_rows=drop)"
     )
+
+
+@pytest.mark.parametrize("closed, mend", [("stdin", "name a file (--input=FILE)"), ("stdout", "name a file (--output=FILE)")])
+def test_a_closed_standard_stream(closed, mend, model, monkeypatch, tmp_path):
+    """Python has None in its place, as under a service manager."""
+    monkeypatch.setattr(sys, closed, None)
+    (tmp_path / "a.txt").write_text("w1\n")
+    source = "-" if closed == "stdin" else str(tmp_path / "a.txt")
+    with pytest.raises(UserError, match=re.escape(f"is closed: {mend}")):
+        files.predict_file(model, source, "-")
 
 
 @pytest.mark.slow

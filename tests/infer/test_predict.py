@@ -224,6 +224,58 @@ def test_a_folder_of_transformers(model, tmp_path):
     assert list(found[0].more) == ["x", "y", "z"]
 
 
+def transformers_folder(path, model, head: str, num_labels: int, labels=None, **changes):
+    """A folder of transformers with this head, drawn weights, and these changes of its config.json."""
+    config = tiny.model(vocab_size=model.tokenizer.vocab_size)
+
+    def init(key):
+        return {**electra.init_params(key, config, {"discriminator": None}), head: electra.init_task(key, config, head, num_labels)}
+
+    params = jax.tree.map(lambda x: np.asarray(x) * 5, jax.jit(init)(tiny.ROOT))
+    formats.write(path, Model(config, params, model.tokenizer, about={"labels": labels} if labels else {}), "huggingface")
+    folder = path / "discriminator"
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | changes))
+    return folder
+
+
+def test_a_head_of_one_output_gives_a_number(model, tmp_path):
+    """As transformers takes it where problem_type says nothing: rerankers and models of similarity are published so."""
+    folder = transformers_folder(tmp_path / "out", model, "sequence_classification", 1)
+    assert "problem_type" not in json.loads((folder / "config.json").read_text())
+    opened = electra_jax.load_task(folder)
+    found = list(opened.predict([("w1", "w2 w3"), ("w30 w31", "w7")]))
+    assert opened.task.kind == "number" and found[0].probability is None and found[0].value != pytest.approx(found[1].value, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"id2label": ["x", "y", "z"]}, r"id2label is \['x', 'y', 'z'\]: it must be an object"),
+        ({"id2label": {"0": "x", "1": "x", "2": "y"}}, "its config gives the label 'x' to two outputs"),
+        ({"problem_type": "regression"}, "predicts number from 1 outputs, and its head, sequence_classification, has 3: "),
+        ({"electra_jax": {"kind": "tags"}}, "predicts tags from 3 outputs, and its head, sequence_classification, has 3: "),
+        ({"electra_jax": {"kind": 3}}, "layout has been changed"),
+        ({"electra_jax": {"kind": "number", "range": "x"}}, "layout has been changed"),
+        ({"electra_jax": {"finetune": 3}}, "finetune is 3"),
+        (
+            {"electra_jax": {"finetune": {"length": 5000}}},
+            "finetune.length is 5000: it must be at least 3, and at most the model's 32 positions",
+        ),
+        ({"electra_jax": {"finetune": {"length": 1}}}, "finetune.length is 1: it must be at least 3"),
+        (
+            {"electra_jax": {"layout": {"format": "csv", "kind": "class", "texts": ["t"], "labels": ["a", "b", "c"]}}},
+            r"labels are x, y, z by id2label and a, b, c by electra_jax.layout.labels: mend one of them",
+        ),
+        ({"electra_jax": {"kind": "number", "layout": {"format": "csv", "kind": "number", "texts": ["t"]}}}, "layout has been changed"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_head(changes, said, model, tmp_path):
+    folder = transformers_folder(tmp_path / "out", model, "sequence_classification", 3, ["x", "y", "z"], **changes)
+    with pytest.raises(UserError, match=said):
+        electra_jax.load_task(folder)
+
+
 def test_there_and_back_through_transformers(reviews, model, tmp_path):
     """A folder that the published head lies beside predicts as the run does; it keeps labels, length and no path."""
     formats.convert(str(reviews[0]), str(tmp_path / "out"))

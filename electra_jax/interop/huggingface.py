@@ -137,11 +137,16 @@ def _beside(folder: pathlib.Path, fields: Mapping, kind: str) -> str | None:
     """The head that lies beside the encoder."""
     if ARCHITECTURES[kind].head is not None:
         return None
+    head, known = _ours(fields, folder).get("head"), [name for name in BESIDE if name in heads.TASKS]
     if (folder / "task_head.safetensors").is_file():
-        head, known = _ours(fields, folder).get("head"), [name for name in BESIDE if name in heads.TASKS]
         if head not in known:
             raise UserError(f"{folder / CONFIG}: {OURS}.head is {head!r}: it names the head in task_head.safetensors, {' or '.join(known)}")
         return head
+    if head in known:
+        raise UserError(
+            f"{folder}: task_head.safetensors is not there, and {CONFIG} says that the head lies in it: copy it there, or remove "
+            f"{OURS}.head from {CONFIG} to take the encoder alone"
+        )
     return "rtd" if kind == "RoFormerModel" and (folder / "rtd_head.safetensors").is_file() else None
 
 

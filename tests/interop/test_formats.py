@@ -88,6 +88,9 @@ def test_a_head_that_transformers_lacks_is_named_by_the_config(tmp_path):
     for words, section in (("head is 'pooler'", {"head": "pooler"}), ("head is None", {}), ("electra_jax is 7", 7)):
         change_config(folder, electra_jax=section)
         refused(folder, words)
+    change_config(folder, electra_jax={"head": "classification"})
+    (folder / "task_head.safetensors").unlink()  # a copy that is not whole must not pass for an encoder alone
+    refused(folder, "task_head.safetensors is not there, and .*config.json says that the head lies in it: copy it there")
 
 
 def test_an_encoder_that_was_an_mlms_goes_out_with_its_head(tmp_path):

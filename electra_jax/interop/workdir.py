@@ -153,7 +153,10 @@ class _Files:
         with tempfile.TemporaryDirectory() as folder:
             for name, data in found.items():
                 (pathlib.Path(folder) / name).write_bytes(data)
-            return tokenizers.load(folder)
+            try:
+                return tokenizers.load(folder)
+            except UserError as error:  # it names the copy
+                raise UserError(str(error).replace(folder, f"{self._workdir}/{TOKENIZER}")) from None
 
 
 def _before_checks(line: bytes) -> dict[str, Any] | None:

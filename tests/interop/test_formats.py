@@ -194,6 +194,12 @@ def test_the_type_of_products_was_the_machines_that_trained(trained, kept, loade
     assert (config.dtype, config.param_dtype, config.attention) == (loaded, kept, "auto")
 
 
+def test_a_tokenizer_that_cannot_be_read_is_named_where_it_lies(tmp_path):
+    formats.write(tmp_path / "out", model(tokenizer=vocabulary()), "electra_jax")
+    (tmp_path / "out" / "tokenizer" / "vocab.txt").write_text("[PAD]\n")
+    refused(tmp_path / "out", rf"^tokenizer {tmp_path}/out/tokenizer/vocab.txt: the vocabulary has no \[UNK\]")
+
+
 def test_three_lines_from_python(tmp_path):
     formats.write(tmp_path / "out", model(tokenizer=vocabulary()), "huggingface")
     config, params, tokenizer = electra_jax.load(tmp_path / "out")

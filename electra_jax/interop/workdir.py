@@ -1,5 +1,6 @@
 """Our own format: a workdir, or one of its steps, read without the config that made it; and a model written as one."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -36,7 +37,12 @@ def place_of(path: str) -> tuple[str, int | None] | None:
         parent, _, last = url.rpartition("/")
         if last.isdigit():
             return parent, int(last)
-        return (url if last == CHECKPOINTS else f"{url}/{CHECKPOINTS}"), None
+        if last == CHECKPOINTS:
+            return url, None
+        with contextlib.suppress(FileNotFoundError):
+            gcs.read(f"{url}/{MODEL}/{CONFIG}")
+            url = f"{url}/{MODEL}"
+        return f"{url}/{CHECKPOINTS}", None
     folder = pathlib.Path(path)
     for place in (folder / MODEL / CHECKPOINTS, folder / CHECKPOINTS):
         if place.is_dir():

@@ -505,6 +505,18 @@ def test_other_models(source, reviews, model, tmp_path):
         electra_jax.load_task(tmp_path / "other")
 
 
+def test_a_run_in_a_bucket(reviews, model, gcs, bucket):
+    """The model that it left, not the checkpoints of its seeds beside it."""
+    texts = ["w1 w2 w3", "w30"]
+    gcs.add(reviews[0], bucket, "runs/there")
+    gcs.add(reviews[0] / "model" / "checkpoints", bucket, "runs/there/checkpoints")
+    for path in (f"gs://{bucket}/runs/there", f"gs://{bucket}/runs/there/model"):
+        assert list(electra_jax.predict(path, texts)) == list(model.predict(texts))
+    for path in (f"gs://{bucket}/nothing", "gs://no-such-bucket/x"):
+        with pytest.raises(UserError, match="there is no checkpoint in it"):
+            electra_jax.load_task(path)
+
+
 # --- The command
 
 

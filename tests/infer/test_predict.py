@@ -423,6 +423,11 @@ def test_labels_are_not_read(reviews, model, tmp_path):
         ("a.csv", "review;n\nw1;2\nw1\n", "a.csv:3 has 1 columns, and the first line 2: .*Mend the row$"),
         ("a.csv", "", "a.csv holds no example"),
         ("a.csv", 'review\n"w1\n', "a.csv:2: a quote is out of place"),
+        (
+            "a.csv",
+            "review\rw1\r",
+            r"a.csv:1: a carriage return \(\\r\) stands alone: end lines with .*, or put the column in double quotes$",
+        ),
         ("a.csv", b"review\n\xff\n", "a.csv:2: byte 1 is 0xff, which is no UTF-8"),
         ("a.jsonl", '{"review": "w1"}\n{"review": "w', "a.jsonl:2 is not JSON .*is the file cut short"),
         ("a.jsonl", '{"review": 3}\n', "a.jsonl:1: 'review' is of type int, not text"),

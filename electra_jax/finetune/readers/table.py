@@ -37,6 +37,11 @@ def _quoted(stream: BinaryIO, path: str, delimiter: str) -> Iterator[tuple[int, 
         try:
             fields = next(reader, None)
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise UserError(
+                    f"{path}:{first}: a carriage return (\\r) stands alone: end lines with \\n or \\r\\n (in Excel save as CSV UTF-8), "
+                    "or put the column in double quotes"
+                ) from None
             raise UserError(
                 f"{path}:{first}: a quote is out of place ({error}): within quotes write a quote as two of them, or, where quotes are "
                 "only text, say task.quotes=False"

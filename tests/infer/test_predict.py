@@ -431,6 +431,7 @@ def test_labels_are_not_read(reviews, model, tmp_path):
         ("a.csv", b"review\n\xff\n", "a.csv:2: byte 1 is 0xff, which is no UTF-8"),
         ("a.jsonl", '{"review": "w1"}\n{"review": "w', "a.jsonl:2 is not JSON .*is the file cut short"),
         ("a.jsonl", '{"review": 3}\n', "a.jsonl:1: 'review' is of type int, not text"),
+        ("a.jsonl", '{"review": "w1", "id": 1.5}\n', "a.jsonl:1: 'id' is 1.5: it must be a text or a whole number"),
         ("a.txt", "w1\n\nw2\n", "a.txt:2: 'text' is empty: remove the row"),
         ("a.conll", "w1 O\n", "a.conll: a file of the format columns has words with tags, and this model predicts a class"),
         ("a.parquet", "x" * 40, "a.parquet is damaged or cut short"),
@@ -442,7 +443,7 @@ def test_bad_input(model, tmp_path, name, content, said):
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=said):
-        files.predict_file(model, str(path), str(tmp_path / "out.jsonl"))
+        files.predict_file(model, str(path), str(tmp_path / "out.jsonl"), given={"id_column": "id"} if "'id'" in said else {})
     assert sorted(os.listdir(tmp_path)) == [name]  # neither a part of the output nor what it was written to
 
 

@@ -59,7 +59,7 @@ def format_of(path: str) -> str:
         hub = f" (from Hugging Face's hub: hf download {path} --local-dir=FOLDER)" if re.fullmatch(r"[\w.-]+/[\w.-]+", path) else ""
         raise UserError(f"{path}: no such file or folder{hub}")
     if (folder / huggingface.CONFIG).is_file():
-        workdir.refuse_unfinished(tensor_files.read_json(folder / huggingface.CONFIG), path)
+        workdir.refuse_unfinished(tensor_files.read_json(folder / huggingface.CONFIG), path, path)
     raise UserError(
         f"{path}: no model is known in it: name a workdir of ours (checkpoints/), a folder of transformers (config.json with "
         "model.safetensors or pytorch_model.bin), or a TF1 checkpoint (PREFIX.index)"

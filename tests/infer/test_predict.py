@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from electra_jax.infer import files, inputs
 from electra_jax.interop import formats
 from electra_jax.interop.model import Model
 from electra_jax.models import electra
+from electra_jax.store import apart
 from electra_jax.train.config import EvalConfig, ScheduleConfig, TrainConfig
 from tests import tiny
 from tests.launch import runs
@@ -500,6 +502,12 @@ def test_other_models(source, reviews, model, tmp_path):
         electra_jax.load_task(tmp_path / "run")
     with pytest.raises(UserError, match="no such file or folder"):
         electra_jax.load_task(tmp_path / "nothing")
+    shutil.copytree(reviews[0], tmp_path / "whole")
+    of_seeds = {"params": {"embeddings": {"word": np.zeros((1, 2, 3), np.float32)}}}  # they lie beside the model
+    apart.save(tmp_path / "whole" / "checkpoints", 1, of_seeds, {"config": {"finetune": {}, "task": {}}})
+    assert electra_jax.load_task(tmp_path / "whole").task == model.task
+    with pytest.raises(UserError, match=f"whole/checkpoints: .*of a fine-tuning, with all its seeds: name its workdir, {tmp_path}/whole$"):
+        electra_jax.load_task(tmp_path / "whole" / "checkpoints")
     found = formats.read(str(reviews[0] / "model"))
     formats.write(tmp_path / "bare", dataclasses.replace(found, tokenizer=None), "electra_jax")
     with pytest.raises(UserError, match="no tokenizer in it"):

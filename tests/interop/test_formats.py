@@ -200,6 +200,13 @@ def test_a_tokenizer_that_cannot_be_read_is_named_where_it_lies(tmp_path):
     refused(tmp_path / "out", rf"^tokenizer {tmp_path}/out/tokenizer/vocab.txt: the vocabulary has no \[UNK\]")
 
 
+def test_a_step_named_from_within_the_checkpoints(tmp_path, monkeypatch):
+    """The tokenizer lies beside the folder that one stands in."""
+    formats.write(tmp_path / "out", model(tokenizer=vocabulary(), step=5), "electra_jax")
+    monkeypatch.chdir(tmp_path / "out" / "checkpoints")
+    assert formats.read("5").tokenizer is not None and formats.read("../checkpoints/5").tokenizer is not None
+
+
 def test_three_lines_from_python(tmp_path):
     formats.write(tmp_path / "out", model(tokenizer=vocabulary()), "huggingface")
     config, params, tokenizer = electra_jax.load(tmp_path / "out")

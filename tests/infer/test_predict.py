@@ -584,6 +584,14 @@ def test_a_closed_standard_stream(closed, mend, model, monkeypatch, tmp_path):
         files.predict_file(model, source, "-")
 
 
+def test_the_command_without_a_standard_error(reviews, tmp_path):
+    """What it would say there does not get among the predictions."""
+    flags = command(f"--model={reviews[0]}", "--output_format=tsv")
+    closed = ["bash", "-c", 'exec "$@" 2>&-', "bash", *flags]
+    done = subprocess.run(closed, input="w1\n", stdout=subprocess.PIPE, text=True, timeout=120, env=runs.environment(tmp_path / "cache"))
+    assert done.returncode == 0 and [line.split("\t")[0] for line in done.stdout.splitlines()] == ["id", "0"]
+
+
 @pytest.mark.slow
 def test_ten_kills(reviews, tmp_path):
     """What was there stays, or the whole new file is there; the same command again gives the same bytes."""

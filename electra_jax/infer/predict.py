@@ -12,7 +12,7 @@ import dataclasses
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -64,11 +64,17 @@ class TaskModel:
         texts: each a text, or a pair of them; of tags a list of words, or a text to be cut at white space; of an answer a pair of question
           and context.
 
-        Raises UserError for one text in place of several, for what is no text, and for an empty one. Warns, at the end, of texts that
-        were longer than the model's rows, and were cut.
+        Raises UserError for one text in place of several, for what has no order, for what is no text, and for an empty one. Warns, at the
+        end, of texts that were longer than the model's rows, and were cut.
         """
         if isinstance(texts, str | bytes):
             raise UserError("predict takes several texts: predict([text])")
+        if isinstance(texts, Mapping):
+            raise UserError("texts are of type dict, whose keys would be predicted: predict(list(texts.values()))")
+        if isinstance(texts, Set):
+            raise UserError("texts are of type set, which has no order: predict(sorted(texts))")
+        if hasattr(texts, "columns"):  # of pandas: its columns' names would be predicted
+            raise UserError(f"texts are a table: name its column, predict(texts[{next(iter(texts.columns), 'text')!r}])")
         return self._predictions((_example(each, number, self.task.kind) for number, each in enumerate(texts)), portion_rows)
 
     def _predictions(self, examples: Iterable[Example], portion_rows: int) -> Iterator[Prediction]:

@@ -482,6 +482,9 @@ def test_empty_texts_are_kept_on_request(model, tmp_path):
 def test_bad_texts(model):
     for texts, said in (
         ("w1 w2", r"predict takes several texts: predict\(\[text\]\)"),
+        ({"w1": "w2"}, r"texts are of type dict, .* predict\(list\(texts.values\(\)\)\)"),
+        ({"w1", "w2"}, "texts are of type set, which has no order: predict"),
+        (types.SimpleNamespace(columns=["text"]), r"texts are a table: name its column, predict\(texts\['text'\]\)"),
         (["w1", ""], r"texts\[1\]: 'text' is empty: remove the row$"),
         ([3], r"texts\[0\] is 3: it must be a text, or a pair of them"),
         ([("w1", "w2", "w3")], r"texts\[0\] is .*: it must be a text, or a pair"),

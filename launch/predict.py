@@ -3,8 +3,9 @@
     python launch/predict.py --model=runs/mine-task --input=new.csv --output=predictions.tsv
     echo "A fine film." | python launch/predict.py --model=runs/sst2            # a line a text; a tab between the two of a pair
 
-Inputs: .csv .tsv .jsonl .parquet, CoNLL columns, CoNLL-U, SQuAD's .json, also compressed; .txt and standard input a row a line. Columns are
-called as in training (--task.text_columns=A,B says others); labels are not read. Output .jsonl or .tsv, in the input's order.
+Inputs: .csv .tsv .jsonl .parquet, CoNLL columns, CoNLL-U, SQuAD's .json, also compressed; standard input a row a line, and .txt, unless
+the model is of tags. Columns are called as in training (--task.text_columns=A,B says others); labels are not read. Output .jsonl or .tsv,
+in the input's order.
 Exit codes: 0 done, 2 something to mend (one line says what), 42 interrupted: run the same command again.
 """
 

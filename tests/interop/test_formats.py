@@ -70,6 +70,14 @@ def test_tasks_heads_and_their_labels(format, positions, task, labels, tmp_path)
     after = formats.read(tmp_path / "out")
     assert_equal(before.params, after.params)
     assert after.task == task and after.about["labels"] == before.about["labels"]
+    if format == "huggingface":  # what the card calls the outputs of its class
+        card = (tmp_path / "out" / "discriminator" / "README.md").read_text()
+        said = {
+            "sequence_classification": "# [1, labels]",
+            "token_classification": "# [1, length, labels]",
+            "question_answering": "_logits",
+        }
+        assert ("hidden = model(" in card) == (task in ("classification", "joint_answer")) and said.get(task, "hidden") in card
     if format == "huggingface" and task != "joint_answer":
         path = tmp_path / "out" / "discriminator" / "config.json"
         fields = json.loads(path.read_text())

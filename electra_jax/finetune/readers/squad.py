@@ -22,6 +22,8 @@ def examples(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
     except json.JSONDecodeError as error:
         cut = "the file is cut short: " if error.pos >= len(whole.rstrip()) or error.msg.startswith("Unterminated") else ""
         raise UserError(f"{path}:{error.lineno} is not JSON ({error.msg} at column {error.colno}): {cut}download it again") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not SQuAD's JSON ({error}): download it again") from None
     except RecursionError:
         raise UserError(f"{path} is not SQuAD's JSON: it is nested too deeply") from None
     for number, article in enumerate(_list(data, "data", path)):

@@ -87,5 +87,7 @@ def _parquet(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
                     yield found
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is damaged or cut short ({error}): make or download it again") from None
+    except pyarrow.ArrowNotImplementedError as error:
+        raise UserError(f"{path} is damaged, or of a kind that pyarrow does not read ({error}): write the file anew") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: row {rows + 1} or one of the next 1,023 holds bytes that are no UTF-8: write the file anew") from None

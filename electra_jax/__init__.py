@@ -27,7 +27,9 @@ __all__ = [*_HOME, "__version__"]
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module 'electra_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    # Kept, because the import of a submodule puts it here under its own name: "pretrain" would be the module from the second use on.
+    globals()[name] = value = getattr(importlib.import_module(_HOME[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -5,10 +5,10 @@ sentences.
 """
 
 import heapq
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from electra_jax.finetune import nbest
 from electra_jax.finetune.answer_metrics import normalize
 from electra_jax.finetune.confusion import clip
 from electra_jax.finetune.examples import Example
@@ -115,7 +115,7 @@ def _of_tags(task: Task, examples: Sequence[Example], predictions: Sequence[Pred
 def _of_answer(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Examples:
     def badness(example: Example, each: Prediction) -> float:
         right = {normalize(text) for text in example.label.texts or ("",)}
-        return _sureness(each) if normalize(each.value) not in right else 0.0
+        return nbest.probability_of(each.value, each.more) if normalize(each.value) not in right else 0.0
 
     worst, sentences, facts = _worst(task, examples, predictions, badness), [], []
     for probability, example, each in worst:
@@ -140,13 +140,6 @@ def _of_answer(task: Task, examples: Sequence[Example], predictions: Sequence[Pr
         "In brackets, and as the shade, the probability of the answer among the model's best ones, or of there being none."
     )
     return Examples(TITLE, reading, sentences, facts)
-
-
-def _sureness(each: Prediction) -> float:
-    """The probability of the predicted answer among the n-best answers. The published head has no entry for "no answer" among these, but a
-    logit of its own."""
-    among = next((entry.probability for entry in each.more.nbest if entry.text == each.value), None)
-    return 1 / (1 + math.exp(-max(each.more.null_score, -500.0))) if among is None else among
 
 
 def _stretch(context: str, start: int, end: int, over: str, shade: float) -> list[Span]:

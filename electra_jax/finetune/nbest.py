@@ -6,6 +6,7 @@ examples/pytorch/question-answering/utils_qa.py). Each is decoded here by the ru
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -51,6 +52,12 @@ class Prediction(NamedTuple):
 def with_null(prediction: Prediction, threshold: float = NULL_THRESHOLD) -> str:
     """The answer for SQuAD 2.0: "", which stands for no answer, if and only if the null score is above the threshold."""
     return "" if prediction.null_score > threshold else prediction.text
+
+
+def probability_of(text: str, prediction: Prediction) -> float:
+    """Of an answer that was given, among the best. The published head scores "no answer" apart from them, as a logit."""
+    among = next((entry.probability for entry in prediction.nbest if entry.text == text), None)
+    return 1 / (1 + math.exp(-max(prediction.null_score, -500.0))) if among is None else among
 
 
 def exact_text(context: Context, first: int, last: int) -> str:

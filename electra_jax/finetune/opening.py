@@ -16,7 +16,7 @@ from electra_jax.finetune.config import TaskConfig
 from electra_jax.finetune.examples import Answers, Example
 from electra_jax.finetune.readers import ENDINGS, format_of, read
 from electra_jax.finetune.readers.layout import Layout
-from electra_jax.finetune.tasks import METRICS, OWN, TASKS, Task, Tfds
+from electra_jax.finetune.tasks import OWN, TASKS, Task, Tfds
 
 # The names, without endings, that a user's files may have if the config gives none.
 _STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
@@ -339,8 +339,8 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
         every = [example.label for each in examples.values() for example in each if example.label is not None]
         of_spans = task.layout.scheme != "tokens" and all(tag == "O" or _SPAN.match(tag) for tag in {tag for tags in every for tag in tags})
         layout["scheme"] = "iob2" if of_spans else "tokens"
-        if not of_spans and task.metrics == METRICS["tags"]:
-            changes["metrics"] = ("accuracy",)  # there is no span to find
+        if not of_spans:
+            changes["metrics"] = ("accuracy",)  # the others are of spans
         # The published code sorts the tags of all its files, BIOES where they are of spans (`tagging_tasks.py`, `_get_label_mapping`).
         layout["labels"] = tuple(sorted({tag for labels in every for tag in (tags.convert(labels, "bioes") if of_spans else labels)}))
     if task.kind == "number" and not task.layout.range and train:

@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
     """What a model predicts for one example."""
 
     value: Any  # as Example.label: a class, classes, a number, tags of all words; but an answer is its text, "" for none
-    probability: Any  # of the value; one for each of its classes or tags; None for a number
+    probability: Any  # of the value, "no answer" included; one for each of its classes or tags; None for a number
     more: Any = None  # classes: {label: probability}; tags: the model's own, of the words that fit; an answer: nbest.Prediction
 
 
@@ -155,13 +155,17 @@ def _as_trained(task: Task, example: Example) -> Sequence[str]:
     return tags.convert(example.label, "bioes") if task.of_spans else example.label
 
 
+def outside(task: Task) -> str:
+    """The tag of words that did not get into the row."""
+    return "O" if "O" in task.labels else task.labels[0]
+
+
 def _predict_tags(task, examples, rows, outputs, config, tokenizer) -> list[Prediction]:
     found = []
     for firsts, example, called_L, log_p_L in zip(rows.made.firsts, examples, outputs["called"], outputs["log_p"], strict=True):
         cut = len(example.texts) - len(firsts)
-        outside = "O" if "O" in task.labels else task.labels[0]
         kept = tuple(task.labels[label] for label in called_L[firsts])
-        called = (*kept, *[outside] * cut)
+        called = (*kept, *[outside(task)] * cut)
         found.append(
             Prediction(
                 tags.convert(called, "iob2") if task.of_spans else called,
@@ -211,7 +215,7 @@ def _predict_answers(task, examples, rows, outputs, config, tokenizer) -> list[P
         logits = outputs["start_logits"], outputs["end_logits"]
         decoded = nbest.decode_independent(rows.made.rows, *logits, text_of, null=task.unanswerable, n_best=BEAM)
     texts = [nbest.with_null(each, config.no_answer_threshold) if task.unanswerable else each.text for each in decoded]
-    return [Prediction(text, each.nbest[0].probability, each) for text, each in zip(texts, decoded, strict=True)]
+    return [Prediction(text, nbest.probability_of(text, each), each) for text, each in zip(texts, decoded, strict=True)]
 
 
 def _score_answers(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], config: FinetuneConfig) -> dict[str, float]:

@@ -10,7 +10,6 @@
 
 import contextlib
 import json
-import math
 import os
 import stat
 import sys
@@ -48,8 +47,14 @@ def format_of(output: str, format: str = "") -> str:
 
 
 def check_paths(source: str, target: str) -> None:
-    """Raises UserError if the input cannot be read, if the output is the input itself, or if the output's folder is missing. It is called
-    before a model is loaded."""
+    """Raises UserError if the input cannot be read, if a standard stream that is wanted is closed, if the output is the input itself, or if
+    the output's folder is missing. It is called before a model is loaded."""
+    for path, standard, stream, flag in (
+        (source, inputs.STANDARD_INPUT, sys.stdin, "input"),
+        (target, STANDARD_OUTPUT, sys.stdout, "output"),
+    ):
+        if path == standard and stream is None:  # as under a service manager
+            raise UserError(f"standard {flag} is closed: name a file (--{flag}=FILE)")
     if source != inputs.STANDARD_INPUT:
         if not os.path.exists(source):
             raise UserError(f"{source}: no such file")
@@ -164,9 +169,7 @@ def _record(task: Task, example: Example, found: Prediction) -> dict[str, Any]:
     else:
         best = next((entry for entry in found.more.nbest if entry.text == found.value), None)
         span = list(best.span) if best and best.span else None
-        # The joint head has no entry for "no answer" among the n-best answers, but a logit of its own.
-        probability = best.probability if best else 1.0 / (1.0 + math.exp(-found.more.null_score))
-        fields = {"answer": found.value, "probability": short(probability), "characters": span}
+        fields = {"answer": found.value, "probability": short(found.probability), "characters": span}
         if task.unanswerable:
             fields["no_answer_score"] = short(found.more.null_score)
     return {"id": example.id, **fields}

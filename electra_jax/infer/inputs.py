@@ -26,6 +26,7 @@ def layout_of(task: Task, path: str, given: Mapping[str, Any]) -> Layout:
     are used. UserError if the file's ending tells no format, or if this format does not hold what the model needs.
     """
     known = TASKS.get(task.name)
+    given = {name: value for name, value in given.items() if (name, value) != ("format", "auto")}  # which is the default of the config
     official = _split(known, path) if known and not given else None
     if official:
         return dataclasses.replace(known.layout_of(official), label="", labelled=False, start="")

@@ -13,7 +13,7 @@ import dataclasses
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.readers.rows import example
 from electra_jax.finetune.rows import Prediction
 from electra_jax.finetune.tasks import TASKS, Task
-from electra_jax.interop import formats
+from electra_jax.interop import formats, names
 from electra_jax.interop.model import Model
 from electra_jax.models.attention import choice
 from electra_jax.options import parse
@@ -65,22 +65,30 @@ class TaskModel:
         texts: each is a text, or a pair of texts. For tags it is a list of words, or a text to be split at white space; for answers a
           pair of question and context.
 
-        Raises UserError if `texts` is a single text, and for an item that is empty or no text. At the end, warns if texts were cut because
-        they were longer than the model's rows.
+        Raises UserError if `texts` is a single text or has no order, and for an item that is empty or no text. At the end, warns if texts
+        were cut because they were longer than the model's rows.
         """
         if isinstance(texts, str | bytes):
             raise UserError("predict takes several texts: predict([text])")
+        if isinstance(texts, Mapping):
+            raise UserError("texts are of type dict, whose keys would be predicted: predict(list(texts.values()))")
+        if isinstance(texts, Set):
+            raise UserError("texts are of type set, which has no order: predict(sorted(texts))")
+        if hasattr(texts, "columns"):  # of pandas: its columns' names would be predicted
+            raise UserError(f"texts are a table: name its column, predict(texts[{next(iter(texts.columns), 'text')!r}])")
         return self._predictions((_example(each, number, self.task.kind) for number, each in enumerate(texts)), portion_rows)
 
     def _predictions(self, examples: Iterable[Example], portion_rows: int) -> Iterator[Prediction]:
         counts = Counter()
-        for some in portions(examples, portion_rows):
-            predictions, cut = self.of_examples(some)
-            counts["rows"] += len(some)
-            counts["cut"] += cut
-            yield from predictions
-        if counts["cut"]:
-            warnings.warn(self.cut_note(counts["cut"], counts["rows"]), stacklevel=2)
+        try:
+            for some in portions(examples, portion_rows):
+                predictions, cut = self.of_examples(some)
+                counts["rows"] += len(some)
+                counts["cut"] += cut
+                yield from predictions
+        finally:  # also where the caller takes no more: zip(texts, predictions) never comes to the end of the second
+            if counts["cut"]:
+                warnings.warn(self.cut_note(counts["cut"], counts["rows"]), stacklevel=2)
 
     def of_examples(self, examples: Sequence[Example]) -> tuple[list[Prediction], int]:
         """(one prediction per example, how many examples were cut). All rows are in memory at once."""
@@ -97,7 +105,7 @@ class TaskModel:
         """What a person is told if texts were longer than the rows."""
         if self.task.kind == "answer":
             return f"{cut:,} of {of:,} questions were cut at their end, being too long for a row"
-        lost = "; words past the end have the tag O" if self.task.kind == "tags" else ""
+        lost = f"; words past the end have the tag {rows.outside(self.task)}, with the probability 0" if self.task.kind == "tags" else ""
         return f"{cut:,} of {of:,} texts were cut at their end to {self.config.length} tokens, [CLS] and [SEP] included{lost}"
 
 
@@ -182,27 +190,50 @@ def _head(model: Model, network: str) -> str:
 
 
 def task_of(model: Model) -> Task:
-    """The task as `results.write` stored it; for other models, as far as the head tells."""
-    stored, labels = model.about.get("task") or {}, tuple(model.about.get("labels") or ())
-    kind = stored.get("kind") or _KINDS.get(model.task) or _PROBLEMS.get(stored.get("problem_type"), "class")
-    name = stored.get("name", "")
-    if "layout" in stored:
-        layout = _layout(stored["layout"], model.about.get("source"))
-    else:
-        of_spans = all(label == "O" or label[:2] in ("B-", "I-", "E-", "S-", "L-", "U-") for label in labels)
-        range_ = tuple(stored.get("range") or (0.0, 1.0))  # with (0, 1) the output itself is the value
-        scheme = "iob2" if of_spans else "tokens"
-        layout = Layout("", kind, _TEXTS.get(kind, ("text",)), labels=labels, range=range_, scheme=scheme)
+    """The task as `results.write` stored it; for other models, as far as the head tells. UserError if task and head do not fit."""
+    stored, labels, where = model.about.get("task") or {}, tuple(model.about.get("labels") or ()), model.about.get("source")
+    # As in transformers, a head with one output gives a number unless problem_type says otherwise.
+    problem = str(stored.get("problem_type") or ("regression" if len(labels) == 1 else ""))
+    kind = stored.get("kind") or _KINDS.get(model.task) or _PROBLEMS.get(problem, "class")
+    of_spans = all(label == "O" or label[:2] in ("B-", "I-", "E-", "S-", "L-", "U-") for label in labels)
+    found = {
+        "format": "",
+        "kind": kind,
+        "texts": _TEXTS.get(str(kind), ("text",)),
+        "labels": labels,
+        "range": stored.get("range") or (0.0, 1.0),  # with (0, 1) the output itself is the value
+        "scheme": "iob2" if of_spans else "tokens",
+    }
+    layout = _layout(stored.get("layout", found), where)
+    _refuse_misfit(model, layout, labels, where)
+    name = str(stored.get("name", ""))
     known = TASKS.get(name)
     unanswerable = stored.get("unanswerable", known.unanswerable if known else False)
-    return Task(name, stored.get("title") or name, layout, known.files if known else {}, unanswerable=unanswerable)
+    return Task(name, str(stored.get("title") or name), layout, known.files if known else {}, unanswerable=bool(unanswerable))
+
+
+def _refuse_misfit(model: Model, layout: Layout, labels: Sequence[str], where: Any) -> None:
+    """UserError where the labels are two lists, or where the head has not an output for each."""
+    outputs = len(names.flat(model.params[model.task]).get("out/bias", (0, 0)))  # the joint head has no such layer
+    of_labels = layout.kind in ("class", "classes", "tags")
+    if of_labels and layout.labels != tuple(labels):
+        two = f"{', '.join(labels)} by id2label and {', '.join(layout.labels)} by electra_jax.layout.labels"
+        raise UserError(f"{where}: its labels are {two}: mend one of them")
+    if double := [label for label, count in Counter(layout.labels).items() if count > 1]:
+        raise UserError(f"{where}: its config gives the label {double[0]!r} to two outputs: rename one (id2label)")
+    wanted = {"number": 1, "answer": 2}.get(layout.kind, len(layout.labels))
+    if layout.kind != _KINDS.get(model.task, layout.kind) or (layout.kind in _TEXTS) != (model.task in _KINDS) or outputs != wanted:
+        raise UserError(
+            f"{where}: by its config it predicts {layout.kind} from {wanted} outputs, and its head, {model.task}, has {outputs}: "
+            "copy its config anew"
+        )
 
 
 def _layout(fields: Any, where: Any) -> Layout:
     """The layout from the JSON values that `results.write` stored. UserError if someone has changed these so that they are unusable."""
     try:
         layout = Layout(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
-        low, high = layout.range or (0.0, 1.0)
+        low, high = layout.range or (() if layout.kind == "number" else (0.0, 1.0))
         usable = layout.kind in rows.KINDS and all(isinstance(each, str) for each in (*layout.labels, *layout.texts)) and low < high
     except (TypeError, ValueError, AttributeError):
         usable = False
@@ -212,8 +243,15 @@ def _layout(fields: Any, where: Any) -> Layout:
 
 
 def _config(model: Model) -> FinetuneConfig:
-    stored: Mapping[str, Any] = (model.about.get("task") or {}).get("finetune") or {}
-    if stored:
-        return dataclasses.replace(parse(FinetuneConfig, stored, "finetune"), head=model.task)
-    threshold = 0.0 if model.task == "question_answering" else NULL_THRESHOLD
-    return FinetuneConfig(head=model.task, length=min(LENGTH, model.config.max_length), no_answer_threshold=threshold)
+    stored, where = (model.about.get("task") or {}).get("finetune") or {}, model.about.get("source")
+    if not isinstance(stored, Mapping):
+        raise UserError(f"{where}: its finetune is {stored!r}: it must be an object, as fine-tuning writes it: copy its config anew")
+    found = parse(FinetuneConfig, {"length": min(LENGTH, model.config.max_length), **stored}, "finetune")
+    learned = model.config.positions != "rotary"
+    if found.length < 3 or learned and found.length > model.config.max_length:
+        most = f", and at most the model's {model.config.max_length} positions" if learned else ""
+        raise UserError(f"{where}: its finetune.length is {found.length}: it must be at least 3{most}")
+    threshold = found.no_answer_threshold
+    if threshold is None:
+        threshold = 0.0 if model.task == "question_answering" else NULL_THRESHOLD
+    return dataclasses.replace(found, head=model.task, no_answer_threshold=threshold)

@@ -15,10 +15,16 @@ _WHAT = {
     "discriminator": "the discriminator of an ELECTRA (arXiv 2003.10555), which tells replaced tokens from original ones: to fine-tune",
     "generator": "the generator of an ELECTRA (arXiv 2003.10555): a small masked language model, needed to train on",
 }
+_OF_TASKS = {
+    "SequenceClassification": "logits = model(**inputs).logits  # [1, labels]",
+    "TokenClassification": "logits = model(**inputs).logits  # [1, length, labels]",
+    "QuestionAnswering": "outputs = model(**inputs)  # start_logits and end_logits, [1, length] each",
+}
 _USE = {
     "ElectraForPreTraining": "scores = model(**inputs).logits  # [1, length], positive: the token was replaced",
     "ElectraForMaskedLM": "logits = model(**inputs).logits  # [1, length, vocabulary]",
     "RoFormerForMaskedLM": "logits = model(**inputs).logits  # [1, length, vocabulary]",
+    **{f"{family}For{task}": use for family in ("Electra", "RoFormer") for task, use in _OF_TASKS.items()},
 }
 
 

@@ -36,6 +36,8 @@ def load(path: str | os.PathLike) -> tuple[ElectraConfig, Params, Tokenizer | No
 def save(path: str | os.PathLike, config: ElectraConfig, params: Params, tokenizer: Tokenizer | None, format: str = "huggingface") -> None:
     """Writes what `load` gave, or a run of one's own, as one of FORMATS; the folder must not exist, or be empty.
 
+    What predicting a task goes by, the names of its labels among it, is none of these four: of a fine-tuned model use `convert`.
+
     Raises UserError where it is taken, where params are not those of config, or where the tokenizer is of another vocabulary.
     """
     if format not in FORMATS:
@@ -59,7 +61,7 @@ def format_of(path: str) -> str:
         hub = f" (from Hugging Face's hub: hf download {path} --local-dir=FOLDER)" if re.fullmatch(r"[\w.-]+/[\w.-]+", path) else ""
         raise UserError(f"{path}: no such file or folder{hub}")
     if (folder / huggingface.CONFIG).is_file():
-        workdir.refuse_unfinished(tensor_files.read_json(folder / huggingface.CONFIG), path)
+        workdir.refuse_unfinished(tensor_files.read_json(folder / huggingface.CONFIG), path, path)
     raise UserError(
         f"{path}: no model is known in it: name a workdir of ours (checkpoints/), a folder of transformers (config.json with "
         "model.safetensors or pytorch_model.bin), or a TF1 checkpoint (PREFIX.index)"

@@ -98,7 +98,7 @@ def _assemble(folder: pathlib.Path, fields: Mapping, kind: str, config: ElectraC
         with tensor_files.opened(folder, f"{BESIDE[beside]}.safetensors") as (beside_shapes, _):
             pass
     task = next((each for each in (head, beside) if each in heads.TASKS), None)
-    num_labels = _num_labels(fields, {**found, **beside_shapes}) if task else 0
+    num_labels = _num_labels(fields, {**found, **beside_shapes}, folder) if task else 0
     tensors = names.torch_tensors(config, network, prefix, head)
     sizes = models.shapes(config, task, num_labels)
     arrays = names.assemble(tensors, sizes, found, lambda name: tensor(current[name]), str(folder))
@@ -137,11 +137,16 @@ def _beside(folder: pathlib.Path, fields: Mapping, kind: str) -> str | None:
     """The head that lies beside the encoder."""
     if ARCHITECTURES[kind].head is not None:
         return None
+    head, known = _ours(fields, folder).get("head"), [name for name in BESIDE if name in heads.TASKS]
     if (folder / "task_head.safetensors").is_file():
-        head, known = _ours(fields, folder).get("head"), [name for name in BESIDE if name in heads.TASKS]
         if head not in known:
             raise UserError(f"{folder / CONFIG}: {OURS}.head is {head!r}: it names the head in task_head.safetensors, {' or '.join(known)}")
         return head
+    if head in known:
+        raise UserError(
+            f"{folder}: task_head.safetensors is not there, and {CONFIG} says that the head lies in it: copy it there, or remove "
+            f"{OURS}.head from {CONFIG} to take the encoder alone"
+        )
     return "rtd" if kind == "RoFormerModel" and (folder / "rtd_head.safetensors").is_file() else None
 
 
@@ -243,11 +248,13 @@ def _refuse_other_depth(found: Mapping, config: ElectraConfig, network: str, fol
         raise UserError(f"{folder}: {CONFIG} says num_hidden_layers {said} and the weights have {there}: take both from one model")
 
 
-def _num_labels(fields: Mapping, found: Mapping) -> int:
+def _num_labels(fields: Mapping, found: Mapping, folder: pathlib.Path) -> int:
     """Of the weights; the config's own number must agree, or its default stand for it."""
     out = next((shape for name, shape in found.items() if re.search(r"^(classifier(\.out_proj)?|qa_outputs)\.bias$", name)), (0,))
     labels = fields.get("id2label")
-    return len(labels) if isinstance(labels, dict) and labels else (out[0] if len(out) == 1 else 0)
+    if not isinstance(labels, dict | None):
+        raise UserError(f"{folder / CONFIG}: id2label is {labels!r}: it must be an object, a number of an output: its label")
+    return len(labels) if labels else (out[0] if len(out) == 1 else 0)
 
 
 def _labels(fields: Mapping, num_labels: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Our own format: a workdir, or one of its steps, read without the config that made it; and a model written as one."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -36,7 +37,12 @@ def place_of(path: str) -> tuple[str, int | None] | None:
         parent, _, last = url.rpartition("/")
         if last.isdigit():
             return parent, int(last)
-        return (url if last == CHECKPOINTS else f"{url}/{CHECKPOINTS}"), None
+        if last == CHECKPOINTS:
+            return url, None
+        with contextlib.suppress(FileNotFoundError):
+            gcs.read(f"{url}/{MODEL}/{CONFIG}")
+            url = f"{url}/{MODEL}"
+        return f"{url}/{CHECKPOINTS}", None
     folder = pathlib.Path(path)
     for place in (folder / MODEL / CHECKPOINTS, folder / CHECKPOINTS):
         if place.is_dir():
@@ -48,9 +54,11 @@ def place_of(path: str) -> tuple[str, int | None] | None:
     return None
 
 
-def refuse_unfinished(config: Any, path: str) -> None:
-    """Where it is that of a fine-tuning, whose checkpoints hold several seeds: what it is for lies in model/."""
+def refuse_unfinished(config: Any, path: str, workdir: str) -> None:
+    """Where it is that of a fine-tuning, whose checkpoints hold several seeds: what it is for lies in the workdir's model/."""
     if isinstance(config, dict) and "finetune" in config and "task" in config:
+        if not gcs.is_remote(workdir) and (pathlib.Path(workdir) / MODEL / CHECKPOINTS).is_dir():
+            raise UserError(f"{path}: these are the checkpoints of a fine-tuning, with all its seeds: name its workdir, {workdir}")
         raise UserError(f"{path}: its fine-tuning is not complete, there is no {MODEL}/ in it yet: run the same command again")
 
 
@@ -64,9 +72,10 @@ def read(path: str, with_slots: bool = True) -> Model:
         other = ", or copy a model of another format here first" if gcs.is_remote(path) else ""
         raise UserError(f"{path}: there is no checkpoint in it{which}: name a workdir that has one{other}")
     arrays, run = {name: np.asarray(x) for name, x in found.state.items()}, found.description
-    refuse_unfinished(run["config"], path)
+    above = checkpoints.rpartition("/")[0] if gcs.is_remote(path) else str(pathlib.Path(checkpoints).absolute().parent)
+    refuse_unfinished(run["config"], path, above)
     config = _config(run["config"]["model"], path)
-    files = _Files(checkpoints.rpartition("/")[0])
+    files = _Files(above)
     tokenizer = files.tokenizer()
     if tokenizer is not None and tokenizer.sha256 != run.get("identity", {}).get("tokenizer", tokenizer.sha256):
         raise UserError(f"{path}: the tokenizer there is not the one that the run was trained with: put that there again")
@@ -153,7 +162,10 @@ class _Files:
         with tempfile.TemporaryDirectory() as folder:
             for name, data in found.items():
                 (pathlib.Path(folder) / name).write_bytes(data)
-            return tokenizers.load(folder)
+            try:
+                return tokenizers.load(folder)
+            except UserError as error:  # it names the copy
+                raise UserError(str(error).replace(folder, f"{self._workdir}/{TOKENIZER}")) from None
 
 
 def _before_checks(line: bytes) -> dict[str, Any] | None:

@@ -189,6 +189,7 @@ def test_squad_cut_short(tmp_path):
     refused(put(tmp_path, "dev.json", "[]"), "'data' is missing", layout=SQUAD)
     refused(put(tmp_path, "dev.json", "1" * 5000), "is not SQuAD's JSON .*digits", layout=SQUAD)
     refused(squad(tmp_path), "holds no example", layout=SQUAD)
+    refused(put(tmp_path, "dev.json", '{"data": ' + "9" * 5000 + "}"), "is not SQuAD's JSON .*4300 digits", layout=SQUAD)
     refused(put(tmp_path, "dev.json", b'{"data":\n"\xff"}'), ":2: byte 2 is 0xff, which is no UTF-8", layout=SQUAD)
 
 

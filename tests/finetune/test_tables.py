@@ -182,6 +182,16 @@ def test_answers_in_a_table(tmp_path):
     ]
 
 
+def test_parquet_that_pyarrow_cannot_read(tmp_path, monkeypatch):
+    import pyarrow.parquet
+
+    def refuse(*args, **options):
+        raise pyarrow.ArrowNotImplementedError("Integers with less than 8 bits not implemented")
+
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", refuse)
+    refused(put(tmp_path, "a.parquet", b"PAR1"), "a.parquet is damaged, or .* pyarrow .*less than 8 bits", format="parquet")
+
+
 def test_parquet(tmp_path):
     import pyarrow
     import pyarrow.parquet

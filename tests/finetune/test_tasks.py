@@ -235,7 +235,8 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
     assert opened.task.labels == ("O", "S-PER") and opened.task.of_spans and opened.task.headline == "f1"
     path = put(tmp_path, "pos.txt", "1 Jo NNP\n2 ran VBD\n\n1 Li NNP\n")
     opened = opening.open_task(own(path, kind="tags", text_columns=("1",), label_column="2"), ["train"])
-    assert opened.task.labels == ("NNP", "VBD") and not opened.task.of_spans and opened.task.metrics == ("accuracy",)
+    assert opened.task.labels == ("NNP", "VBD") and not opened.task.of_spans
+    assert opened.task.metrics == ("accuracy",)  # the only one that is measured where there are no spans
     path = put(tmp_path, "tagged.conll", "Jo B-PER\n\nLi I-PER\n")  # tags of words alone, whatever they look like
     opened = opening.open_task(own(path, kind="tags", tag_scheme="tokens"), ["train"])
     assert opened.task.labels == ("B-PER", "I-PER") and not opened.task.of_spans

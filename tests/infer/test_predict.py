@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,6 +30,7 @@ from electra_jax.infer import files, inputs
 from electra_jax.interop import formats
 from electra_jax.interop.model import Model
 from electra_jax.models import electra
+from electra_jax.store import apart
 from electra_jax.train.config import EvalConfig, ScheduleConfig, TrainConfig
 from tests import tiny
 from tests.launch import runs
@@ -196,7 +199,9 @@ def test_answers(head, threshold, source, tmp_path):
         of_none = 1 / (1 + np.exp(-none[each["id"]]))  # which the joint head does not list
         assert each["probability"] == pytest.approx(listed[0] if listed else of_none, abs=1e-5)
     pairs = [(each["qas"][0]["question"], each["context"]) for each in paragraphs]
-    assert [each.value for each in model.predict(pairs)] == [each["answer"] for each in records]
+    found = list(model.predict(pairs))
+    assert [each.value for each in found] == [each["answer"] for each in records]
+    assert [each.probability for each in found] == pytest.approx([each["probability"] for each in records], abs=1e-5)
     with pytest.raises(UserError, match=r"texts\[0\] is 'w1': it must be \(question, context\)"):
         next(model.predict(["w1"]))
 
@@ -221,6 +226,58 @@ def test_a_folder_of_transformers(model, tmp_path):
     assert list(found[0].more) == ["x", "y", "z"]
 
 
+def transformers_folder(path, model, head: str, num_labels: int, labels=None, **changes):
+    """A folder of transformers with this head, drawn weights, and these changes of its config.json."""
+    config = tiny.model(vocab_size=model.tokenizer.vocab_size)
+
+    def init(key):
+        return {**electra.init_params(key, config, {"discriminator": None}), head: electra.init_task(key, config, head, num_labels)}
+
+    params = jax.tree.map(lambda x: np.asarray(x) * 5, jax.jit(init)(tiny.ROOT))
+    formats.write(path, Model(config, params, model.tokenizer, about={"labels": labels} if labels else {}), "huggingface")
+    folder = path / "discriminator"
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | changes))
+    return folder
+
+
+def test_a_head_of_one_output_gives_a_number(model, tmp_path):
+    """As transformers takes it where problem_type says nothing: rerankers and models of similarity are published so."""
+    folder = transformers_folder(tmp_path / "out", model, "sequence_classification", 1)
+    assert "problem_type" not in json.loads((folder / "config.json").read_text())
+    opened = electra_jax.load_task(folder)
+    found = list(opened.predict([("w1", "w2 w3"), ("w30 w31", "w7")]))
+    assert opened.task.kind == "number" and found[0].probability is None and found[0].value != pytest.approx(found[1].value, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"id2label": ["x", "y", "z"]}, r"id2label is \['x', 'y', 'z'\]: it must be an object"),
+        ({"id2label": {"0": "x", "1": "x", "2": "y"}}, "its config gives the label 'x' to two outputs"),
+        ({"problem_type": "regression"}, "predicts number from 1 outputs, and its head, sequence_classification, has 3: "),
+        ({"electra_jax": {"kind": "tags"}}, "predicts tags from 3 outputs, and its head, sequence_classification, has 3: "),
+        ({"electra_jax": {"kind": 3}}, "layout has been changed"),
+        ({"electra_jax": {"kind": "number", "range": "x"}}, "layout has been changed"),
+        ({"electra_jax": {"finetune": 3}}, "finetune is 3"),
+        (
+            {"electra_jax": {"finetune": {"length": 5000}}},
+            "finetune.length is 5000: it must be at least 3, and at most the model's 32 positions",
+        ),
+        ({"electra_jax": {"finetune": {"length": 1}}}, "finetune.length is 1: it must be at least 3"),
+        (
+            {"electra_jax": {"layout": {"format": "csv", "kind": "class", "texts": ["t"], "labels": ["a", "b", "c"]}}},
+            r"labels are x, y, z by id2label and a, b, c by electra_jax.layout.labels: mend one of them",
+        ),
+        ({"electra_jax": {"kind": "number", "layout": {"format": "csv", "kind": "number", "texts": ["t"]}}}, "layout has been changed"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_head(changes, said, model, tmp_path):
+    folder = transformers_folder(tmp_path / "out", model, "sequence_classification", 3, ["x", "y", "z"], **changes)
+    with pytest.raises(UserError, match=said):
+        electra_jax.load_task(folder)
+
+
 def test_there_and_back_through_transformers(reviews, model, tmp_path):
     """A folder that the published head lies beside predicts as the run does; it keeps labels, length and no path."""
     formats.convert(str(reviews[0]), str(tmp_path / "out"))
@@ -238,6 +295,17 @@ def test_there_and_back_through_transformers(reviews, model, tmp_path):
     (folder / "config.json").write_text(json.dumps(fields | {"electra_jax": task | {"finetune": {"length": "x"}}}))
     with pytest.raises(UserError, match="finetune.length is 'x'"):
         electra_jax.load_task(folder)
+
+
+def test_words_past_the_end_of_a_task_that_has_no_outside(source, tmp_path):
+    """The note names the tag that they get."""
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.conll").write_text("w1 NOUN\nw2 VERB\nw3 ADJ\n\nw4 NOUN\n\n" * 9)
+    task = TaskConfig(path=str(tmp_path), kind="tags", format="columns", tag_scheme="tokens")
+    model = electra_jax.load_task(finished(tmp_path / "run", source, task, length=8))
+    with pytest.warns(UserWarning, match="words past the end have the tag ADJ, with the probability 0"):
+        (found,) = model.predict([["w1"] * 9])
+    assert found.value[6:] == ("ADJ",) * 3 and found.probability[6:] == (0.0,) * 3
 
 
 # --- Order, portions, lengths
@@ -271,6 +339,13 @@ def test_texts_are_read_a_portion_at_a_time(model):
     for _ in range(8):
         next(found)
     assert len(read) == 16
+
+
+def test_what_was_cut_is_told_where_the_caller_takes_no_more(model):
+    """zip asks its first list first, and so never comes to the predictions' end."""
+    texts = ["w1 " * 40, "w2"]
+    with pytest.warns(UserWarning, match="1 of 2 texts were cut"):
+        assert len([text for text, _ in zip(texts, model.predict(texts), strict=False)]) == 2
 
 
 def test_few_programs_whatever_the_portions(model, monkeypatch):
@@ -350,9 +425,15 @@ def test_labels_are_not_read(reviews, model, tmp_path):
         ("a.csv", "review;n\nw1;2\nw1\n", "a.csv:3 has 1 columns, and the first line 2: .*Mend the row$"),
         ("a.csv", "", "a.csv holds no example"),
         ("a.csv", 'review\n"w1\n', "a.csv:2: a quote is out of place"),
+        (
+            "a.csv",
+            "review\rw1\r",
+            r"a.csv:1: a carriage return \(\\r\) stands alone: end lines with .*, or put the column in double quotes$",
+        ),
         ("a.csv", b"review\n\xff\n", "a.csv:2: byte 1 is 0xff, which is no UTF-8"),
         ("a.jsonl", '{"review": "w1"}\n{"review": "w', "a.jsonl:2 is not JSON .*is the file cut short"),
         ("a.jsonl", '{"review": 3}\n', "a.jsonl:1: 'review' is of type int, not text"),
+        ("a.jsonl", '{"review": "w1", "id": 1.5}\n', "a.jsonl:1: 'id' is 1.5: it must be a text or a whole number"),
         ("a.txt", "w1\n\nw2\n", "a.txt:2: 'text' is empty: remove the row"),
         ("a.conll", "w1 O\n", "a.conll: a file of the format columns has words with tags, and this model predicts a class"),
         ("a.parquet", "x" * 40, "a.parquet is damaged or cut short"),
@@ -364,7 +445,7 @@ def test_bad_input(model, tmp_path, name, content, said):
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=said):
-        files.predict_file(model, str(path), str(tmp_path / "out.jsonl"))
+        files.predict_file(model, str(path), str(tmp_path / "out.jsonl"), given={"id_column": "id"} if "'id'" in said else {})
     assert sorted(os.listdir(tmp_path)) == [name]  # neither a part of the output nor what it was written to
 
 
@@ -386,6 +467,7 @@ def test_bad_places(model, tmp_path):
         files.predict_file(model, "-", str(tmp_path / "out.tsv"), given={"format": "parquet"})
     with pytest.raises(UserError, match=r"task.header is for csv, tsv, glue, and this file is jsonl"):
         files.predict_file(model, str(tmp_path / "a.csv"), str(tmp_path / "out.tsv"), given={"format": "jsonl", "header": False})
+    assert files.predict_file(model, str(tmp_path / "a.csv"), str(tmp_path / "out.tsv"), given={"format": "auto"}).rows == 1
     files.predict_file(model, str(tmp_path / "a.csv"), "/dev/null", format="tsv")
     assert not os.path.isfile("/dev/null")
 
@@ -400,6 +482,9 @@ def test_empty_texts_are_kept_on_request(model, tmp_path):
 def test_bad_texts(model):
     for texts, said in (
         ("w1 w2", r"predict takes several texts: predict\(\[text\]\)"),
+        ({"w1": "w2"}, r"texts are of type dict, .* predict\(list\(texts.values\(\)\)\)"),
+        ({"w1", "w2"}, "texts are of type set, which has no order: predict"),
+        (types.SimpleNamespace(columns=["text"]), r"texts are a table: name its column, predict\(texts\['text'\]\)"),
         (["w1", ""], r"texts\[1\]: 'text' is empty: remove the row$"),
         ([3], r"texts\[0\] is 3: it must be a text, or a pair of them"),
         ([("w1", "w2", "w3")], r"texts\[0\] is .*: it must be a text, or a pair"),
@@ -420,6 +505,12 @@ def test_other_models(source, reviews, model, tmp_path):
         electra_jax.load_task(tmp_path / "run")
     with pytest.raises(UserError, match="no such file or folder"):
         electra_jax.load_task(tmp_path / "nothing")
+    shutil.copytree(reviews[0], tmp_path / "whole")
+    of_seeds = {"params": {"embeddings": {"word": np.zeros((1, 2, 3), np.float32)}}}  # they lie beside the model
+    apart.save(tmp_path / "whole" / "checkpoints", 1, of_seeds, {"config": {"finetune": {}, "task": {}}})
+    assert electra_jax.load_task(tmp_path / "whole").task == model.task
+    with pytest.raises(UserError, match=f"whole/checkpoints: .*of a fine-tuning, with all its seeds: name its workdir, {tmp_path}/whole$"):
+        electra_jax.load_task(tmp_path / "whole" / "checkpoints")
     found = formats.read(str(reviews[0] / "model"))
     formats.write(tmp_path / "bare", dataclasses.replace(found, tokenizer=None), "electra_jax")
     with pytest.raises(UserError, match="no tokenizer in it"):
@@ -429,6 +520,18 @@ def test_other_models(source, reviews, model, tmp_path):
     other.save(tmp_path / "other" / "tokenizer")
     with pytest.raises(UserError, match="the tokenizer there is not the one that the run was trained with"):
         electra_jax.load_task(tmp_path / "other")
+
+
+def test_a_run_in_a_bucket(reviews, model, gcs, bucket):
+    """The model that it left, not the checkpoints of its seeds beside it."""
+    texts = ["w1 w2 w3", "w30"]
+    gcs.add(reviews[0], bucket, "runs/there")
+    gcs.add(reviews[0] / "model" / "checkpoints", bucket, "runs/there/checkpoints")
+    for path in (f"gs://{bucket}/runs/there", f"gs://{bucket}/runs/there/model"):
+        assert list(electra_jax.predict(path, texts)) == list(model.predict(texts))
+    for path in (f"gs://{bucket}/nothing", "gs://no-such-bucket/x"):
+        with pytest.raises(UserError, match="there is no checkpoint in it"):
+            electra_jax.load_task(path)
 
 
 # --- The command
@@ -472,6 +575,24 @@ def test_the_command_says_one_line(reviews, tmp_path):
         done.stderr.strip()
         == f"predict.py: {tmp_path}/a.csv:4: 'mine' is empty: remove the row, or keep and count such rows (task.bad_rows=drop)"
     )
+
+
+@pytest.mark.parametrize("closed, mend", [("stdin", "name a file (--input=FILE)"), ("stdout", "name a file (--output=FILE)")])
+def test_a_closed_standard_stream(closed, mend, model, monkeypatch, tmp_path):
+    """Python has None in its place, as under a service manager."""
+    monkeypatch.setattr(sys, closed, None)
+    (tmp_path / "a.txt").write_text("w1\n")
+    source = "-" if closed == "stdin" else str(tmp_path / "a.txt")
+    with pytest.raises(UserError, match=re.escape(f"is closed: {mend}")):
+        files.predict_file(model, source, "-")
+
+
+def test_the_command_without_a_standard_error(reviews, tmp_path):
+    """What it would say there does not get among the predictions."""
+    flags = command(f"--model={reviews[0]}", "--output_format=tsv")
+    closed = ["bash", "-c", 'exec "$@" 2>&-', "bash", *flags]
+    done = subprocess.run(closed, input="w1\n", stdout=subprocess.PIPE, text=True, timeout=120, env=runs.environment(tmp_path / "cache"))
+    assert done.returncode == 0 and [line.split("\t")[0] for line in done.stdout.splitlines()] == ["id", "0"]
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import pathlib
 import pydoc
 import re
 import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import jax
@@ -25,6 +27,7 @@ from electra_jax.interop import formats, names, workdir
 from electra_jax.interop.model import NETWORKS
 from electra_jax.models.backbones import BACKBONES
 from tests.interop.models import CONFIG, assert_equal, model
+from tests.launch import runs
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -67,6 +70,14 @@ def test_tasks_heads_and_their_labels(format, positions, task, labels, tmp_path)
     after = formats.read(tmp_path / "out")
     assert_equal(before.params, after.params)
     assert after.task == task and after.about["labels"] == before.about["labels"]
+    if format == "huggingface":  # what the card calls the outputs of its class
+        card = (tmp_path / "out" / "discriminator" / "README.md").read_text()
+        said = {
+            "sequence_classification": "# [1, labels]",
+            "token_classification": "# [1, length, labels]",
+            "question_answering": "_logits",
+        }
+        assert ("hidden = model(" in card) == (task in ("classification", "joint_answer")) and said.get(task, "hidden") in card
     if format == "huggingface" and task != "joint_answer":
         path = tmp_path / "out" / "discriminator" / "config.json"
         fields = json.loads(path.read_text())
@@ -85,6 +96,9 @@ def test_a_head_that_transformers_lacks_is_named_by_the_config(tmp_path):
     for words, section in (("head is 'pooler'", {"head": "pooler"}), ("head is None", {}), ("electra_jax is 7", 7)):
         change_config(folder, electra_jax=section)
         refused(folder, words)
+    change_config(folder, electra_jax={"head": "classification"})
+    (folder / "task_head.safetensors").unlink()  # a copy that is not whole must not pass for an encoder alone
+    refused(folder, "task_head.safetensors is not there, and .*config.json says that the head lies in it: copy it there")
 
 
 def test_an_encoder_that_was_an_mlms_goes_out_with_its_head(tmp_path):
@@ -188,6 +202,19 @@ def test_the_type_of_products_was_the_machines_that_trained(trained, kept, loade
     assert (config.dtype, config.param_dtype, config.attention) == (loaded, kept, "auto")
 
 
+def test_a_tokenizer_that_cannot_be_read_is_named_where_it_lies(tmp_path):
+    formats.write(tmp_path / "out", model(tokenizer=vocabulary()), "electra_jax")
+    (tmp_path / "out" / "tokenizer" / "vocab.txt").write_text("[PAD]\n")
+    refused(tmp_path / "out", rf"^tokenizer {tmp_path}/out/tokenizer/vocab.txt: the vocabulary has no \[UNK\]")
+
+
+def test_a_step_named_from_within_the_checkpoints(tmp_path, monkeypatch):
+    """The tokenizer lies beside the folder that one stands in."""
+    formats.write(tmp_path / "out", model(tokenizer=vocabulary(), step=5), "electra_jax")
+    monkeypatch.chdir(tmp_path / "out" / "checkpoints")
+    assert formats.read("5").tokenizer is not None and formats.read("../checkpoints/5").tokenizer is not None
+
+
 def test_three_lines_from_python(tmp_path):
     formats.write(tmp_path / "out", model(tokenizer=vocabulary()), "huggingface")
     config, params, tokenizer = electra_jax.load(tmp_path / "out")
@@ -216,6 +243,13 @@ def test_special_pieces_in_a_text_are_themselves(real_text, tmp_path):
 def test_the_package_tells_what_it_has():
     assert set(electra_jax.__all__) <= set(dir(electra_jax)) and "encode" in pydoc.render_doc(electra_jax)
     assert re.fullmatch(r"\d+\.\d+\.\d+", electra_jax.__version__)
+
+
+def test_a_name_of_the_package_stays_what_it_was():
+    """Loading the function `pretrain` loads a module of the same name, which Python puts in the package under that name."""
+    code = "import electra_jax; assert electra_jax.pretrain is electra_jax.pretrain and callable(electra_jax.pretrain)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_config_names_the_tokenizers_padding(tmp_path):

@@ -187,7 +187,9 @@ def _scalar(value: Any, name: str, where: str) -> str:
         return str(value).lower()
     if isinstance(value, float):
         if not value.is_integer():
-            raise UserError(f"{where}: {name!r} is {value}: a label is a text or a whole number (for numbers: task.kind=number)")
+            raise UserError(
+                f"{where}: {name!r} is {value}: it must be a text or a whole number (labels that are numbers: task.kind=number)"
+            )
         value = int(value)
     if isinstance(value, int):
         return str(value)

@@ -37,6 +37,11 @@ def _quoted(stream: BinaryIO, path: str, delimiter: str) -> Iterator[tuple[int, 
         try:
             fields = next(reader, None)
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise UserError(
+                    f"{path}:{first}: a carriage return (\\r) stands alone: end lines with \\n or \\r\\n (in Excel save as CSV UTF-8), "
+                    "or put the column in double quotes"
+                ) from None
             raise UserError(
                 f"{path}:{first}: a quote is out of place ({error}): within quotes write a quote as two of them, or, where quotes are "
                 "only text, say task.quotes=False"
@@ -82,5 +87,7 @@ def _parquet(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
                     yield found
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is damaged or cut short ({error}): make or download it again") from None
+    except pyarrow.ArrowNotImplementedError as error:
+        raise UserError(f"{path} is damaged, or of a kind that pyarrow does not read ({error}): write the file anew") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: row {rows + 1} or one of the next 1,023 holds bytes that are no UTF-8: write the file anew") from None

@@ -248,9 +248,9 @@ def _config(model: Model) -> FinetuneConfig:
         raise UserError(f"{where}: its finetune is {stored!r}: it must be an object, as fine-tuning writes it: copy its config anew")
     found = parse(FinetuneConfig, {"length": min(LENGTH, model.config.max_length), **stored}, "finetune")
     learned = model.config.positions != "rotary"
-    if found.length < 3 or learned and found.length > model.config.max_length:
+    if found.length < 4 or learned and found.length > model.config.max_length:
         most = f", and at most the model's {model.config.max_length} positions" if learned else ""
-        raise UserError(f"{where}: its finetune.length is {found.length}: it must be at least 3{most}")
+        raise UserError(f"{where}: its finetune.length is {found.length}: it must be at least 4{most}")
     threshold = found.no_answer_threshold
     if threshold is None:
         threshold = 0.0 if model.task == "question_answering" else NULL_THRESHOLD

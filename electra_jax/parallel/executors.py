@@ -165,7 +165,7 @@ def compile_lowered(lowered: Lowered, options: Options = None) -> Program:
 
 
 def compile_step(
-    body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, spare: bool = False, options: Options = None
+    body: Callable, abstract_state, abstract_batch, mesh: Mesh, executor: str, *, spare: bool = False, options: Options = None
 ) -> Program:
     """Compiles body(state, batch) -> (state, metrics) ahead of the first call, for one of `choose`'s executors.
 

@@ -91,7 +91,7 @@ def test_a_head_that_transformers_lacks_is_named_by_the_config(tmp_path):
     params = {name: whole.params[name] for name in ("embeddings", "discriminator", "classification")}
     formats.write(tmp_path / "out", dataclasses.replace(whole, params=params), "huggingface")
     folder = tmp_path / "out" / "discriminator"
-    assert (folder / "task_head.py").read_text().startswith('"""ELECTRA\'s own head')
+    assert (folder / "task_head.py").read_text().startswith('"""ELECTRA\'s own classification head')
     assert json.loads((folder / "config.json").read_text())["electra_jax"] == {"head": "classification"}
     for words, section in (("head is 'pooler'", {"head": "pooler"}), ("head is None", {}), ("electra_jax is 7", 7)):
         change_config(folder, electra_jax=section)

@@ -53,11 +53,8 @@ def models(config: ElectraConfig, attention: str) -> Models:
     import transformers
 
     torch.manual_seed(0)
-    of_generator, of_discriminator = (
-        config_of(config, of, attn_implementation=attention) for of in (config.generator, config.discriminator)
-    )
-    generator = transformers.ElectraForMaskedLM(of_generator)
-    discriminator = transformers.ElectraForPreTraining(of_discriminator)
+    generator = transformers.ElectraForMaskedLM(config_of(config, config.generator, attn_implementation=attention))
+    discriminator = transformers.ElectraForPreTraining(config_of(config, config.discriminator, attn_implementation=attention))
     discriminator.electra.embeddings = generator.electra.embeddings
     return Models(generator.to(_device()).train(), discriminator.to(_device()).train())
 

@@ -59,7 +59,7 @@ def run(
     more_help: lines that --help prints after the flags. check(argv): raises UserError for a flag that absl would refuse with a poorer line.
     """
     argv = list(sys.argv if argv is None else argv)
-    if sys.stderr is None:  # it was closed; what is printed to None goes to standard output
+    if sys.stderr is None:  # it was closed; print(file=None) writes to standard output
         sys.stderr = open(os.devnull, "w")
     interrupts.begun()
     app.define_help_flags()

@@ -42,7 +42,9 @@ def test_an_objective_of_one_network_is_one_file_and_one_line(rows, tmp_path, mo
     assert "step 3: words filled with loss" in said and "warning: this is a toy" in said and "(encoder " in said
     assert result.metrics["eval/worst"] > result.metrics["eval/words_loss"] > 0
     state = runs.state_bytes(tmp_path / "run")
-    assert {name.split("/")[1] for name in state if name.startswith("params/")} == {"embeddings", "encoder"}
+    params = {name: np.frombuffer(data, np.float32) for name, data in state.items() if name.startswith("params/")}
+    assert {name.split("/")[1] for name in params} == {"embeddings", "encoder"}
+    assert result.metrics["eval/param_norm"] == pytest.approx(np.linalg.norm(np.concatenate(list(params.values()))), rel=1e-5)
     report = (tmp_path / "run" / "report.html").read_text()
     assert "<h2>Words</h2>" in report and "What was filled" in report and "Discriminator" not in report
     stored = json.loads((tmp_path / "run" / "config.json").read_text())

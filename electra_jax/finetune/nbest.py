@@ -55,7 +55,8 @@ def with_null(prediction: Prediction, threshold: float = NULL_THRESHOLD) -> str:
 
 
 def probability_of(text: str, prediction: Prediction) -> float:
-    """Of an answer that was given, among the best. The published head scores "no answer" apart from them, as a logit."""
+    """The probability of the answer `text` among the n-best answers. The published head has no entry for "no answer" among these, but a
+    logit of its own."""
     among = next((entry.probability for entry in prediction.nbest if entry.text == text), None)
     return 1 / (1 + math.exp(-max(prediction.null_score, -500.0))) if among is None else among
 

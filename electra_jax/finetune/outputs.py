@@ -47,7 +47,8 @@ def write(folder: pathlib.Path, task: Task, split: str, examples: Sequence[Examp
 
 
 def _places(examples: Sequence[Example]) -> list[int]:
-    """Of each row in GLUE's test file: its id, where these are 0, 1 and so on, for TFDS shuffles the rows; otherwise its place here."""
+    """The place of each row in GLUE's test file: its ID if the IDs are 0, 1, 2 ..., because TFDS shuffles the rows; otherwise its place
+    here."""
     numbers = [int(example.id) if example.id.isdecimal() else -1 for example in examples]
     return numbers if sorted(numbers) == list(range(len(examples))) else list(range(len(examples)))
 

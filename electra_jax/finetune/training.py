@@ -70,7 +70,7 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     head = recipe.finetune.head or kind.heads[0]
     if head not in kind.heads:
         raise UserError(f"finetune.head is {head!r}, and {task.title} has the kind {task.kind}: choose from {', '.join(kind.heads)}")
-    if recipe.finetune.both_orders and task.kind in ("tags", "answer"):  # of single texts features.both_orders says it
+    if recipe.finetune.both_orders and task.kind in ("tags", "answer"):  # features.both_orders refuses single texts
         raise UserError(f"finetune.both_orders is for pairs of texts, and {task.title} has the kind {task.kind}: leave it out")
     recipe = recipe.of_rows(max(steps, 1), recipe.finetune.length or task.length, head)
     recipe = recipe.resolve(devices.platform, network)

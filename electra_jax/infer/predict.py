@@ -86,7 +86,7 @@ class TaskModel:
                 counts["rows"] += len(some)
                 counts["cut"] += cut
                 yield from predictions
-        finally:  # also where the caller takes no more: zip(texts, predictions) never comes to the end of the second
+        finally:  # even if the caller stops early: zip(texts, predictions) never asks for the end of the second
             if counts["cut"]:
                 warnings.warn(self.cut_note(counts["cut"], counts["rows"]), stacklevel=2)
 
@@ -213,7 +213,7 @@ def task_of(model: Model) -> Task:
 
 
 def _refuse_misfit(model: Model, layout: Layout, labels: Sequence[str], where: Any) -> None:
-    """UserError where the labels are two lists, or where the head has not an output for each."""
+    """UserError if the config has two different lists of labels, or one label twice, or if the head has another number of outputs."""
     outputs = len(names.flat(model.params[model.task]).get("out/bias", (0, 0)))  # the joint head has no such layer
     of_labels = layout.kind in ("class", "classes", "tags")
     if of_labels and layout.labels != tuple(labels):

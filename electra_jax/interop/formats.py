@@ -36,7 +36,7 @@ def load(path: str | os.PathLike) -> tuple[ElectraConfig, Params, Tokenizer | No
 def save(path: str | os.PathLike, config: ElectraConfig, params: Params, tokenizer: Tokenizer | None, format: str = "huggingface") -> None:
     """Writes what `load` gave, or a run of one's own, as one of FORMATS; the folder must not exist, or be empty.
 
-    What predicting a task goes by, the names of its labels among it, is none of these four: of a fine-tuned model use `convert`.
+    A fine-tuned model also has a task and the names of its labels. `load` does not give them, so that they would be lost: use `convert`.
 
     Raises UserError where it is taken, where params are not those of config, or where the tokenizer is of another vocabulary.
     """

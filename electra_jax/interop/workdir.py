@@ -55,7 +55,7 @@ def place_of(path: str) -> tuple[str, int | None] | None:
 
 
 def refuse_unfinished(config: Any, path: str, workdir: str) -> None:
-    """Where it is that of a fine-tuning, whose checkpoints hold several seeds: what it is for lies in the workdir's model/."""
+    """UserError if the config is that of a fine-tuning: its checkpoints hold the states of all seeds, and its model is in model/."""
     if isinstance(config, dict) and "finetune" in config and "task" in config:
         if not gcs.is_remote(workdir) and (pathlib.Path(workdir) / MODEL / CHECKPOINTS).is_dir():
             raise UserError(f"{path}: these are the checkpoints of a fine-tuning, with all its seeds: name its workdir, {workdir}")

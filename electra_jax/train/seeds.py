@@ -41,7 +41,7 @@ def step(of_one: Callable, mesh: Mesh) -> Callable:
     A batch has the rows of one seed after those of the other. Metrics are means over the seeds, except that "tokens" and "skipped" are
     sums and "skipped_in_a_row" is the maximum. The new state is written over `spare`, another state whose numbers do not matter. Written
     over the old state, it would make XLA copy each seed's part before reading it; and `lax.map` fills the memory of its result with zeros
-    first. Either costs a CPU about half of what AdamW costs (docs/speed.md).
+    first. Either costs up to a tenth of a step on a CPU (docs/speed.md).
     """
 
     def on_a_device(step: Array, seeds: TrainState, batch: Batch, spare: TrainState):

@@ -93,7 +93,6 @@ def make_train_step(
             **{f"{name}_loss": value for name, value in losses.items()},
             **{name: value / jnp.maximum(weight, 1.0) for name, (value, weight) in metrics.items()},
             "grad_norm": grad_norm,
-            "param_norm": norm(state.params),
             "tokens": num_tokens,
             "skipped": new_state.skipped,
             "skipped_in_a_row": new_state.skipped_in_a_row,

@@ -46,9 +46,8 @@ def one_step(devices, executor: str, accumulation_steps: int):
     state = jax.device_put(first_state(), jax.tree.map(lambda x: x.sharding, shapes))
     batch = tiny.batch(ROWS)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-    program = executors.compile_step(
-        body, shapes, abstract, devices, executor, options={"xla_backend_optimization_level": 0}
-    )  # compiles faster
+    quick = {"xla_backend_optimization_level": 0}  # to compile
+    program = executors.compile_step(body, shapes, abstract, devices, executor, options=quick)
     return jax.device_get(program.run(state, program.place(batch)))
 
 

@@ -25,7 +25,9 @@ def examples(item: str, layout: Layout, counts: Counter) -> Iterator[Example]:
         where = f"{item}: row {number + 1}"
         row = tfds.row(item, rows, number)
         row = {name: _named(row[name], names.get(name), where) for name in columns}
-        if layout.range and layout.range[0] > -1 and row.get(layout.label) == -1:  # STS-B's mark for a secret, which is no class there
+        if (
+            layout.range and layout.range[0] > -1 and row.get(layout.label) == -1
+        ):  # how STS-B's test set marks a score that is not published
             row[layout.label] = None
         if layout.kind == "tags" and layout.scheme == "tokens":
             row = _without_untagged(row, layout, counts)

@@ -115,7 +115,7 @@ def _sides(published: FinetuneRecipe, given: Labelled, num_rows: int, steps: int
     theirs = {"model": given.theirs, "task": given.task, "batch_rows": BATCH_ROWS, "steps": steps}
     return [
         ours(OURS),
-        ours(SEEDS, steps=max(steps // NUM_SEEDS, 1), seeds=NUM_SEEDS),
+        ours(SEEDS, seeds=NUM_SEEDS),  # as many steps: the row lengths of its batches are then those of the one seed
         ours(ROWS, "making_rows", steps=num_rows // BATCH_ROWS),
         Side(THEIRS, "benchmarks.peers:finetune", theirs, needs=("torch", "transformers")),
     ]

@@ -80,7 +80,7 @@ def test_the_tables_without_the_peers(monkeypatch, published, given):
     assert all(len(line) == len(table.columns) and float(line[2]) > 0 and "%" in line[-1] for line in table.rows[:-1])
     assert table.rows[-1][1] == "not installed: pip install torch transformers"
     assert "% (" in table.caption and table.caption.endswith(" of a step.")
-    assert table.figures["turns"][finetuning.SEEDS][0]["rows"] == finetuning.NUM_SEEDS * NUM_ROWS // STEPS
+    assert table.figures["turns"][finetuning.SEEDS][0]["rows"] == finetuning.NUM_SEEDS * NUM_ROWS
     table = predicting.table("tiny", given, NUM_ROWS, 1, ENVIRONMENT)
     assert [line[0] for line in table.rows] == [predicting.OURS, predicting.THEIRS, predicting.SORTED]
     assert len(table.rows[0]) == len(table.columns) and float(table.rows[0][-2]) > 0

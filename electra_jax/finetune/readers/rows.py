@@ -127,9 +127,8 @@ def _numbered(width: int, layout: Layout, where: str) -> dict[str, int]:
                 )
             continue
         columns[name] = int(name) % width
-    if columns.get(layout.label) in {
-        columns[name] for name in layout.texts
-    }:  # the label's column is the last, which in a file of texts alone is a text
+    # Unless it is given, the labels' column is the last one, which in a file of texts alone is a text.
+    if columns.get(layout.label) in {columns[name] for name in layout.texts}:
         if layout.labelled:
             raise UserError(f"{where} has no column of labels beside its texts: add one, or name the right ones (task.label_column)")
         del columns[layout.label]

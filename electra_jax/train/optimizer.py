@@ -117,12 +117,12 @@ def scale_by_path(rates: Sequence[tuple[str, float | tuple[float, ...]]]) -> opt
 def norm(tree: Params) -> Array:
     """The Euclidean norm of all leaves together.
 
-    XLA's CPU compiler writes every square into memory and reads it again for the sum (docs/speed.md). So there a leaf is cut into equal
-    parts whose squares are added to one another first; not under fsdp, where that would gather the leaf.
+    XLA's CPU compiler writes every square into memory and reads it again for the sum (docs/speed.md). So there a large leaf is cut into
+    equal parts whose squares are added to one another first; not under fsdp, where that would gather the leaf.
     """
+    large, parts = 2**15, 16
 
     def by_parts(x: Array) -> Array:
-        parts = 16
         flat = x.reshape(-1)
         cut = flat.size // parts * parts
         sums = sum(part * part for part in flat[:cut].reshape(parts, -1))
@@ -131,9 +131,12 @@ def norm(tree: Params) -> Array:
     def plain(x: Array) -> Array:
         return jnp.sum(x * x)
 
-    on_cpu = by_parts if sharding.fsdp() == 1 else plain
-    squares = [jax.lax.platform_dependent(x, cpu=on_cpu, default=plain) for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares))
+    def squares(x: Array) -> Array:
+        if x.size < large or sharding.fsdp() > 1:
+            return plain(x)
+        return jax.lax.platform_dependent(x, cpu=by_parts, default=plain)
+
+    return jnp.sqrt(sum(map(squares, jax.tree.leaves(tree))))
 
 
 def clip_by_norm(most: float) -> optax.GradientTransformation:

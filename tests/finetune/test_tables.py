@@ -122,6 +122,9 @@ def test_labels_of_every_kind(tmp_path):
     refused(put(tmp_path, "a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b"}\n'), ":2 has no column 'label'", format="jsonl")
     refused(put(tmp_path, "a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "la'), ":2 is not JSON .*cut short", format="jsonl")
     refused(put(tmp_path, "a.jsonl", "[1]\n"), ":1 is not a JSON object", format="jsonl")
+    twice = put(tmp_path, "a.jsonl", '{"text": "a", "label": "x"}\n{"text": "a", "text": "b", "label": "x"}\n')
+    refused(twice, ":2 is not JSON .'text' stands twice in an object", format="jsonl")
+    refused(put(tmp_path, "a.jsonl", '{"text": "a", "label": ["x"]}\n'), ":1: 'label' is of type list, .*task.label_column", format="jsonl")
     refused(put(tmp_path, "a.jsonl", '{"text": "\\ud83d", "label": "x"}\n'), ":1: 'text' has half of a surrogate pair", format="jsonl")
 
 

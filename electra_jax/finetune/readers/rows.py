@@ -152,7 +152,9 @@ def text(value: Any, name: str, where: str) -> str:
     if isinstance(value, bytes):
         return decode(value, f"{where}: {name!r}")
     if not isinstance(value, str):
-        raise UserError(f"{where}: {name!r} is of type {type(value).__name__}, not text: name a column of text (task.text_columns)")
+        raise UserError(
+            f"{where}: {name!r} is of type {type(value).__name__}, not text: name a column of text (task.text_columns, task.label_column)"
+        )
     if not value.isascii():
         try:
             value.encode()

@@ -4,7 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from electra_jax.cli import UserError
 from electra_jax.finetune.examples import Example
@@ -51,6 +51,16 @@ def _quoted(stream: BinaryIO, path: str, delimiter: str) -> Iterator[tuple[int, 
         yield first, fields
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"{next(name for n, (name, _) in enumerate(pairs) if name in dict(pairs[:n]))!r} stands twice in an object")
+    return found
+
+
+_OBJECT = json.JSONDecoder(object_pairs_hook=_once)  # Python's own takes the last of two fields of one name without a word
+
+
 def _jsonl(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> Iterator[Example]:
     rows = 0
     for number, line in lines(stream, path):
@@ -59,7 +69,7 @@ def _jsonl(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> Iter
             counts["blank lines"] += 1
             continue
         try:
-            row = json.loads(line)
+            row = _OBJECT.decode(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON ({error}): a .jsonl file has one object in each line; is the file cut short?") from None
         if not isinstance(row, dict):

@@ -36,7 +36,10 @@ def task_of(config: TaskConfig) -> Task:
     """The task that the config names or describes, with the config's changes. Reads no file, but lists the folder of a user's own task."""
     given = {split: name for split in _STEMS if (name := getattr(config, split))}
     if config.name == OWN:
-        return _own(config, given)
+        task = _own(config, given)
+        if (label := task.layout.label) in task.layout.texts:
+            raise UserError(f"task.label_column is {label!r}, which is also among task.text_columns: take it out of one of them")
+        return task
     task, changes = TASKS[config.name], {}
     if config.tag_scheme:
         changes["scheme"] = config.tag_scheme
@@ -131,7 +134,8 @@ def own_layout(config: TaskConfig, format: str) -> Layout:
     _check_format(config, format)
     needs = {"columns": "tags", "conllu": "tags", "squad": "answer"}.get(format, config.kind)
     if needs != config.kind:
-        raise UserError(f"a file of the format {format} holds {needs}, and task.kind is {config.kind}: say task.kind={needs}")
+        lines = ", or of JSON lines task.format=jsonl" if format == "squad" else ""
+        raise UserError(f"a file of the format {format} holds {needs}, and task.kind is {config.kind}: say task.kind={needs}{lines}")
     if format == "glue" and config.kind not in ("class", "number"):
         raise UserError(f"a file of the format glue holds classes or numbers, and task.kind is {config.kind}: say task.format=tsv")
     texts, label = {"class": (("text",), "label"), "tags": (("words",), "tags"), "answer": (("question", "context"), "answers")}.get(
@@ -343,6 +347,8 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
             changes["metrics"] = ("accuracy",)  # the others are of spans
         # The published code sorts the tags of all its files, BIOES where they are of spans (`tagging_tasks.py`, `_get_label_mapping`).
         layout["labels"] = tuple(sorted({tag for labels in every for tag in (tags.convert(labels, "bioes") if of_spans else labels)}))
+        if train and len(layout["labels"]) == 1:
+            raise UserError(f"{file} has the tag {layout['labels'][0]!r} alone: there is nothing to learn")
     if task.kind == "number" and not task.layout.range and train:
         low, high = min(example.label for example in train), max(example.label for example in train)
         if low == high:
@@ -369,6 +375,11 @@ def hold_out(examples: Sequence[Example], share: float, kind: str, purpose: str 
     chosen -= {text for example, text in zip(examples, texts, strict=True) if not seen.issuperset(label_types(example, kind))}
     kept = [example for example, text in zip(examples, texts, strict=True) if text not in chosen]
     held = [example for example, text in zip(examples, texts, strict=True) if text in chosen]
+    if texts and not held and any(is_heldout(document_hash(purpose + text), share) for text in texts):
+        raise UserError(
+            "no row can be held out, because each of those chosen has a label that no other row has: is "
+            "task.label_column the labels' column? If it is, name a dev file (--config.task.dev)"
+        )
     if not kept or not held:
         raise UserError(f"{len(examples)} rows are too few to hold out a share of {share} of them: name a dev file (--config.task.dev)")
     return kept, held

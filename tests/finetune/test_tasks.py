@@ -275,10 +275,42 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
         ({"train.csv": "text,label\na,\nb,\n"}, {"dev": "train.csv", "kind": "classes"}, "train.csv: no row has a label: is 'label' their"),
         ({"train.csv": "text,label\na,1\nb,1\n"}, {"dev": "train.csv", "kind": "number"}, "train.csv: every number is 1"),
         (
-            {"train.csv": REVIEWS},
-            {"label_column": "text", "dev": "train.csv"},
-            "train.csv has 60 labels in 60 rows: is 'text' their column .*? If they are right, list them .task.labels",
+            {"train.csv": "text,label,number\n" + "".join(f"a{i},x,{i}\n" for i in range(60))},
+            {"label_column": "number", "dev": "train.csv"},
+            "train.csv has 60 labels in 60 rows: is 'number' their column .*? If they are right, list them .task.labels",
         ),
+        ({"train.csv": REVIEWS}, {"label_column": "text"}, "task.label_column is 'text', which is also among task.text_columns"),
+        (
+            {"train.csv": REVIEWS},
+            {"text_columns": ("text", "label")},
+            "task.label_column is 'label', which is also among task.text_columns",
+        ),
+        (
+            {"train.csv": "text,label\n" + "".join(f"a{i},x{i}\n" for i in range(60))},
+            {},
+            "no row can be held out, because each of those chosen has a label that no other row has: is task.label_column the .*task.dev",
+        ),
+        (
+            {"train.csv": "text,label\na,x\nb,y\nc,x\nd,y\n"},
+            {"header": False, "dev": "train.csv"},
+            "train.csv:1: no other row has its label 'label': if the line is a header, .*task.header=True.*otherwise list .*task.labels",
+        ),
+        (
+            {"train.csv": 'text,label\na,"x,y"\nb,y\nc,x\nd,\n'},
+            {"header": False, "dev": "train.csv", "kind": "classes"},
+            "train.csv:1: no other row has its label 'label'",
+        ),
+        (
+            {"train.csv": "text,label\na,caf\u00e9\nb,x\nc,cafe\u0301\n"},
+            {"dev": "train.csv"},
+            r"train.csv:4: the label 'cafe.u0301' looks like 'caf.xe9' of .*train.csv:2, and has other characters .*: write both alike",
+        ),
+        (
+            {"train.conll": "a O\nb O\n\nc O\n"},
+            {"dev": "train.conll", "kind": "tags"},
+            "train.conll has the tag 'O' alone: there is nothing",
+        ),
+        ({"train.json": "[]"}, {}, "the format squad holds answer, .*task.kind=answer, or of JSON lines task.format=jsonl"),
         (
             {"train.csv": REVIEWS, "dev.csv": REVIEWS},
             {"dev_share": 0.2},
@@ -301,6 +333,23 @@ def test_what_is_wrong_with_a_users_task(tmp_path, files, options, says):
         put(tmp_path, name, content)
     path = str(tmp_path / options.pop("path")) if options.get("path") else options.pop("path", str(tmp_path))
     refused(says, opening.open_task, TaskConfig(path=path, **options))
+
+
+def test_a_first_row_may_have_a_label_of_its_own(tmp_path):
+    """In a file without a header, where it could be the header: if other labels occur once as well, or if all labels are listed."""
+    path = put(tmp_path, "train.csv", "a,x\nb,y\nc,z\n")
+    assert opening.open_task(own(path, header=False, dev="train.csv")).task.labels == ("x", "y", "z")
+    path = put(tmp_path, "train.csv", "a,x\nb,y\nc,y\n")
+    assert opening.open_task(own(path, header=False, dev="train.csv", labels=("x", "y"))).examples["train"][0].label == "x"
+
+
+def test_rows_without_an_answer_or_a_class_are_told(tmp_path):
+    """One empty cell makes SQuAD 2.0 of a task, with a threshold and other scores."""
+    rows = [{"question": "Who?", "context": f"Jo ran {n}.", "answers": "Jo" if n else "", "label": ["x"] if n else []} for n in range(3)]
+    path = put(tmp_path, "train.jsonl", "\n".join(map(json.dumps, rows)))
+    for options, reason in (({"kind": "answer"}, "unanswerable"), ({"kind": "classes", "text_columns": ("context",)}, "without any class")):
+        opened = opening.open_task(own(path, dev="train.jsonl", **options))
+        assert opened.counts["train"][reason] == 1 and f"{path}: 1 {reason}" in opened.notes
 
 
 def test_a_test_set_has_all_its_labels_or_none(tmp_path):

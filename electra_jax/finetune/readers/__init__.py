@@ -12,6 +12,7 @@ A reader gives tags as the file has them; `read` converts them to IOB2.
 import contextlib
 import itertools
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -76,6 +77,10 @@ def read(path: str, layout: Layout) -> Reading:
         raise nothing_in(path, counts)
     if layout.kind == "answer":
         _refuse_double(examples)
+    if layout.kind in ("class", "classes", "tags"):
+        _refuse_alike(examples, layout.kind)
+    if layout.kind in ("class", "classes") and layout.labelled and not layout.labels and not layout.header:
+        _refuse_header(examples, layout.kind)
     if layout.kind == "tags":
         examples = _normalized(examples, layout, counts)
     rows = len(examples) + sum(count for reason, count in counts.items() if reason.startswith("dropped"))
@@ -112,6 +117,34 @@ def _refuse_double(examples: list[Example]) -> None:
     for example in examples:
         if (first := seen.setdefault(example.id, example)) is not example:
             raise UserError(f"{example.where}: the id {example.id!r} stands at {first.where} already: give each row its own")
+
+
+def _labels(example: Example, kind: str) -> tuple[str, ...]:
+    return (example.label,) if kind == "class" and example.label is not None else example.label or ()
+
+
+def _refuse_alike(examples: list[Example], kind: str) -> None:
+    """Raises UserError for two labels that Unicode counts as the same text: an accent is a character of its own, or a part of one."""
+    seen = {}
+    for example in examples:
+        for label in _labels(example, kind):
+            one, where = seen.setdefault(label if label.isascii() else unicodedata.normalize("NFC", label), (label, example.where))
+            if one != label:
+                raise UserError(
+                    f"{example.where}: the label {ascii(label)} looks like {ascii(one)} of {where}, and has other characters (Unicode's "
+                    "forms of one text): write both alike"
+                )
+
+
+def _refuse_header(examples: list[Example], kind: str) -> None:
+    """Raises UserError if the first line of a file without a header may be one: no other row has its label, while others share theirs."""
+    counts = Counter(label for example in examples for label in _labels(example, kind))
+    first = _labels(examples[0], kind) if examples[0].where.endswith(":1") else ()
+    if first and max(counts[label] for label in first) == 1 < max(counts.values()):
+        raise UserError(
+            f"{examples[0].where}: no other row has its label {first[0]!r}: if the line is a header, say task.header=True and give columns "
+            "by their names; otherwise list the labels (task.labels)"
+        )
 
 
 def _normalized(examples: list[Example], layout: Layout, counts: Counter) -> list[Example]:

@@ -219,7 +219,12 @@ def _label(row: Mapping[str, Any], texts: tuple[str, ...], layout: Layout, where
             raise UserError(f"{where}: {layout.label!r} is empty: give the row its label, or remove it")
         counts["without a label"] += 1
         return None
-    return _LABELS[layout.kind](value, row, texts, layout, where)
+    label = _LABELS[layout.kind](value, row, texts, layout, where)
+    if layout.kind == "answer":
+        counts["unanswerable"] += not label.texts
+    elif layout.kind == "classes":
+        counts["without any class"] += not label
+    return label
 
 
 def _class(value: Any, row: Mapping, texts: tuple[str, ...], layout: Layout, where: str) -> str:

@@ -79,7 +79,7 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     config = recipe.finetune
 
     def score(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-        predictions = kind.predict(task, data.examples[data.dev], data.rows[data.dev], outputs, config, tokenizer)
+        predictions = kind.predict(task, data.examples[data.dev], data.rows[data.dev], _finite(outputs), config, tokenizer)
         return kind.score(task, data.examples[data.dev], predictions, config)
 
     goal = objective.make(
@@ -104,7 +104,7 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     outputs_of = evaluation.make_outputs(goal, devices.mesh)
 
     def outputs(member: Any, split: str) -> dict[str, np.ndarray]:
-        return objective.joined(outputs_of(*member, held_out(split)))
+        return _finite(objective.joined(outputs_of(*member, held_out(split))))
 
     run = results.Finished(recipe, task, data.examples, data.rows, data.dev, tokenizer, source, outputs)
     first = rows.pad(train, task.kind, np.zeros(1, np.int64), order.lengths[-1], tokenizer.pad_id, np.arange(1))
@@ -174,6 +174,17 @@ def _identity(examples: Mapping[str, Sequence[Example]], splits: Sequence[str]) 
         for example in examples[split]:
             found.update(repr((split, example.id, example.texts, example.label)).encode())
     return found.hexdigest()
+
+
+def _finite(outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The outputs. UserError if one is not finite: a run may diverge in its last steps, and NaN as a class's probability gives the first
+    class."""
+    if not all(np.isfinite(each).all() for each in outputs.values()):
+        raise UserError(
+            "the model's outputs for the held-out rows are not finite numbers: the run diverged: lower optimizer.learning_rate or raise "
+            "schedule.warmup_steps, and start in another --workdir"
+        )
+    return outputs
 
 
 def _order(train: rows.Rows, config: FinetuneConfig, batch_rows: int) -> batches.Batches:

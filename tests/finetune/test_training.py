@@ -63,6 +63,19 @@ def texts(count: int, seed: int) -> list[tuple[str, str]]:
     return found
 
 
+def test_outputs_that_are_not_finite_are_no_predictions(source, tmp_path):
+    """Ten steps in a row that are not finite stop a run; one that diverges in fewer steps must not give scores either."""
+    rows = "".join(f"{words},{label}\n" for words, label in texts(40, 0))
+    (tmp_path / "train.csv").write_text(f"text,label\n{rows}")
+    numbers = rows.replace("low", "1").replace("high", "2")
+    (tmp_path / "numbers.csv").write_text(f"text,label\n{numbers}")
+    for name, kind in (("train.csv", "class"), ("numbers.csv", "number")):
+        config = recipe(source, steps=4, seeds=1, task=TaskConfig(path=str(tmp_path / name), kind=kind))
+        config = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=1e30))
+        with pytest.raises(UserError, match="outputs .* are not finite numbers.*lower optimizer.learning_rate"):
+            finetune(config, tmp_path / kind)
+
+
 def check_sections(run, found) -> None:
     """The report of two seeds that were evaluated twice, and classes; `found` is results.json."""
     page = Page((run / "report.html").read_text())

@@ -336,6 +336,12 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
                 f"{file} has {number:,} labels in {len(train):,} rows: is {task.layout.label!r} their column (task.label_column)? "
                 "If they are right, list them (task.labels)"
             )
+    separator = task.layout.separator
+    if task.kind == "classes" and (both := [each for each in layout.get("labels", task.labels) if separator in each]):
+        raise UserError(
+            f"the label {both[0]!r} has {separator!r} in it, which stands between the labels of a row in predictions: "
+            "choose another task.separator"
+        )
     if task.kind == "class" and train and len(labels := layout.get("labels", task.labels)) == 1:
         raise UserError(f"{file} has the label {labels[0]!r} alone: there is nothing to learn")
     if task.kind == "tags":

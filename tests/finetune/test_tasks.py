@@ -310,6 +310,11 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
             {"dev": "train.conll", "kind": "tags"},
             "train.conll has the tag 'O' alone: there is nothing",
         ),
+        (
+            {"train.jsonl": '{"text": "a", "label": ["x, y", "z"]}\n{"text": "b", "label": []}\n'},
+            {"dev": "train.jsonl", "kind": "classes"},
+            "the label 'x, y' has ',' in it, .*: choose another task.separator",
+        ),
         ({"train.json": "[]"}, {}, "the format squad holds answer, .*task.kind=answer, or of JSON lines task.format=jsonl"),
         (
             {"train.csv": REVIEWS, "dev.csv": REVIEWS},

@@ -6,6 +6,7 @@ positions; BERT's encoder and MLM head, to read. DeBERTa is another architecture
 A head that transformers has no class for lies beside the encoder, in a file of its own, with the torch code that applies it.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -288,6 +289,7 @@ def write(folder: pathlib.Path, model: Model, network: str) -> None:
     """
     kind, beside = _class_for(model, network)
     family, _, head = ARCHITECTURES[kind]
+    model = dataclasses.replace(model, config=_reaching(model, network))
     config, arrays = model.config, names.flat(model.params)
     if family == "roformer":
         arrays = {path: _rotary_order(path, x, config, network, to_torch=True) for path, x in arrays.items()}
@@ -301,6 +303,16 @@ def write(folder: pathlib.Path, model: Model, network: str) -> None:
     if model.tokenizer is not None:
         tokenizer_files.save(folder, model.tokenizer, config.max_length)
     (folder / "README.md").write_text(cards.card(model, network, kind, beside), encoding="utf-8", errors="backslashreplace")
+
+
+def _reaching(model: Model, network: str) -> ElectraConfig:
+    """The config with as many positions as the rows of a fine-tuned model have. Rotary positions bound no row here, so that a task's rows
+    may be longer than those of pretraining; RoFormer has a table of positions, and fails on a token behind its end."""
+    tuned = (model.about.get("task") or {}).get("finetune")
+    length = tuned.get("length") if network == model.tuned and isinstance(tuned, Mapping) else None
+    if model.config.positions != "rotary" or not isinstance(length, int) or length <= model.config.max_length:
+        return model.config
+    return dataclasses.replace(model.config, max_length=length)
 
 
 def _class_for(model: Model, network: str) -> tuple[str, str | None]:

@@ -86,6 +86,20 @@ def test_tasks_heads_and_their_labels(format, positions, task, labels, tmp_path)
             formats.read(tmp_path / "out")
 
 
+@pytest.mark.parametrize("positions,reach", [("learned", 24), ("rotary", 40)])
+def test_rows_of_a_task_that_are_longer_than_pretrainings(positions, reach, tmp_path):
+    """Rotary positions have no table that bounds a row, but RoFormer has one, and would fail on the task's longer rows."""
+    config, task = dataclasses.replace(CONFIG, positions=positions), {"kind": "class", "finetune": {"length": 40}}
+    whole = model(config, vocabulary(), "classification", 2)
+    params = {name: whole.params[name] for name in ("embeddings", "discriminator", "classification")}
+    about = {"labels": ["no", "yes"], "task": task}
+    formats.write(tmp_path / "out", dataclasses.replace(whole, params=params, about=about), "huggingface")
+    folder = tmp_path / "out" / "discriminator"
+    assert json.loads((folder / "config.json").read_text())["max_position_embeddings"] == reach
+    assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == reach
+    assert formats.read(folder).config.max_length == reach
+
+
 def test_a_head_that_transformers_lacks_is_named_by_the_config(tmp_path):
     whole = model(CONFIG, None, "classification", 3)
     params = {name: whole.params[name] for name in ("embeddings", "discriminator", "classification")}

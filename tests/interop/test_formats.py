@@ -497,8 +497,23 @@ def test_one_parameter_under_two_names_and_numbers_that_are_none(folder):
 def test_other_turns_than_those_of_rotary_positions(tmp_path):
     formats.write(tmp_path / "out", model(dataclasses.replace(CONFIG, positions="rotary")), "huggingface")
     folder = tmp_path / "out" / "generator"
-    change_weights(folder, lambda tensors: tensors.update({"roformer.encoder.embed_positions.weight": np.zeros((24, 8), np.float32)}))
-    refused(folder, "roformer.encoder.embed_positions.weight is not the table of sines and cosines")
+    name = "roformer.encoder.embed_positions.weight"
+    change_weights(folder, lambda tensors: tensors.update({name: np.zeros((24, 8), np.float32)}))
+    refused(folder, f"{name} is not the table of sines and cosines.*freeze it there and train again")
+
+
+def test_a_table_of_turns_that_was_trained_a_little_is_another_one(tmp_path):
+    """transformers trains it with the rest: a few steps move it by less than half precision rounds, and the outputs by more than that."""
+    formats.write(tmp_path / "out", model(dataclasses.replace(CONFIG, positions="rotary")), "huggingface")
+    folder, name = tmp_path / "out" / "generator", "roformer.encoder.embed_positions.weight"
+    assert "embed_positions.requires_grad_(False)" in (folder / "README.md").read_text()
+    tables = []
+    change_weights(folder, lambda tensors: tables.append(tensors[name].copy()))
+    for type_ in (np.float16, jnp.bfloat16):  # read in float32, as a folder in half precision is
+        change_weights(folder, lambda tensors, type_=type_: tensors.update({name: tables[0].astype(type_).astype(np.float32)}))
+        formats.read(folder)
+    change_weights(folder, lambda tensors: tensors.update({name: tables[0] + np.float32(1e-3)}))
+    refused(folder, "embed_positions.weight is not the table of sines and cosines")
 
 
 @pytest.mark.parametrize("length, words", [(2**31 - 1, "max_position_embeddings is 2147483647"), (1 << 20, "is not the table")])

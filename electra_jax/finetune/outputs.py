@@ -2,7 +2,8 @@
 
 class, number    the file that GLUE's site takes (gluebenchmark.com: `index<TAB>prediction`, by index), or else SPLIT.tsv with the rows' IDs
 classes          SPLIT.tsv, the labels joined by the task's separator
-tags             SPLIT.conll: word (white space in it is _), gold tag if the file has one, predicted tag; a blank line after each sentence
+tags             SPLIT.conll: word, gold tag if the file has one, predicted tag (white space in them is _); a blank line after each
+                 sentence
 answer           SPLIT.json: {question ID: text}, and SPLIT.nbest.json; if some questions have no answer (SQuAD 2.0), also
                  SPLIT.null.json: {question ID: no-answer score}
 """
@@ -24,9 +25,8 @@ def write(folder: pathlib.Path, task: Task, split: str, examples: Sequence[Examp
     if task.kind == "tags":
         lines = []
         for example, each in pairs:
-            words = [re.sub(r"\s", "_", word) for word in example.texts]
-            columns = [words, *([example.label] if example.label is not None else []), each.value]
-            lines += [" ".join(fields) for fields in zip(*columns, strict=True)] + [""]
+            columns = [example.texts, *([example.label] if example.label is not None else []), each.value]
+            lines += [" ".join(re.sub(r"\s", "_", field) for field in fields) for fields in zip(*columns, strict=True)] + [""]
         write_whole(folder / f"{split}.conll", "\n".join(lines) + "\n")
     elif task.kind == "answer":
         write_whole(folder / f"{split}.json", _json({example.id: each.value for example, each in pairs}))

@@ -156,8 +156,9 @@ def _as_trained(task: Task, example: Example) -> Sequence[str]:
 
 
 def outside(task: Task) -> str:
-    """The tag of words that did not get into the row."""
-    return "O" if "O" in task.labels else task.labels[0]
+    """What words that did not get into the row have instead of a tag: O, or "_" (as in CoNLL-U) where O is none of the task's tags. One of
+    its tags would be right by chance."""
+    return "O" if task.of_spans or "O" in task.labels else "_"
 
 
 def _predict_tags(task, examples, rows, outputs, config, tokenizer) -> list[Prediction]:

@@ -26,7 +26,7 @@ def make(task: Task, seeds: Sequence[int] = (0,)) -> View:
     def verdict(metrics: Mapping[str, float]) -> str:
         naive = metrics.get("eval/naive")
         beside = f" Always giving the commonest answer reaches {naive:.3f}." if naive is not None else ""
-        return f"On {task.title}'s dev set it reaches a {task.headline} of {metrics[shown[0]]:.3f}{_spread(metrics, shown[0])}.{beside}"
+        return f"The {task.headline} on {task.title}'s dev set is {metrics[shown[0]]:.3f}{_spread(metrics, shown[0])}.{beside}"
 
     def examples(batch: Any, outputs: Mapping[str, np.ndarray], pieces: Any) -> Examples:
         sentences = []

@@ -27,6 +27,7 @@ _USE = {
     **{f"{family}For{task}": use for family in ("Electra", "RoFormer") for task, use in _OF_TASKS.items()},
 }
 
+TABLE = "base_model.encoder.embed_positions"  # of a RoFormer in transformers
 
 _OWN_HEAD = (
     "Its head is ELECTRA's own, which transformers has no class for. It lies in `task_head.safetensors`, and `task_head.py` applies it:"
@@ -83,6 +84,12 @@ def card(model: Model, network: str, kind: str, beside: str | None) -> str:
         "```",
         "",
     ]
+    if kind.startswith("RoFormer"):
+        lines += [
+            "The table of rotary positions follows from the model's shape, but transformers trains it with the rest, and electra_jax then "
+            f"does not read the model. Before you train it further, freeze the table: `model.{TABLE}.requires_grad_(False)`.",
+            "",
+        ]
     if beside:
         words, code = _BESIDE[beside]
         lines += [words, "", "```python", *code, "```", ""]

@@ -6,6 +6,7 @@ positions; BERT's encoder and MLM head, to read. DeBERTa is another architecture
 A head that transformers has no class for lies beside the encoder, in a file of its own, with the torch code that applies it.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -288,6 +289,7 @@ def write(folder: pathlib.Path, model: Model, network: str) -> None:
     """
     kind, beside = _class_for(model, network)
     family, _, head = ARCHITECTURES[kind]
+    model = dataclasses.replace(model, config=_reaching(model, network))
     config, arrays = model.config, names.flat(model.params)
     if family == "roformer":
         arrays = {path: _rotary_order(path, x, config, network, to_torch=True) for path, x in arrays.items()}
@@ -301,6 +303,16 @@ def write(folder: pathlib.Path, model: Model, network: str) -> None:
     if model.tokenizer is not None:
         tokenizer_files.save(folder, model.tokenizer, config.max_length)
     (folder / "README.md").write_text(cards.card(model, network, kind, beside), encoding="utf-8", errors="backslashreplace")
+
+
+def _reaching(model: Model, network: str) -> ElectraConfig:
+    """The config with as many positions as the rows of a fine-tuned model have. Rotary positions bound no row here, so that a task's rows
+    may be longer than those of pretraining; RoFormer has a table of positions, and fails on a token behind its end."""
+    tuned = (model.about.get("task") or {}).get("finetune")
+    length = tuned.get("length") if network == model.tuned and isinstance(tuned, Mapping) else None
+    if model.config.positions != "rotary" or not isinstance(length, int) or length <= model.config.max_length:
+        return model.config
+    return dataclasses.replace(model.config, max_length=length)
 
 
 def _class_for(model: Model, network: str) -> tuple[str, str | None]:
@@ -359,14 +371,19 @@ def _from_config(config: ElectraConfig, network: str, kind: str, beside: str | N
 
 
 def _refuse_other_turns(current: Mapping, tensor: Callable, config: ElectraConfig, network: str, folder: pathlib.Path) -> None:
-    """transformers turns by the table in the file, and the encoder here by the angles that it is computed from."""
+    """transformers turns by the table in the file, and the encoder here by the angles that it is computed from. transformers also trains
+    the table, unless it is frozen; a few steps move it by less than the rounding to half precision does."""
     for name, there in current.items():
         if name.endswith("embed_positions.weight"):
             x = tensor(there)
             fits = x.shape == (config.max_length, config.encoder(network).head_size)  # first: a config may name any length
             table = next(iter(_sinusoids(config, network, "roformer", None).values())) if fits else None
-            if not fits or not np.allclose(x, table, atol=1e-2):  # it may be stored in halves
-                raise UserError(f"{folder}: {name} is not the table of sines and cosines that rotary positions are: that has no place here")
+            halves = not np.any(np.ascontiguousarray(x).view(np.uint32) & 0x1FFF)  # float16 and bfloat16 leave these bits of float32 empty
+            if not fits or not np.allclose(x, table, rtol=0, atol=1e-2 if halves else 1e-5):
+                raise UserError(
+                    f"{folder}: {name} is not the table of sines and cosines that rotary positions are: that has no place here. "
+                    f"If it was trained in transformers, freeze it there and train again (model.{cards.TABLE}.requires_grad_(False))"
+                )
 
 
 def _sinusoids(config: ElectraConfig, network: str, family: str, head: str | None) -> dict[str, np.ndarray]:

@@ -55,6 +55,16 @@ def test_bad_csv(tmp_path, content, says):
     refused(put(tmp_path, "train.csv", content), says)
 
 
+def test_two_columns_that_were_named_as_one(tmp_path):
+    """As launch/predict.py takes them; a column's name may have a comma, so that the name is not split here."""
+    path = put(tmp_path, "train.csv", "premise,hypothesis,label\na,b,x\n")
+    refused(
+        path,
+        "has no column 'premise,hypothesis', but .*: name two as \\('premise', 'hypothesis'\\) \\(task.text_columns\\)",
+        texts=("premise,hypothesis",),
+    )
+
+
 def test_tsv_has_no_quotes_unless_told(tmp_path):
     path = put(tmp_path, "train.tsv", 'text\tlabel\n"a\tx\nb"\ty\n')
     assert pairs(read(path, format="tsv")) == [(('"a',), "x"), (('b"',), "y")]

@@ -113,6 +113,13 @@ def test_white_space_breaks_no_line_of_predictions(tmp_path):
     assert (tmp_path / "dev.conll").read_text() == "10_000 NUM NUM\na_b X X\n\n"
 
 
+def test_white_space_in_words_and_tags_parts_no_columns(tmp_path):
+    """conlleval refuses a line with another number of columns."""
+    task = TASKS["ud"]
+    outputs.write(tmp_path, task, "dev", [Example("0", ("2 000",), ("proper noun",), "")], [Prediction(("a\u00a0noun",), (1.0,))])
+    assert (tmp_path / "dev.conll").read_text() == "2_000 proper_noun a_noun\n\n"
+
+
 # --- A config
 
 

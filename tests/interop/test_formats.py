@@ -86,6 +86,20 @@ def test_tasks_heads_and_their_labels(format, positions, task, labels, tmp_path)
             formats.read(tmp_path / "out")
 
 
+@pytest.mark.parametrize("positions,reach", [("learned", 24), ("rotary", 40)])
+def test_rows_of_a_task_that_are_longer_than_pretrainings(positions, reach, tmp_path):
+    """Rotary positions have no table that bounds a row, but RoFormer has one, and would fail on the task's longer rows."""
+    config, task = dataclasses.replace(CONFIG, positions=positions), {"kind": "class", "finetune": {"length": 40}}
+    whole = model(config, vocabulary(), "classification", 2)
+    params = {name: whole.params[name] for name in ("embeddings", "discriminator", "classification")}
+    about = {"labels": ["no", "yes"], "task": task}
+    formats.write(tmp_path / "out", dataclasses.replace(whole, params=params, about=about), "huggingface")
+    folder = tmp_path / "out" / "discriminator"
+    assert json.loads((folder / "config.json").read_text())["max_position_embeddings"] == reach
+    assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == reach
+    assert formats.read(folder).config.max_length == reach
+
+
 def test_a_head_that_transformers_lacks_is_named_by_the_config(tmp_path):
     whole = model(CONFIG, None, "classification", 3)
     params = {name: whole.params[name] for name in ("embeddings", "discriminator", "classification")}
@@ -483,8 +497,23 @@ def test_one_parameter_under_two_names_and_numbers_that_are_none(folder):
 def test_other_turns_than_those_of_rotary_positions(tmp_path):
     formats.write(tmp_path / "out", model(dataclasses.replace(CONFIG, positions="rotary")), "huggingface")
     folder = tmp_path / "out" / "generator"
-    change_weights(folder, lambda tensors: tensors.update({"roformer.encoder.embed_positions.weight": np.zeros((24, 8), np.float32)}))
-    refused(folder, "roformer.encoder.embed_positions.weight is not the table of sines and cosines")
+    name = "roformer.encoder.embed_positions.weight"
+    change_weights(folder, lambda tensors: tensors.update({name: np.zeros((24, 8), np.float32)}))
+    refused(folder, f"{name} is not the table of sines and cosines.*freeze it there and train again")
+
+
+def test_a_table_of_turns_that_was_trained_a_little_is_another_one(tmp_path):
+    """transformers trains it with the rest: a few steps move it by less than half precision rounds, and the outputs by more than that."""
+    formats.write(tmp_path / "out", model(dataclasses.replace(CONFIG, positions="rotary")), "huggingface")
+    folder, name = tmp_path / "out" / "generator", "roformer.encoder.embed_positions.weight"
+    assert "embed_positions.requires_grad_(False)" in (folder / "README.md").read_text()
+    tables = []
+    change_weights(folder, lambda tensors: tables.append(tensors[name].copy()))
+    for type_ in (np.float16, jnp.bfloat16):  # read in float32, as a folder in half precision is
+        change_weights(folder, lambda tensors, type_=type_: tensors.update({name: tables[0].astype(type_).astype(np.float32)}))
+        formats.read(folder)
+    change_weights(folder, lambda tensors: tensors.update({name: tables[0] + np.float32(1e-3)}))
+    refused(folder, "embed_positions.weight is not the table of sines and cosines")
 
 
 @pytest.mark.parametrize("length, words", [(2**31 - 1, "max_position_embeddings is 2147483647"), (1 << 20, "is not the table")])

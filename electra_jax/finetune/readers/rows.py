@@ -63,6 +63,9 @@ def missing_column(name: str, names: Iterable[str], layout: Layout) -> str:
     names = list(map(str, names))
     shown = _some([repr(each if len(each) <= 40 else each[:37] + "...") for each in names]) or "none at all"
     use = next((use for use in _OPTIONS if name == getattr(layout, use) or name in layout.texts and use == "texts"), "texts")
+    parts = tuple(map(str.strip, name.split(",")))
+    if use == "texts" and len(parts) == 2 and set(parts) <= set(names):
+        return f"has no column {name!r}, but {shown}: name two as {parts} ({_OPTIONS[use]})"
     return f"has no column {name!r}, but {shown}{hint(name, names)}: name the right one ({_OPTIONS[use]})"
 
 

@@ -19,6 +19,7 @@ from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import TASKS
 from electra_jax.finetune.training import finetune
 from electra_jax.interop import formats
+from electra_jax.parallel.config import ParallelConfig
 from electra_jax.store.config import CheckpointConfig
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from electra_jax.watch.config import LogConfig
@@ -115,6 +116,16 @@ def test_a_table_of_ones_own_with_two_seeds(source, tmp_path, capsys):
     assert again.metrics == result.metrics and json.loads((tmp_path / "run" / "results.json").read_text()) == found
     with pytest.raises(UserError, match="seeds: 2 -> 3"):
         finetune(dataclasses.replace(config, seeds=3), tmp_path / "run")
+
+
+def test_a_mesh_of_pmap(source, tmp_path):
+    """The run's arrays come from a mesh that pmap makes, and it is complete nevertheless."""
+    rows = "".join(f"{text},{label}\n" for text, label in texts(60, 0))
+    (tmp_path / "rows.csv").write_text("text,label\n" + rows)
+    config = recipe(source, steps=2, seeds=1, task=TaskConfig(path=str(tmp_path / "rows.csv")))
+    config = dataclasses.replace(config, parallel=ParallelConfig(executor="pmap"))
+    finetune(config, tmp_path / "run")
+    assert formats.read(str(tmp_path / "run")).task == "classification"
 
 
 def test_tags_and_what_was_cut_off(source, tmp_path):

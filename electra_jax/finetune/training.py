@@ -44,6 +44,8 @@ def finetune(config: Mapping[str, Any] | FinetuneRecipe, workdir: str | os.PathL
 HOW = ("dtype", "attention", "remat", "scan_layers", "dropout", "attention_dropout")
 
 
+SCORED = {"value", "no_answer", "start_logits"}  # outputs (objective.py) that are scored as the numbers that they are
+
 ONE_ORDER = 0  # with finetune.one_shuffle, all seeds have the order of rows that belongs to this seed
 
 
@@ -80,6 +82,8 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     config = recipe.finetune
 
     def score(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        if not all(np.isfinite(outputs[name]).all() for name in SCORED & outputs.keys()):
+            raise UserError(f"the model's outputs are no finite numbers: it has diverged; {view.LOWER}")
         predictions = kind.predict(task, data.examples[data.dev], data.rows[data.dev], outputs, config, tokenizer)
         return kind.score(task, data.examples[data.dev], predictions, config)
 
@@ -94,6 +98,9 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
         sum_over_batch=config.sum_over_batch,
     )
     parts = build(recipe, devices, goal, recipe.seeds)
+    if (there := jax.device_count()) > (used := devices.mesh.size):
+        multiple = -(-recipe.seeds // there) * there
+        data.notes.append(f"{used} of {there} devices train, each {recipe.seeds // used} of the seeds: with seeds={multiple} all would")
     order = _order(train, config, recipe.train.batch_rows)
     eval_rows = -(-recipe.eval.batch_rows // devices.mesh.size) * devices.mesh.size
 

@@ -1,14 +1,16 @@
 """How a person reads a task's metrics: the line that an evaluation prints, the report's curves, and some held-out rows."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from electra_jax.finetune.tasks import Task
-from electra_jax.views import Curve, Examples, Panel, Span, View
+from electra_jax.views import Curve, Examples, Panel, Run, Span, View
 
 NUM_EXAMPLES = 8
+LOWER = "lower optimizer.learning_rate or raise schedule.warmup_steps, in another --workdir"
 COLOURS = ("blue", "orange", "green", "purple", "red", "teal", "grey")
 LINES = [(colour, dashed) for dashed in (False, True) for colour in COLOURS]  # one for each seed's curve
 
@@ -28,6 +30,12 @@ def make(task: Task, seeds: Sequence[int] = (0,)) -> View:
         beside = f" Always giving the commonest answer reaches {naive:.3f}." if naive is not None else ""
         return f"On {task.title}'s dev set it reaches a {task.headline} of {metrics[shown[0]]:.3f}{_spread(metrics, shown[0])}.{beside}"
 
+    def warnings(metrics: Mapping[str, float], step: int, run: Run) -> list[tuple[str, str]]:
+        losses = of_seeds(metrics, "eval/task_loss") or {seeds[0]: metrics["eval/task_loss"]}
+        if not (lost := [str(seed) for seed, loss in losses.items() if not math.isfinite(loss)]):
+            return []
+        return [("diverged", f"the held-out loss of seed {', '.join(lost)} is no number: it has diverged; {LOWER}")]
+
     def examples(batch: Any, outputs: Mapping[str, np.ndarray], pieces: Any) -> Examples:
         sentences = []
         for ids, segments in list(zip(batch.tokens, batch.segments, strict=True))[:NUM_EXAMPLES]:
@@ -42,7 +50,7 @@ def make(task: Task, seeds: Sequence[int] = (0,)) -> View:
         Panel(task.headline, "Held out; of several seeds the median.", (Curve(shown[0], task.headline, "orange"), *naive), "share"),
         *([_panel_of_seeds(task.headline, shown[0], seeds)] if len(seeds) > 1 else []),
     )
-    return View(headline, verdict, (*shown, "eval/task_loss", "eval/naive"), lambda metrics, step, run: [], panels, examples)
+    return View(headline, verdict, (*shown, "eval/task_loss", "eval/naive"), warnings, panels, examples)
 
 
 def _panel_of_seeds(headline: str, metric: str, seeds: Sequence[int]) -> Panel:

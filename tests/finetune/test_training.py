@@ -211,6 +211,36 @@ def test_steps_epochs_and_warm_up(source):
     assert recipe(source).of_rows(780, 128, "question_answering").train.steps == 40
 
 
+@pytest.mark.parametrize("kind", ["class", "number"])
+def test_a_run_that_diverged(kind, source, tmp_path, capsys):
+    """Before so many steps are skipped that it is stopped. No correlation can be found with outputs that are no numbers."""
+    rows = "".join(f"{text},{len(text) if kind == 'number' else label}\n" for text, label in texts(60, 0))
+    (tmp_path / "rows.csv").write_text("text,label\n" + rows)
+    config = recipe(source, steps=3, seeds=2, task=TaskConfig(path=str(tmp_path / "rows.csv"), kind=kind))
+    config = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=1e30))
+    if kind == "number":
+        with pytest.raises(UserError, match="outputs are no finite numbers: it has diverged; lower optimizer.learning_rate"):
+            finetune(config, tmp_path / "run")
+    else:
+        finetune(config, tmp_path / "run")
+        assert "warning: the held-out loss of seed 0, 1 is no number: it has diverged" in capsys.readouterr().err
+
+
+def test_seeds_that_leave_devices_idle_are_told_of(source, tmp_path):
+    rows = "".join(f"{text},{label}\n" for text, label in texts(60, 0))
+    (tmp_path / "rows.csv").write_text("text,label\n" + rows)
+    of = {seeds: recipe(source, seeds=seeds, task=TaskConfig(path=str(tmp_path / "rows.csv"))) for seeds in (3, jax.device_count())}
+    some, all_ = (training.open_work(each, tmp_path / "scratch").about["notes"] for each in of.values())
+    assert some[-1] == f"3 of {jax.device_count()} devices train, each 1 of the seeds: with seeds={jax.device_count()} all would"
+    assert not any("devices train" in line for line in all_)
+
+
+def test_the_last_seed_is_one_too(source):
+    assert dataclasses.replace(recipe(source), seed=2**32 - 2).seeds == 2
+    with pytest.raises(UserError, match=r"seed is 4294967295: with seeds=2 it must be at most 2\*\*32 - 2"):
+        dataclasses.replace(recipe(source), seed=2**32 - 1)
+
+
 @pytest.mark.parametrize("field, value", [("epochs", math.inf), ("no_answer_threshold", math.nan)])
 def test_what_is_no_number_is_refused(field, value):
     with pytest.raises(UserError, match=f"finetune.{field} is {value}: it must be a number"):

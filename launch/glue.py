@@ -39,7 +39,10 @@ def main(_):
     if double := [field for field in ours if field in values]:
         raise cli.UserError(f"--config.{double[0]} is --{ours[double[0]].name} here: say that")
     values |= {field: flag.value for field, flag in ours.items()}
-    variants, rows = CONFIG.value.preset.split(",")[1:], []
+    preset, *variants = CONFIG.value.preset.split(",")
+    if preset != "own":
+        raise cli.UserError(f"--config=configs/finetune.py:{preset}: --tasks={preset} says what is run: write own in its place")
+    rows = []
 
     def recipe_of(name):
         return FinetuneRecipe.of(get_config(",".join([name, *variants])), values)

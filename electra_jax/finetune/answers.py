@@ -80,7 +80,7 @@ def make_windows(
     if length < max_question + 4:
         raise UserError(
             f"rows of {length} tokens leave no room for a context behind a question of {max_question} pieces, [CLS] and two [SEP]: "
-            f"take rows of at least {max_question + 4}, or cut questions shorter"
+            f"finetune.length must be at least {max_question + 4}"
         )
     contexts = _contexts((example.texts[1] for example in examples), tokenizer)
     questions = tokenizer.encode_batch([example.texts[0] for example in examples])

@@ -34,13 +34,15 @@ class Row(NamedTuple):
 def run(recipe_of: Callable[[str], FinetuneRecipe], workdir: str | os.PathLike, names: Sequence[str] = NAMES) -> Iterator[Row]:
     """Yields the row of each task once its run is complete. recipe_of(task) -> the task's recipe.
 
-    UserError for a name that is no task of GLUE, and if a task's folder holds a run of another recipe.
+    UserError for a name that is no task of GLUE, for a recipe of another task, and if a task's folder holds a run of another recipe.
     """
     if unknown := [name for name in names if name not in NAMES]:
         raise UserError(f"{unknown[0]!r} is no task of GLUE: choose from {', '.join(NAMES)}")
     for name in names:
         recipe, folder = recipe_of(name), pathlib.Path(workdir) / name
-        if line := opening.missing(recipe.task, _needed(name)):
+        if recipe.task.name != name:
+            raise UserError(f"task.name is {recipe.task.name}, and this is {name}'s run: leave it out, --tasks says what is run")
+        if line := opening.missing(recipe.task, _needed(name), "--path"):
             yield Row(name, TASKS[name].headline, {}, 0, line)
             continue
         found = completed.ensure(recipe, folder)
@@ -76,7 +78,9 @@ def _mean(cells: Sequence[str]) -> str:
 
 
 def finish(workdir: str | os.PathLike, rows: Sequence[Row]) -> list[str]:
-    """Writes the table and the uploads; returns lines for a person."""
+    """Writes the table and the uploads; returns lines for a person. UserError if no task was run: an earlier table then stays."""
+    if all(row.missing for row in rows):
+        raise UserError("none of these tasks has its files: the lines above name them. Is --path the folder that holds CoLA, SST-2 ...?")
     folder = pathlib.Path(workdir)
     write_whole(folder / TABLE, table(rows))
     wanted = [upload.file for name in NAMES for upload in TASKS[name].uploads]

@@ -189,9 +189,10 @@ def find(task: Task, path: str) -> dict[str, str]:
     return {}
 
 
-def missing(config: TaskConfig, splits: Sequence[str] | None = None) -> str:
+def missing(config: TaskConfig, splits: Sequence[str] | None = None, flag: str = "--config.task.path") -> str:
     """One line that says which of the task's files are missing, in which folder, and where to get them, or for `tfds:` which data set was
-    not built; "" if nothing is missing. Reads no file. splits: those whose files are needed; None: all of the task's."""
+    not built; "" if nothing is missing. Reads no file. splits: those whose files are needed; None: all of the task's. flag: by which the
+    folder is named."""
     task = task_of(config)
     found = find(task, config.path) if config.path else {}
     if config.path.startswith(_TFDS):
@@ -200,10 +201,10 @@ def missing(config: TaskConfig, splits: Sequence[str] | None = None) -> str:
     if not names:
         return ""
     mend = f"put {'it' if len(names) == 1 else 'them'} there from {task.source}, name" if task.source else "name"
-    other = f", or read the task from TFDS (task.path={_TFDS})" if task.tfds else ""
+    other = f", or read the task from TFDS ({flag}={_TFDS})" if task.tfds else ""
     return (
         f"{task.title}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not in {config.path or 'the folder that task.path names'}: "
-        f"{mend} another place (--config.task.path){other}"
+        f"{mend} another place ({flag}){other}"
     )
 
 

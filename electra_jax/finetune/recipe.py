@@ -19,6 +19,8 @@ class FinetuneRecipe(RunRecipe):
         super().__post_init__()
         if not 1 <= self.seeds <= 1000:
             raise UserError(f"seeds is {self.seeds}: it must be from 1 to 1000")
+        if self.seed + self.seeds > 2**32:  # the next one would be seed 0 again
+            raise UserError(f"seed is {self.seed}: with seeds={self.seeds} it must be at most 2**32 - {self.seeds}")
         for one, other in (("train.steps", "finetune.epochs"), ("schedule.warmup_steps", "finetune.warmup_share")):
             if one in self.given and other in self.given:
                 raise UserError(f"{one} and {other} say the same: leave one of them out")

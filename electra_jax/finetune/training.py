@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from electra_jax import session
-from electra_jax.build import Devices, build
+from electra_jax.build import Devices, Parts, build
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.finetune import batches, objective, opening, rates, results, rows, view
@@ -24,9 +24,10 @@ from electra_jax.finetune.tasks import Task
 from electra_jax.interop import formats, names
 from electra_jax.interop.model import Model
 from electra_jax.models.config import ElectraConfig
+from electra_jax.parallel.mesh import replicated
 from electra_jax.session import Result, Work
 from electra_jax.train import evaluation
-from electra_jax.types import Params, TrainState
+from electra_jax.types import Array, Params, TrainState
 
 
 def finetune(config: Mapping[str, Any] | FinetuneRecipe, workdir: str | os.PathLike, scratch: str | os.PathLike | None = None) -> Result:
@@ -93,6 +94,9 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
         sum_over_batch=config.sum_over_batch,
     )
     parts = build(recipe, devices, goal, recipe.seeds)
+    if (there := jax.device_count()) > (used := devices.mesh.size):
+        multiple = -(-recipe.seeds // there) * there
+        data.notes.append(f"{used} of {there} devices train, each {recipe.seeds // used} of the seeds: with seeds={multiple} all would")
     order = _order(train, config, recipe.train.batch_rows)
     eval_rows = -(-recipe.eval.batch_rows // devices.mesh.size) * devices.mesh.size
 
@@ -121,7 +125,7 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
         about={"task": task.title, "rows": {split: len(each.tokens) for split, each in data.rows.items()}, "notes": data.notes},
         num_rows=len(train.tokens),
         begin=lambda state: _begin(*_first_params(source, config.from_scratch, train, task), data.notes, state),
-        finish=lambda state, folder: results.write(folder, run, dict(zip(parts.seeds, parts.members(state), strict=True))),
+        finish=lambda state, folder: results.write(folder, run, _whole_members(parts, state)),
     )
 
 
@@ -244,3 +248,10 @@ def _begin(params: Params, said: Sequence[str], notes: Sequence[str], state: Tra
     found = {f"params/{path}": x for path, x in there.items() if path in wanted}
     anew = ", ".join(sorted({path.split("/")[0] for path in wanted - set(there)})) or "nothing"
     return found, [*said, f"{len(found)} of {len(wanted)} arrays taken over; anew: {anew}", *notes]
+
+
+def _whole_members(parts: Parts, state: TrainState) -> dict[int, tuple[Params, Array]]:
+    """{seed: (params, root words)}, whole on every device. Under fsdp a process may hold only a part of each array, which it could not
+    write to a file; and arrays that come from pmap lie on a mesh of its own, which must not meet the run's mesh in one program."""
+    members = jax.device_put(parts.members(state), replicated(parts.devices.mesh))
+    return dict(zip(parts.seeds, members, strict=True))

@@ -47,8 +47,9 @@ def run(
     workdir.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         recipe = recipe_of(task, {})
-        if "optimizer.learning_rate" in recipe.given:
-            raise UserError("optimizer.learning_rate is chosen from --rates here: leave it out")
+        for field, source in (("optimizer.learning_rate", "is chosen from --rates"), ("task.name", "is given by --tasks")):
+            if field in recipe.given:
+                raise UserError(f"{field} {source} here: leave it out")
         settings = {"seed": recipe.seed, "seeds": recipe.seeds, "rates": list(rates)}
         given = recipe.given - {"task.path", "init_from", "seed", "seeds"}  # settings that a row is compared by: paths are not among them
         settings |= {name: recipe.value(name) for name in sorted(given)}

@@ -80,7 +80,7 @@ def test_questions_are_cut_and_windows_are_as_long_as_rows_allow(small):
     exactly = " ".join(["the"] * 8)
     assert len(make_windows([example(exactly)], small, length=14, max_question=10, stride=5, training=True).rows) == 1
     assert len(make_windows([example(exactly + " the")], small, length=14, max_question=10, stride=5, training=True).rows) == 2
-    with pytest.raises(UserError, match=r"rows of 67 tokens leave no room .* question of 64 pieces.*take rows of at least 68"):
+    with pytest.raises(UserError, match=r"rows of 67 tokens leave no room .* question of 64 pieces.*finetune.length must be at least 68"):
         make_windows([example("the")], small, length=67, training=True)
 
 

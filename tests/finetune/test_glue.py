@@ -63,11 +63,27 @@ def test_the_table_and_what_is_missing(ran, tmp_path):
     assert lines[0] == "| model | CoLA (matthews) | RTE (accuracy) | mean |"
     assert lines[2] == "| this one, 3 seed(s) | 51.0 ± 1.0 | 61.0 ± 1.0 | 56.0 |"
     assert lines[3] == "| ELECTRA-small (published) | 57.0 | 66.7 | 61.9 |"
-    assert lines[-1].startswith("MRPC was not run. MRPC: train.tsv") and "not in" in lines[-1]
+    assert lines[-1].startswith("MRPC was not run. MRPC: train.tsv") and "name another place (--path), or" in lines[-1]
     said = glue.finish(tmp_path / "run", rows)
     assert "it lacks SST-2.tsv, MRPC.tsv" in said[1] and (tmp_path / "run" / "table.md").read_text().splitlines() == lines
     with zipfile.ZipFile(tmp_path / "run" / "uploads.zip") as archive:
         assert sorted(archive.namelist()) == ["CoLA.tsv", "RTE.tsv"]
+
+
+def test_an_earlier_table_stays_where_no_task_has_its_files(ran, tmp_path):
+    glue.finish(tmp_path, list(glue.run(recipe_of(files(tmp_path / "GLUE")), tmp_path, ("cola",))))
+    before = (tmp_path / "table.md").read_text()
+    none = list(glue.run(recipe_of(tmp_path / "elsewhere"), tmp_path, ("cola", "rte")))
+    with pytest.raises(UserError, match="none of these tasks has its files"):
+        glue.finish(tmp_path, none)
+    assert (tmp_path / "table.md").read_text() == before
+
+
+def test_a_run_is_of_the_task_that_it_is_called_by(ran, tmp_path):
+    of_rte = recipe_of(files(tmp_path / "GLUE"))("rte")
+    with pytest.raises(UserError, match="task.name is rte, and this is cola's run: leave it out"):
+        list(glue.run(lambda name: of_rte, tmp_path / "run", ("cola",)))
+    assert not ran
 
 
 def test_it_goes_on_and_refuses_another_run(ran, tmp_path):
@@ -96,6 +112,13 @@ def test_what_has_a_flag_of_its_own(field, flag, tmp_path):
     command += [f"--path={tmp_path}", f"--workdir={tmp_path / 'run'}"]
     ended = subprocess.run(command, env=runs.environment(tmp_path), capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2 and f"--config.{field.split('=')[0]} is {flag} here" in ended.stderr
+
+
+def test_a_task_in_the_place_of_own_is_refused(tmp_path):
+    command = [sys.executable, str(runs.ROOT / "launch" / "glue.py"), f"--config={runs.ROOT}/configs/finetune.py:cola"]
+    command += ["--checkpoint=runs/small", f"--path={tmp_path}", f"--workdir={tmp_path / 'run'}"]
+    ended = subprocess.run(command, env=runs.environment(tmp_path), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2 and "finetune.py:cola: --tasks=cola says what is run" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -225,14 +225,17 @@ def test_a_run_that_is_complete_writes_the_same_again(files, cache, undisturbed,
 # --- Several processes
 
 
-def test_two_processes_are_one_run(files, cache, tmp_path):
-    """What they leave is what one process with two devices leaves: the model too, which one of them writes."""
-    finished = start(tmp_path / "one", files, cache, subprocess.PIPE, "--config.seeds=1", devices=2)
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_two_processes_are_one_run(fsdp, files, cache, tmp_path):
+    """What they leave is what one process with two devices leaves: the model too, which one of them writes. Under fsdp each of them holds
+    a half of it."""
+    mesh = ["--config.seeds=1", f"--config.parallel.fsdp={fsdp}"]
+    finished = start(tmp_path / "one", files, cache, subprocess.PIPE, *mesh, devices=2)
     _, stderr = finished.communicate(timeout=300)
     assert finished.returncode == 0, stderr
     with socket.socket() as s:
         s.bind(("localhost", 0))
-        joined = [f"--coordinator=localhost:{s.getsockname()[1]}", "--num_processes=2", "--config.seeds=1"]
+        joined = [f"--coordinator=localhost:{s.getsockname()[1]}", "--num_processes=2", *mesh]
     both = [start(tmp_path / "two", files, cache, subprocess.PIPE, *joined, f"--process_id={number}") for number in range(2)]
     for process in both:
         _, stderr = process.communicate(timeout=300)

@@ -19,6 +19,7 @@ from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import TASKS
 from electra_jax.finetune.training import finetune
 from electra_jax.interop import formats
+from electra_jax.parallel.config import ParallelConfig
 from electra_jax.store.config import CheckpointConfig
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from electra_jax.watch.config import LogConfig
@@ -130,6 +131,16 @@ def test_a_table_of_ones_own_with_two_seeds(source, tmp_path, capsys):
         finetune(dataclasses.replace(config, seeds=3), tmp_path / "run")
 
 
+def test_a_mesh_of_pmap(source, tmp_path):
+    """The run's arrays come from a mesh that pmap makes, and it is complete nevertheless."""
+    rows = "".join(f"{text},{label}\n" for text, label in texts(60, 0))
+    (tmp_path / "rows.csv").write_text("text,label\n" + rows)
+    config = recipe(source, steps=2, seeds=1, task=TaskConfig(path=str(tmp_path / "rows.csv")))
+    config = dataclasses.replace(config, parallel=ParallelConfig(executor="pmap"))
+    finetune(config, tmp_path / "run")
+    assert formats.read(str(tmp_path / "run")).task == "classification"
+
+
 def test_tags_and_what_was_cut_off(source, tmp_path):
     """A word of the second half is an entity of one word; sentences of more than 22 pieces lose their end."""
     r = random.Random(0)
@@ -211,6 +222,21 @@ def test_steps_epochs_and_warm_up(source):
     assert (config.train.steps, config.schedule.warmup_steps, config.finetune.length) == (780, 78, 128)
     assert config.finetune.no_answer_threshold == -2.75
     assert recipe(source).of_rows(780, 128, "question_answering").train.steps == 40
+
+
+def test_seeds_that_leave_devices_idle_are_told_of(source, tmp_path):
+    rows = "".join(f"{text},{label}\n" for text, label in texts(60, 0))
+    (tmp_path / "rows.csv").write_text("text,label\n" + rows)
+    of = {seeds: recipe(source, seeds=seeds, task=TaskConfig(path=str(tmp_path / "rows.csv"))) for seeds in (3, jax.device_count())}
+    some, all_ = (training.open_work(each, tmp_path / "scratch").about["notes"] for each in of.values())
+    assert some[-1] == f"3 of {jax.device_count()} devices train, each 1 of the seeds: with seeds={jax.device_count()} all would"
+    assert not any("devices train" in line for line in all_)
+
+
+def test_the_last_seed_is_one_too(source):
+    assert dataclasses.replace(recipe(source), seed=2**32 - 2).seeds == 2
+    with pytest.raises(UserError, match=r"seed is 4294967295: with seeds=2 it must be at most 2\*\*32 - 2"):
+        dataclasses.replace(recipe(source), seed=2**32 - 1)
 
 
 @pytest.mark.parametrize("field, value", [("epochs", math.inf), ("no_answer_threshold", math.nan)])

@@ -112,9 +112,16 @@ def test_rates_that_are_none(words):
         transfer.rates_of(words)
 
 
-def test_the_rate_is_not_given_twice(ran, tmp_path):
-    with pytest.raises(UserError, match="optimizer.learning_rate is chosen from --rates here"):
-        rows_of(tmp_path, **{"optimizer.learning_rate": 1e-2})
+@pytest.mark.parametrize(
+    "field, value, says",
+    [
+        ("optimizer.learning_rate", 1e-2, "optimizer.learning_rate is chosen from --rates here"),
+        ("task.name", "cola", "task.name is given by --tasks here"),
+    ],
+)
+def test_rate_and_task_are_not_given_twice(field, value, says, ran, tmp_path):
+    with pytest.raises(UserError, match=says):
+        rows_of(tmp_path, **{field: value})
     assert not ran
 
 

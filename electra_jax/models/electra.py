@@ -21,7 +21,7 @@ from electra_jax.models.ops import vocabulary
 from electra_jax.parallel import sharding
 from electra_jax.types import Array, Batch, Params
 
-HEAD_INPUT = 1  # the place of dropout before a task's head, in layer 0 (see rng.site_seeds), where the embeddings' is 0
+HEAD = 1  # the first place of dropout in a task's head; as the embeddings', which is 0, it is in layer 0 (see rng.site_seeds)
 NETWORKS: Mapping[str, str] = {"generator": "mlm", "discriminator": "rtd"}  # ELECTRA's, and each one's head
 
 
@@ -161,11 +161,10 @@ def task_apply(
     head, x_BxLxH = _of_task(params, config, batch, task, seeds_Bx2, network)
     if task not in heads.OF_FIRST_TOKEN:
         return head(x_BxLxH.reshape(-1, x_BxLxH.shape[-1])).reshape(*batch.tokens.shape, -1)
-    x_BxH = x_BxLxH[:, 0]
-    dropout = config.encoder(network).dropout
-    if task == "classification" and seeds_Bx2 is not None and dropout:
-        x_BxH = rng.dropout(x_BxH, rng.site_seeds(seeds_Bx2, 0, HEAD_INPUT), dropout)
-    return head(x_BxH)
+    rate = config.encoder(network).dropout
+    if seeds_Bx2 is None or not rate:
+        return head(x_BxLxH[:, 0])
+    return head(x_BxLxH[:, 0], lambda x_BxH, place: rng.dropout(x_BxH, rng.site_seeds(seeds_Bx2, 0, HEAD + place), rate))
 
 
 def answer_apply(

@@ -16,6 +16,12 @@ from electra_jax.models.ops.dense import product
 from electra_jax.models.ops.gelu import gelu
 from electra_jax.types import Array
 
+Drop = Callable[[Array, int], Array]  # (x [B, H], the number of the place in the head) -> x after dropout
+
+
+def no_drop(x_BxH: Array, place: int) -> Array:
+    return x_BxH
+
 
 class MLMHead(nn.Module):
     """Hidden [S, H] -> ([S, E], bias [V]): dense, GELU, LayerNorm. The rest of the way is ops/vocabulary.py."""
@@ -44,26 +50,27 @@ class RTDHead(nn.Module):
 
 class ClassificationHead(nn.Module):
     """Hidden states of the first tokens [B, H] -> logits [B, labels], at least float32. Published: `classification_tasks.py`, which drops
-    out of its input while it trains; the caller does."""
+    out of its input while it trains: drop(x, 0) does."""
 
     config: EncoderConfig
     num_labels: int
 
     @nn.compact
-    def __call__(self, x_BxH: Array) -> Array:
-        return glorot_dense(self.config, self.num_labels, "out", is_logits=True)(x_BxH)
+    def __call__(self, x_BxH: Array, drop: Drop = no_drop) -> Array:
+        return glorot_dense(self.config, self.num_labels, "out", is_logits=True)(drop(x_BxH, 0))
 
 
 class SequenceHead(nn.Module):
-    """Hidden states of the first tokens [B, H] -> logits [B, labels]: dense, GELU, out."""
+    """Hidden states of the first tokens [B, H] -> logits [B, labels]: dropout, dense, GELU, dropout, out (transformers
+    `ElectraClassificationHead` and `RoFormerClassificationHead`)."""
 
     config: EncoderConfig
     num_labels: int
 
     @nn.compact
-    def __call__(self, x_BxH: Array) -> Array:
-        x_BxH = gelu(Dense(self.config, self.config.hidden_size, name="dense")(x_BxH))
-        return glorot_dense(self.config, self.num_labels, "out", is_logits=True)(x_BxH)
+    def __call__(self, x_BxH: Array, drop: Drop = no_drop) -> Array:
+        x_BxH = gelu(Dense(self.config, self.config.hidden_size, name="dense")(drop(x_BxH, 0)))
+        return glorot_dense(self.config, self.num_labels, "out", is_logits=True)(drop(x_BxH, 1))
 
 
 class TokenHead(nn.Module):

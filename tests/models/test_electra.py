@@ -119,6 +119,24 @@ def test_networks_are_named_by_whoever_asks():
     assert electra.discriminator_apply(scores, config, batch, network="judge").shape == batch.tokens.shape
 
 
+@pytest.mark.parametrize("task, places", [("classification", 1), ("sequence_classification", 2)])
+def test_dropout_within_the_head_of_a_text(params, task, places):
+    """The published head drops out of its input, and transformers' also of what its hidden layer gives: in training alone."""
+    config, batch = dataclasses.replace(TINY, dropout=0.2), tiny.packed()
+    head = jax.jit(lambda key: electra.init_task(key, config, task, 3))(tiny.ROOT)
+    params, seeds = {**params, task: head}, jnp.arange(8, dtype=jnp.uint32).reshape(4, 2)
+    for train in (True, False):
+        hidden = electra.hidden_states(params, config, batch, seeds if train else None)[:, 0]
+        masks = [rng.dropout(jnp.ones((4, 32)), rng.site_seeds(seeds, 0, 1 + place), 0.2) if train else 1.0 for place in range(places)]
+        head, masks = jax.tree.map(np.float64, (head, masks))
+        x = np.float64(hidden) * masks[0]
+        if places == 2:
+            x = x @ head["dense"]["kernel"] + head["dense"]["bias"]
+            x = x * stats.norm.cdf(x) * masks[1]
+        wanted = x @ head["out"]["kernel"] + head["out"]["bias"]
+        np.testing.assert_allclose(electra.task_apply(params, config, batch, task, seeds if train else None), wanted, atol=1e-5)
+
+
 def test_what_a_model_lacks_is_said(params):
     batch = tiny.packed()
     encoder = {"embeddings": params["embeddings"], "generator": {k: v for k, v in params["generator"].items() if k != "head"}}

@@ -14,10 +14,15 @@ from electra_jax import exit_codes
 _begun = False
 
 
-def catch() -> None:
-    """From here on. Where SIGINT is ignored, as of a shell's background command, it stays so."""
+def catch(sigterm: bool = False) -> None:
+    """From here on. Where SIGINT is ignored, as of a shell's background command, it stays so.
+
+    sigterm: SIGTERM means the same. A training run hears it by itself (watch/stopping.py), and so do jax's processes that are one run.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _handle)
+    if sigterm:
+        signal.signal(signal.SIGTERM, _handle)
 
 
 def begun() -> None:

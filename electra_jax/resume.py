@@ -36,8 +36,9 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str
         if old.get(name) != new.get(name) and not re.search(may_change, name) and (name in old or new[name])  # else a later field, unused
     ]
     if changed:
+        path = "task.path" if "finetune" in now else "data.path"
         may = (
-            "log, eval, checkpoint and parallel fields, data.path where the rows are the same, accumulation, max_non_finite_steps, "
+            f"log, eval, checkpoint and parallel fields, {path} where the rows are the same, accumulation, max_non_finite_steps, "
             "hang_secs, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
         )
         changes = "; ".join(changed[:_LISTED]) + ("; ..." if len(changed) > _LISTED else "")

@@ -8,14 +8,13 @@ PyTorch, transformers and txtai are the peers: pip install 'electra_jax[bench]';
 """
 
 import pathlib
-import signal
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from electra_jax import interrupts
 
-interrupts.catch()
+interrupts.catch(sigterm=True)
 from absl import flags
 
 from electra_jax import cli
@@ -36,7 +35,6 @@ def main(_):
         raise cli.UserError("benchmarks/ is a folder of the repository and no part of the package: run launch/bench.py in a checkout")
     from benchmarks import suite
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: sides and folders go too
     if DISPATCH.value:
         if others := [name for name in ("what", "presets", "rounds", "text", "json", "docs") if flags.FLAGS[name].present]:
             raise cli.UserError(f"--dispatch stands alone: leave out --{', --'.join(others)}")

@@ -9,13 +9,12 @@ Training on needs no conversion: launch/pretrain.py --config.init_from=PATH open
 """
 
 import os
-import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from electra_jax import interrupts
 
-interrupts.catch()
+interrupts.catch(sigterm=True)
 from absl import flags
 
 from electra_jax import cli
@@ -29,7 +28,6 @@ HEAD_SIZE = flags.DEFINE_integer("head_size", 64, "Of a TF1 checkpoint, which do
 
 
 def main(_):
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was begun is removed on the way out
     from electra_jax.parallel import process
 
     process.prepare()

@@ -13,7 +13,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from electra_jax import interrupts
 
-interrupts.catch()
+interrupts.catch(sigterm=True)
 from absl import flags
 
 from electra_jax import cli

@@ -10,13 +10,12 @@ Exit codes: 0 done, 2 something to mend (one line says what), 42 interrupted: ru
 """
 
 import os
-import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from electra_jax import interrupts
 
-interrupts.catch()
+interrupts.catch(sigterm=True)
 from absl import flags
 
 from electra_jax import cli
@@ -39,7 +38,6 @@ GIVEN = {
 
 
 def main(_):
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was begun is removed on the way out
     from electra_jax.parallel import process
 
     process.prepare()  # before jax is imported

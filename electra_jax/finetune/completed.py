@@ -9,7 +9,7 @@ from typing import Any
 from electra_jax.cli import UserError
 from electra_jax.finetune import results
 from electra_jax.finetune.recipe import FinetuneRecipe
-from electra_jax.finetune.training import finetune
+from electra_jax.finetune.training import finetune, made_of_now
 from electra_jax.resume import MAY_CHANGE
 from electra_jax.store import names
 
@@ -20,14 +20,14 @@ FOLLOWING = {"finetune.length", "finetune.head", "finetune.no_answer_threshold",
 def ensure(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
     """The content of the run's results.json.
 
-    UserError where the folder holds a run of another recipe. Compared are the fields of the task, the fine-tuning and the optimizer, and
-    all that a person sets; the others follow from these and from the rows. What a resume may change is not compared.
+    UserError where the folder holds a run of another recipe, or where the model or the examples have changed since it was made. Compared
+    are the fields of the task, the fine-tuning and the optimizer, and all that a person sets; the others follow from these and from the
+    rows. What a resume may change is not compared.
     """
-    found = folder / results.RESULTS
-    if not (found.is_file() and (folder / names.REPORT).is_file()):  # the report is written last, so a run that has one is complete
+    if not _is_complete(folder):
         finetune(recipe, folder)
-        return json.loads(found.read_text())
-    before = json.loads((folder / names.CONFIG).read_text())
+        return json.loads((folder / results.RESULTS).read_text())
+    found, before = (json.loads((folder / name).read_text()) for name in (results.RESULTS, names.CONFIG))
     now = recipe.stored()
     named = {f"{section}.{name}" for section in ("task", "finetune", "optimizer") for name in now[section].keys() & before[section].keys()}
     named -= FOLLOWING
@@ -38,7 +38,19 @@ def ensure(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
         old, new = (before.get(section, {}) if section else before).get(name), recipe.value(field)
         if old != new:
             raise UserError(f"{folder} has the results of {field}={old}, and this is {new}: choose another --workdir")
-    return json.loads(found.read_text())
+    for what, hash_ in made_of_now(recipe.init_from, recipe.init_network, recipe.task).items():
+        if found["made_of"][what] != hash_:
+            changed = {"model": f"the model in {recipe.init_from} has", "examples": f"the examples in {recipe.task.path} have"}[what]
+            raise UserError(f"{changed} changed since {folder} was made of them: choose another --workdir")
+    return found
+
+
+def _is_complete(folder: pathlib.Path) -> bool:
+    """The report is written last. More steps may have been begun since then."""
+    if not ((folder / results.RESULTS).is_file() and (folder / names.REPORT).is_file()):
+        return False
+    steps = json.loads((folder / names.CONFIG).read_text())["train"]["steps"]
+    return json.loads((folder / results.RESULTS).read_text())["steps"] == steps
 
 
 def dev_of(found: dict[str, Any]) -> str:

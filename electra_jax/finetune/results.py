@@ -58,6 +58,7 @@ class Finished(NamedTuple):
     tokenizer: Tokenizer
     source: Model
     outputs: Callable[[Any, str], dict[str, np.ndarray]]  # ((params, root words) of a seed, split) -> its outputs for all rows of the split
+    made_of: Mapping[str, str]  # hashes of the model and the examples, by which completed.py knows whether the scores are still theirs
 
 
 def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]) -> list[Section]:
@@ -98,6 +99,7 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
         for split, by_seed in scores.items()
     }
     whole = {"task": task.title, "headline": task.headline, "best_seed": best, "scores": scores, "summary": table}
+    whole |= {"steps": run.recipe.train.steps, "made_of": dict(run.made_of)}
     write_whole(folder / RESULTS, json.dumps(whole, indent=1) + "\n")
     dev, made = (run.examples[run.dev], of_best[run.dev]), (confusion.KINDS[task.kind], mistakes.KINDS[task.kind])
     return [*of_seeds(scores, task.metrics, best), *made[0](task, *dev), made[1](task, *dev)]

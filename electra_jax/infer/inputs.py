@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from electra_jax.cli import UserError
@@ -39,7 +39,17 @@ def layout_of(task: Task, path: str, given: Mapping[str, Any]) -> Layout:
         raise UserError(f"{path}: a file of the format {format} has {has}, and this model predicts {_predicts(task.kind)}: give a table")
     options = {**_as_trained(task, format), **given, "kind": task.kind, "format": format}
     layout = opening.own_layout(TaskConfig(**options), format)
+    check_texts(task, layout.texts, f"{path} is read with task.text_columns={','.join(layout.texts)}")
     return dataclasses.replace(layout, label="", labelled=False, start="")
+
+
+def check_texts(task: Task, texts: Sequence[str], what: str) -> None:
+    """UserError if a row has one text and the model was trained on pairs, or the reverse. What is not known of a model is not checked:
+    a folder of transformers does not say which of them it is for."""
+    trained = task.layout
+    if trained.format and trained.kind in ("class", "classes", "number") and len(texts) != len(trained.texts):
+        counts = {1: "single texts", 2: "pairs of texts"}
+        raise UserError(f"{what}, and the model was trained on {counts[len(trained.texts)]}, not on {counts[len(texts)]}")
 
 
 def _predicts(kind: str) -> str:

@@ -29,6 +29,7 @@ from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.readers.rows import example
 from electra_jax.finetune.rows import Prediction
 from electra_jax.finetune.tasks import TASKS, Task
+from electra_jax.infer import inputs
 from electra_jax.interop import formats, names
 from electra_jax.interop.model import Model
 from electra_jax.models.attention import choice
@@ -76,7 +77,7 @@ class TaskModel:
             raise UserError("texts are of type set, which has no order: predict(sorted(texts))")
         if hasattr(texts, "columns"):  # of pandas: its columns' names would be predicted
             raise UserError(f"texts are a table: name its column, predict(texts[{next(iter(texts.columns), 'text')!r}])")
-        return self._predictions((_example(each, number, self.task.kind) for number, each in enumerate(texts)), portion_rows)
+        return self._predictions((_example(each, number, self.task) for number, each in enumerate(texts)), portion_rows)
 
     def _predictions(self, examples: Iterable[Example], portion_rows: int) -> Iterator[Prediction]:
         counts = Counter()
@@ -122,9 +123,9 @@ def portions(examples: Iterable[Example], portion_rows: int) -> Iterator[list[Ex
         yield some
 
 
-def _example(value: Any, number: int, kind: str) -> Example:
+def _example(value: Any, number: int, task: Task) -> Example:
     """The example of an item of `texts`, by the rules for a row of a file."""
-    where, names = f"texts[{number}]", _TEXTS.get(kind, ("text",))
+    where, kind, names = f"texts[{number}]", task.kind, _TEXTS.get(task.kind, ("text",))
     if kind != "tags":
         fields = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
         if kind != "answer" and len(fields) == 2:
@@ -132,6 +133,7 @@ def _example(value: Any, number: int, kind: str) -> Example:
         if len(fields) != len(names) or not all(isinstance(each, str) for each in fields):
             wanted = "(question, context)" if kind == "answer" else "a text, or a pair of them"
             raise UserError(f"{where} is {_short(value)}: it must be {wanted}")
+        inputs.check_texts(task, names, f"{where} is {_short(value)}")
         value = fields
     else:
         if not isinstance(value, str | list | tuple):

@@ -59,7 +59,9 @@ def refuse_unfinished(config: Any, path: str, workdir: str) -> None:
     if isinstance(config, dict) and "finetune" in config and "task" in config:
         if not gcs.is_remote(workdir) and (pathlib.Path(workdir) / MODEL / CHECKPOINTS).is_dir():
             raise UserError(f"{path}: these are the checkpoints of a fine-tuning, with all its seeds: name its workdir, {workdir}")
-        raise UserError(f"{path}: its fine-tuning is not complete, there is no {MODEL}/ in it yet: run the same command again")
+        raise UserError(
+            f"{path}: its fine-tuning is not complete, there is no {MODEL}/ in it yet: run launch/finetune.py with this workdir again"
+        )
 
 
 def read(path: str, with_slots: bool = True) -> Model:

@@ -10,11 +10,12 @@ import pytest
 
 from configs.finetune import get_config
 from electra_jax.cli import UserError
-from electra_jax.finetune import completed, glue
+from electra_jax.finetune import completed, glue, training
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.train.config import OptimizerConfig
 from electra_jax.watch.config import LogConfig
+from tests import tiny
 from tests.launch import runs
 
 
@@ -36,6 +37,7 @@ def ran(monkeypatch):
         by_seed = {str(seed): {name: value + 0.01 * seed for name, value in scores.items()} for seed in range(3)}
         summary = {name: glue.results.summary([each[name] for each in by_seed.values()]) for name in scores}
         whole = {"headline": next(iter(scores)), "scores": {"dev": by_seed}, "summary": {"dev": summary}}
+        whole |= {"steps": recipe.train.steps, "made_of": {"model": "m", "examples": "e"}}
         (folder / "config.json").write_text(json.dumps(recipe.stored()))
         (folder / "predictions").mkdir(exist_ok=True)
         upload = {"cola": "CoLA.tsv", "rte": "RTE.tsv"}[recipe.task.name]
@@ -44,6 +46,7 @@ def ran(monkeypatch):
         (folder / "report.html").write_text("")
 
     monkeypatch.setattr(completed, "finetune", finetune)
+    monkeypatch.setattr(completed, "made_of_now", lambda *what: {"model": "m", "examples": "e"})
     return names
 
 
@@ -102,6 +105,14 @@ def test_it_goes_on_and_refuses_another_run(ran, tmp_path):
         with pytest.raises(UserError, match=f"has the results of {says}"):
             list(glue.run(recipe_of(path, **fields), tmp_path / "run", ("cola",)))
     assert list(glue.run(recipe_of(path, log=LogConfig(every_steps=7)), tmp_path / "run", ("cola",))) == [first]
+    done = tmp_path / "run" / "rte" / "results.json"
+    whole = json.loads(done.read_text())
+    done.write_text(json.dumps({**whole, "steps": 7}))  # more steps were begun, and the run was stopped
+    assert list(glue.run(recipe_of(path), tmp_path / "run", ("rte",))) == again[1:] and ran == ["cola", "rte", "rte", "rte"]
+    for what, says in (("model", "the model in runs/small has changed since"), ("examples", "the examples in .*GLUE have changed since")):
+        done.write_text(json.dumps({**whole, "made_of": {**whole["made_of"], what: "another"}}))
+        with pytest.raises(UserError, match=says):
+            list(glue.run(recipe_of(path), tmp_path / "run", ("rte",)))
     with pytest.raises(UserError, match="'squad1' is no task of GLUE"):
         list(glue.run(recipe_of(path), tmp_path / "run", ("squad1",)))
 
@@ -130,16 +141,31 @@ def test_a_task_in_the_place_of_own_is_refused(tmp_path):
 )
 def test_a_variant_holds_for_every_task(variants, says, tmp_path):
     """By the script itself, whose run of CoLA without a variant is complete."""
-    path, done = files(tmp_path / "GLUE"), tmp_path / "run" / "cola"
+    path, done, source = files(tmp_path / "GLUE"), tmp_path / "run" / "cola", tmp_path / "model"
     done.mkdir(parents=True)
-    recipe = FinetuneRecipe.of(get_config("cola"), {"init_from": "runs/small", "seeds": 1, "task.path": str(path)})
+    tiny.save_words(source)
+    for split in ("train", "dev"):
+        (path / "CoLA" / f"{split}.tsv").write_text("gj04\t1\t\tw1 w2 w3\ngj04\t0\t*\tw3 w1\n")
+    (path / "CoLA" / "test.tsv").write_text("index\tsentence\n0\tw1 w2\n")
+    recipe = FinetuneRecipe.of(get_config("cola"), {"init_from": str(source), "seeds": 1, "task.path": str(path)})
     (done / "config.json").write_text(json.dumps(recipe.stored()))
     dev = {"dev": {"0": {"matthews": 0.5}}}
     summary = {"dev": {"matthews": glue.results.summary([0.5])}}
-    (done / "results.json").write_text(json.dumps({"headline": "matthews", "scores": dev, "summary": summary}))
+    whole = {"headline": "matthews", "scores": dev, "summary": summary}
+    whole |= {"steps": recipe.train.steps, "made_of": training.made_of_now(str(source), "", recipe.task)}
+    (done / "results.json").write_text(json.dumps(whole))
     (done / "report.html").write_text("")
     command = [sys.executable, str(runs.ROOT / "launch" / "glue.py"), f"--config={runs.ROOT}/configs/finetune.py:own{variants}"]
-    command += ["--checkpoint=runs/small", f"--path={path}", f"--workdir={tmp_path / 'run'}", "--tasks=cola"]
+    command += [f"--checkpoint={source}", f"--path={path}", f"--workdir={tmp_path / 'run'}", "--tasks=cola"]
     ended = subprocess.run(command, env=runs.environment(tmp_path), capture_output=True, text=True, timeout=300)
     assert ended.returncode == (2 if variants else 0), ended.stderr
     assert says in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("script", ["glue", "transfer"])
+def test_a_stop_where_no_run_hears_it(script, tmp_path):
+    """While the script starts, or between two runs: 42, by which launch/supervise.py knows that it is to be started again."""
+    code = f"import os, signal, sys; sys.argv = ['{script}.py', '--help']; sys.path.insert(0, '{runs.ROOT}/launch'); "
+    code += f"import {script}; os.kill(os.getpid(), signal.SIGTERM)"
+    ended = subprocess.run([sys.executable, "-c", code], env=runs.environment(tmp_path), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 42 and ended.stderr.endswith("interrupted: run the same command again\n"), ended.stderr

@@ -13,7 +13,7 @@ import pytest
 import electra_jax
 from configs import finetune as configs
 from electra_jax.cli import UserError
-from electra_jax.finetune import rates, rows, training
+from electra_jax.finetune import completed, rates, rows, training
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import TASKS
@@ -129,6 +129,11 @@ def test_a_table_of_ones_own_with_two_seeds(source, tmp_path, capsys):
     assert again.metrics == result.metrics and json.loads((tmp_path / "run" / "results.json").read_text()) == found
     with pytest.raises(UserError, match="seeds: 2 -> 3"):
         finetune(dataclasses.replace(config, seeds=3), tmp_path / "run")
+    assert completed.ensure(config, tmp_path / "run") == found  # reads the model and the examples again
+    with open(tmp_path / "dev.csv", "a") as file:
+        file.write("w1 w2,low\n")
+    with pytest.raises(UserError, match=f"the examples in {tmp_path} have changed since .*run was made of them"):
+        completed.ensure(config, tmp_path / "run")
 
 
 def test_a_mesh_of_pmap(source, tmp_path):

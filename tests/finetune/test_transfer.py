@@ -29,6 +29,7 @@ def ran(monkeypatch):
 
     def finetune(recipe, folder):
         rate, seeds = recipe.optimizer.learning_rate, recipe.seeds
+        of = {"steps": recipe.train.steps, "made_of": {}}
         calls.append((recipe.task.name, rate, seeds, recipe.task.dev_from_train))
         (folder / "checkpoints").mkdir(parents=True)
         scores = {str(seed): {"accuracy": 0.9 - abs(rate - 1e-3) * 100 + 0.01 * seed} for seed in range(seeds)}
@@ -41,11 +42,12 @@ def ran(monkeypatch):
         ]
         (folder / "metrics.jsonl").write_bytes(b"".join([*lines, b'{"step": 3, "clock/secs_wall": 9']))  # the last one was cut off
         (folder / "results.json").write_text(
-            json.dumps({"task": recipe.task.name.upper(), "headline": "accuracy", "scores": {"dev": scores}, "summary": summary})
+            json.dumps({"task": recipe.task.name.upper(), "headline": "accuracy", "scores": {"dev": scores}, "summary": summary, **of})
         )
         (folder / "report.html").write_text("")
 
     monkeypatch.setattr(completed, "finetune", finetune)
+    monkeypatch.setattr(completed, "made_of_now", lambda *what: {})
     return calls
 
 

@@ -128,10 +128,16 @@ def test_several_classes_and_a_pair(source, tmp_path):
     assert all(each["labels"] == [label for label in labels if each["probabilities"][label] > 0.5] for each in records)
     assert len({tuple(each["labels"]) for each in records}) > 2
     pairs = [(row["x"], row["y"]) for row in rows]
+    with pytest.raises(UserError, match=r"texts\[50\] is 'w1 w2', and the model was trained on pairs of texts, not on single texts"):
+        list(model.predict([*pairs, "w1 w2"]))
+    with pytest.raises(UserError, match="dev.jsonl is read with task.text_columns=x, and the model was trained on pairs"):
+        predicted(model, tmp_path / "dev.jsonl", tmp_path, given={"text_columns": ("x",)})
+    # A folder of transformers does not say which of them it is for.
+    unknown = dataclasses.replace(model, task=dataclasses.replace(model.task, layout=dataclasses.replace(model.task.layout, format="")))
     with pytest.warns(UserWarning, match="texts were cut"):
-        mixed = list(model.predict([*pairs, "w1 w2"]))
+        mixed = list(unknown.predict([*pairs, "w1 w2"]))
     assert [list(each.value) for each in mixed[:-1]] == [each["labels"] for each in records]
-    assert mixed[-1].more == pytest.approx(next(model.predict(["w1 w2"])).more, abs=1e-6)
+    assert mixed[-1].more == pytest.approx(next(unknown.predict(["w1 w2"])).more, abs=1e-6)
     (tmp_path / "pairs.txt").write_text("".join(f"{x}\t{y}\n" for x, y in pairs))
     assert predicted(model, tmp_path / "pairs.txt", tmp_path)[1] == records
     with pytest.raises(UserError, match=r"more.txt:2 has 1 texts, and a row 2, with a tab between"):

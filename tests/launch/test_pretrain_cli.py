@@ -27,16 +27,15 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(rows, cache, tmp_path_factory):
-    """(workdir, seconds) of a run that nothing befell."""
+    """(workdir, the ended process) of a run that nothing befell."""
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    start = time.monotonic()
     done = runs.run(workdir, rows, cache)
     assert done.returncode == 0, done.stderr
-    return workdir, time.monotonic() - start, done
+    return workdir, done
 
 
 def test_a_run_tells_its_plan_and_leaves_everything(undisturbed):
-    workdir, _, done = undisturbed
+    workdir, done = undisturbed
     assert "plan: tiny" in done.stderr and "epochs" in done.stderr and "GiB a step" in done.stderr
     assert "held-out MLM loss" in done.stderr and "word frequencies alone" in done.stderr
     assert done.stdout.startswith("done: 60 steps")
@@ -50,17 +49,16 @@ def test_a_run_tells_its_plan_and_leaves_everything(undisturbed):
     assert evals[-1]["eval/mlm_loss"] < evals[0]["eval/mlm_loss"]
 
 
-def kill_and_finish(workdir, rows, cache, moments_secs) -> None:
-    """kill -9 at each of the moments after its start, then the same command until it is done."""
-    for moment_secs in moments_secs:
-        process = subprocess.Popen(
-            runs.command(workdir, rows), env=runs.environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(moment_secs)
-        process.kill()
-        process.wait()
-    done = runs.run(workdir, rows, cache)
-    assert done.returncode == 0, done.stderr
+def started(workdir, rows, cache) -> subprocess.Popen:
+    return subprocess.Popen(runs.command(workdir, rows), env=runs.environment(cache), stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_lines(process, workdir, count: int) -> None:
+    """Until metrics.jsonl has so many lines, about one a step."""
+    path = workdir / "metrics.jsonl"
+    while not path.exists() or len(path.read_text().splitlines()) < count:
+        assert process.poll() is None
+        time.sleep(0.01)
 
 
 def assert_same_run(workdir, other) -> None:
@@ -69,34 +67,41 @@ def assert_same_run(workdir, other) -> None:
 
 
 def test_kill_and_resume_is_bit_identical(rows, cache, undisturbed, tmp_path):
-    other, secs, _ = undisturbed
-    again = runs.run(tmp_path / "timed", rows, cache)  # the cache is warm now: so long does a run take
-    assert again.returncode == 0
-    kill_and_finish(tmp_path / "run", rows, cache, [0.5 * secs, 0.7 * secs])
-    assert_same_run(tmp_path / "run", other)
+    other, _ = undisturbed
+    workdir = tmp_path / "run"
+    for count in (10, 35):
+        process = started(workdir, rows, cache)
+        wait_for_lines(process, workdir, count)
+        process.kill()
+        process.communicate()
+    assert runs.run(workdir, rows, cache).returncode == 0
+    assert_same_run(workdir, other)
 
 
 @pytest.mark.slow
 def test_twenty_kills(rows, cache, undisturbed, tmp_path):
-    other, _, _ = undisturbed
+    other, _ = undisturbed
     start = time.monotonic()
     assert runs.run(tmp_path / "timed", rows, cache).returncode == 0
     secs = time.monotonic() - start
     moments = random.Random(0)
     for number in range(4):  # four runs, killed five times each, at moments over a whole run's length
         workdir = tmp_path / str(number)
-        kill_and_finish(workdir, rows, cache, [moments.uniform(0.2, 1.0) * secs for _ in range(5)])
+        for _ in range(5):
+            process = started(workdir, rows, cache)
+            time.sleep(moments.uniform(0.2, 1.0) * secs)
+            process.kill()
+            process.communicate()
+        assert runs.run(workdir, rows, cache).returncode == 0
         assert_same_run(workdir, other)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stop_signal_saves_and_exits_42(stop, rows, cache, undisturbed, tmp_path):
-    other, _, _ = undisturbed
+    other, _ = undisturbed
     workdir = tmp_path / "run"
-    process = subprocess.Popen(runs.command(workdir, rows), env=runs.environment(cache), stderr=subprocess.PIPE, text=True)
-    while not (workdir / "metrics.jsonl").exists() or len((workdir / "metrics.jsonl").read_text().splitlines()) < 10:
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = started(workdir, rows, cache)
+    wait_for_lines(process, workdir, 10)
     process.send_signal(stop)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 42, stderr
@@ -107,7 +112,7 @@ def test_a_stop_signal_saves_and_exits_42(stop, rows, cache, undisturbed, tmp_pa
 
 
 def test_a_finished_run_says_so_again(rows, cache, undisturbed):
-    workdir, _, _ = undisturbed
+    workdir, _ = undisturbed
     before = runs.learned(workdir)
     again = runs.run(workdir, rows, cache)
     assert again.returncode == 0 and runs.learned(workdir) == before

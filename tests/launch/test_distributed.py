@@ -17,8 +17,8 @@ from electra_jax.data.rows import records
 from electra_jax.interop import formats, names
 from tests.launch import runs
 
-STEPS, FEWER = 50, 20  # several processes on few cores are slow: they go the first 20 of the 50 steps
-FIELDS = {"train.steps": STEPS, "schedule.decay_steps": STEPS, "eval.every_steps": 10, "checkpoint.every_steps": 7}
+STEPS, FEWER = 32, 16  # several processes on few cores are slow: they go half of the way
+FIELDS = {"train.steps": STEPS, "schedule.decay_steps": STEPS, "eval.every_steps": 16, "checkpoint.every_steps": 7}
 HEARTBEAT_SECS = 8
 
 

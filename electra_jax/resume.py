@@ -36,10 +36,9 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str
         if old.get(name) != new.get(name) and not re.search(may_change, name) and (name in old or new[name])  # else a later field, unused
     ]
     if changed:
-        path = "task.path" if "finetune" in now else "data.path"
         may = (
-            f"log, eval, checkpoint and parallel fields, {path} where the rows are the same, accumulation, max_non_finite_steps, "
-            "hang_secs, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
+            f"log, eval, checkpoint and parallel fields, {_path_of_rows(new)} where the rows are the same, accumulation, "
+            "max_non_finite_steps, hang_secs, remat, scan_layers and attention; train.steps where schedule.decay_steps is set"
         )
         changes = "; ".join(changed[:_LISTED]) + ("; ..." if len(changed) > _LISTED else "")
         raise UserError(
@@ -58,11 +57,15 @@ def warnings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _in_words(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if name == "identity.data":  # hashes, which tell a person nothing
-        field = "task.path" if "task.path" in new else "data.path"
+        field = _path_of_rows(new)
         return f"it was begun on the rows of {field}={old.get(field)}, and {new.get(field)} holds others"
     if name.startswith("identity."):
         return f"another {name.removeprefix('identity.')}"
     return f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+
+
+def _path_of_rows(flat: Mapping[str, Any]) -> str:
+    return "task.path" if "task.path" in flat else "data.path"
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

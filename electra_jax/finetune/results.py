@@ -10,6 +10,7 @@ mistakes.py).
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import shutil
@@ -25,7 +26,7 @@ from electra_jax.files import write_whole
 from electra_jax.finetune import confusion, mistakes, outputs, rows
 from electra_jax.finetune.examples import Example
 from electra_jax.finetune.tasks import Task
-from electra_jax.interop import formats
+from electra_jax.interop import formats, names
 from electra_jax.interop.model import Model
 from electra_jax.store.names import MODEL
 from electra_jax.views import Cell, Section, Table
@@ -58,7 +59,7 @@ class Finished(NamedTuple):
     tokenizer: Tokenizer
     source: Model
     outputs: Callable[[Any, str], dict[str, np.ndarray]]  # ((params, root words) of a seed, split) -> its outputs for all rows of the split
-    made_of: Mapping[str, str]  # hashes of the model and the examples, by which completed.py knows whether the scores are still theirs
+    identity: str  # a hash of the examples
 
 
 def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]) -> list[Section]:
@@ -99,10 +100,20 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
         for split, by_seed in scores.items()
     }
     whole = {"task": task.title, "headline": task.headline, "best_seed": best, "scores": scores, "summary": table}
-    whole |= {"steps": run.recipe.train.steps, "made_of": dict(run.made_of)}
+    whole |= {"steps": run.recipe.train.steps, "made_of": made_of(run.source, run.identity)}
     write_whole(folder / RESULTS, json.dumps(whole, indent=1) + "\n")
     dev, made = (run.examples[run.dev], of_best[run.dev]), (confusion.KINDS[task.kind], mistakes.KINDS[task.kind])
     return [*of_seeds(scores, task.metrics, best), *made[0](task, *dev), made[1](task, *dev)]
+
+
+def made_of(source: Model, identity: str) -> dict[str, str]:
+    """Hashes of what scores follow from beside the recipe, by which completed.py knows whether they still hold: of the model that a run
+    begins with, and of the examples (`identity`)."""
+    params = hashlib.sha256()
+    for name, x in sorted(names.flat(source.params).items()):
+        params.update(f"{name} {x.shape} {x.dtype}".encode())
+        params.update(np.ascontiguousarray(x).tobytes())
+    return {"model": params.hexdigest(), "examples": identity}
 
 
 def of_seeds(scores: Mapping[str, Mapping[int, Mapping[str, float]]], metrics: Sequence[str], best: int) -> list[Table]:

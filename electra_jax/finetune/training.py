@@ -110,7 +110,7 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     def outputs(member: Any, split: str) -> dict[str, np.ndarray]:
         return _finite(objective.joined(outputs_of(*member, held_out(split))))
 
-    run = results.Finished(recipe, task, data.examples, data.rows, data.dev, tokenizer, source, outputs, made_of(source, data.identity))
+    run = results.Finished(recipe, task, data.examples, data.rows, data.dev, tokenizer, source, outputs, data.identity)
     first = rows.pad(train, task.kind, np.zeros(1, np.int64), order.lengths[-1], tokenizer.pad_id, np.arange(1))
     seeds = parts.seeds if not config.one_shuffle else (ONE_ORDER,) * len(parts.seeds)
     return Work(
@@ -180,19 +180,11 @@ def _identity(examples: Mapping[str, Sequence[Example]], dev: str) -> str:
     return found.hexdigest()
 
 
-def made_of(source: Model, identity: str) -> dict[str, str]:
-    """Hashes of what scores follow from, beside the recipe: the model that a run begins with, and the examples."""
-    params = hashlib.sha256()
-    for name, x in sorted(names.flat(source.params).items()):
-        params.update(f"{name} {x.shape} {x.dtype}".encode() + np.ascontiguousarray(x).tobytes())
-    return {"model": params.hexdigest(), "examples": identity}
-
-
 def made_of_now(init_from: str, init_network: str, task: TaskConfig) -> dict[str, str]:
-    """`made_of` what a run would read now."""
+    """results.made_of what a run would read now."""
     examples = opening.open_task(task).examples
     dev = next(split for split in examples if split.startswith("dev"))
-    return made_of(_source(init_from, init_network), _identity(examples, dev))
+    return results.made_of(_source(init_from, init_network), _identity(examples, dev))
 
 
 def _finite(outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

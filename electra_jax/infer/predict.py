@@ -237,6 +237,7 @@ def _layout(fields: Any, where: Any) -> Layout:
         layout = Layout(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
         low, high = layout.range or (() if layout.kind == "number" else (0.0, 1.0))
         usable = layout.kind in rows.KINDS and all(isinstance(each, str) for each in (*layout.labels, *layout.texts)) and low < high
+        usable = usable and 1 <= len(layout.texts) <= 2
     except (TypeError, ValueError, AttributeError):
         usable = False
     if not usable:

@@ -138,6 +138,12 @@ class RunRecipe:
         if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
             raise UserError(f"the config is {config!r}: get_config must return an ml_collections.ConfigDict, as configs/pretrain.py does")
         values, sections = config.to_dict() if hasattr(config, "to_dict") else dict(config), cls.sections()
+        for name in (name for name, value in values.items() if isinstance(value, dict)):
+            if name not in sections:
+                raise UserError(
+                    f"the config has a section {name!r}, and this command reads {', '.join(sections)}; "
+                    "is --config the config of another command?"
+                )
         top = options.parse(cls, {name: value for name, value in values.items() if name not in (*sections, "format")}, "")
         for name, record in sections.items():
             if not isinstance(values.get(name, {}), dict):

@@ -32,7 +32,7 @@ def changed(arg="tiny", **fields):
     [
         (dict(train__step=5), r"--config.train.step: no such field; did you mean 'steps'\? train has steps \(int, 1000000\), batch_rows"),
         (dict(model__hiden_size=5), r"--config.model.hiden_size: .*'hidden_size'\? model has .*vocab_size \(int, 30522\)"),
-        (dict(trian={}), r"--config.trian: no such field: the config itself has preset \(str, 'small'\)"),
+        (dict(trian={}), r"the config has a section 'trian', and this command reads .*train.*is --config the config of another command"),
         (dict(train=3), "train is 3: it is a section of the config, such as train.steps"),
         (dict(train__steps=1.5), "train.steps is 1.5: it must be a whole number"),
         (dict(train__steps=True), "train.steps is True: it must be a whole number"),

@@ -44,6 +44,7 @@ def test_csv_by_the_rules_of_the_csv_module(tmp_path):
         ("text,text,label\na,b,x\n", ":1 names the column 'text' twice"),
         ("texts,label\na,b\n", r":1 has no column 'text', but 'texts', 'label'; did you mean 'texts'\?.*task.text_columns"),
         ("text,class\na,b\n", ":1 has no column 'label', .*task.label_column"),
+        ("fine,1\nbad,0\n", ":1 has no column .text., .*unless task.header=False says that it does not"),
         ("text,label\n", "holds no example"),
         ("", "holds no example"),
         (b"text,label\na,x\ncaf\xe9,y\n", ":3: byte 4 is 0xe9, which is no UTF-8: save the file as UTF-8"),

@@ -87,7 +87,9 @@ def delimited(rows: Iterable[tuple[int, Sequence[str]]], path: str, layout: Layo
         if columns is None:
             width = len(fields)
             if layout.header:
-                columns = columns_of(fields, layout, where, ". Its first line must name the columns" + _other_delimiter(fields))
+                without = "" if layout.format == "glue" else ", unless task.header=False says that it does not"
+                mend = f". Its first line must name the columns{without}{_other_delimiter(fields)}"
+                columns = columns_of(fields, layout, where, mend)
                 continue
             columns = _numbered(width, layout, where)
             if (

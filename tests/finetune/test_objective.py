@@ -37,7 +37,7 @@ def run(goal, params, batch, train: bool):
 
 
 def hidden(params, batch) -> np.ndarray:
-    return np.asarray(electra.hidden_states(params, MODEL, batch))
+    return np.asarray(jax.jit(lambda params, batch: electra.hidden_states(params, MODEL, batch))(params, batch))
 
 
 def gelu(x):
@@ -46,7 +46,7 @@ def gelu(x):
 
 def make(kind, head, num_labels, **options):
     goal = objective.make(MODEL, kind, head, num_labels, None, lambda outputs: {"rows": len(outputs["row"])}, **options)
-    return goal, goal.init(root_key(1))
+    return goal, jax.jit(goal.init)(root_key(1))
 
 
 def dense(params, name, x):

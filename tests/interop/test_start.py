@@ -1,6 +1,7 @@
 """Training on from another model: what is taken, what begins anew, and what is refused."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -19,9 +20,10 @@ from tests.interop.models import CONFIG, model
 from tests.interop.test_formats import SPECIALS, vocabulary
 
 
+@functools.cache
 def fresh(config=CONFIG, name="adamw"):
     rule = optimizer.make_optimizer(OptimizerConfig(name=name), ScheduleConfig(10), 100)
-    return step.init_state(rng.root_key(0), tiny.objective(config), rule)
+    return jax.jit(lambda key: step.init_state(key, tiny.objective(config), rule))(rng.root_key(0))
 
 
 def begun(source, config=CONFIG, tokenizer=None, with_slots=False, name="adamw"):

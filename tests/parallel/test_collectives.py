@@ -62,7 +62,7 @@ def test_fsdp_gathers_and_scatters_and_never_sums_a_whole_matrix(data, fsdp):
 
 
 def test_the_gradient_of_the_words_is_not_rounded_to_bfloat16_on_its_way():
-    params = tiny.objective(MODEL).init(rng.root_key(0))
+    params = jax.jit(tiny.objective(MODEL).init)(rng.root_key(0))
     batch = tiny.batch(8)
     batch = batch.replace(tokens=batch.tokens % 7)  # the other words have a gradient through the head alone
     slots_BxK = np.arange(4) + np.zeros((8, 1), np.int32)

@@ -94,19 +94,24 @@ def same(found):
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: np.max(np.abs(a - b)), first_state().params, state.params))) > 1e-3
 
 
+def bits(batch):
+    plan, _ = OBJECTIVE.plan(batch, rng.StepRng(ROOT, jnp.int32(5)), True)
+    seeds = rng.site_seeds(plan.generator_seeds, jnp.uint32(2), 3)
+    return plan, rng.keep_mask(seeds, (LENGTH, 8), 0.1)
+
+
+@functools.cache
+def wanted_bits():
+    return jax.device_get(jax.jit(bits)(tiny.batch(ROWS)))
+
+
 @pytest.mark.parametrize("data, fsdp", MESHES)
 def test_masks_noise_and_dropout_are_the_same_bits_on_every_mesh(data, fsdp):
-    def bits(batch):
-        plan, _ = OBJECTIVE.plan(batch, rng.StepRng(ROOT, jnp.int32(5)), True)
-        seeds = rng.site_seeds(plan.generator_seeds, jnp.uint32(2), 3)
-        return plan, rng.keep_mask(seeds, (LENGTH, 8), 0.1)
-
     devices = make(data, fsdp)
-    wanted = jax.device_get(jax.jit(bits)(tiny.batch(ROWS)))
     rows = mesh.by_rows(devices)
     for run in (jax.jit(bits, in_shardings=rows, out_shardings=rows), shard_mapped(bits, devices)):
         found = jax.device_get(mesh.on_mesh(run, devices)(mesh.to_devices(tiny.batch(ROWS), devices)))
-        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+        jax.tree.map(np.testing.assert_array_equal, found, wanted_bits())
 
 
 def shard_mapped(function, devices):

@@ -53,7 +53,7 @@ def test_loss_is_mlm_plus_fifty_rtd_over_their_own_denominators():
     with jax.enable_x64(True):
         goal, batch = objective(), tiny.batch()
         state = init_state(goal, optax.sgd(0.0))
-        plan, weights = goal.plan(batch, rng.StepRng(ROOT, state.step), True)
+        plan, weights = jax.jit(lambda batch: goal.plan(batch, rng.StepRng(ROOT, state.step), True))(batch)
         terms = jax.jit(goal.terms)(state.params, batch, plan)
         _, metrics = jax.jit(step.make_train_step(goal, optax.sgd(0.0)))(state, batch)
         logits, replaced = np.asarray(terms.outputs["logits"]), np.asarray(terms.outputs["replaced"])
@@ -88,7 +88,7 @@ def test_the_schedule_ends_with_the_run_also_after_skipped_steps():
     recipe = OptimizerConfig(learning_rate=0.5, weight_decay=0.0, clip_norm=0.0)
     rule, factor = optimizer.make_optimizer(recipe, ScheduleConfig(0), 4), optimizer.schedule(ScheduleConfig(0), 4)
     one = jax.jit(step.make_train_step(objective(), rule, learning_rate=lambda at: 0.5 * factor(at)))
-    state, batch, told, moved = step.init_state(ROOT, objective(), rule), tiny.batch(), [], []
+    state, batch, told, moved = init_state(objective(), rule), tiny.batch(), [], []
     for number in range(5):
         given = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params)) if number == 1 else state
         after, metrics = one(given, batch)

@@ -10,16 +10,16 @@ import numpy as np
 
 from electra_jax.data.rows import hashing
 
-MULTIPLE = 8  # every length of a batch is a multiple of this, as the widths of vector units and cache lines are
 _WITHIN, _STEPS = range(2)  # what a hash is for; each hash has one of these words in its key
 
 
-def row_lengths(lengths_N: np.ndarray, count: int = 6) -> tuple[int, ...]:
-    """At most `count` multiples of 8, ascending, chosen so that padding each row to the next of them gives the fewest tokens in all.
+def row_lengths(lengths_N: np.ndarray, count: int = 6, multiple: int = 8) -> tuple[int, ...]:
+    """At most `count` multiples of `multiple`, ascending, chosen so that padding each row to the next of them gives the fewest tokens in
+    all. 8 suits the widths of vector units and cache lines; attention may want more (models.attention.choice.row_multiple).
 
     The last one holds the longest row. The choice is exact, by dynamic programming over the possible lengths.
     """
-    candidates, rows = np.unique(-(-lengths_N // MULTIPLE) * MULTIPLE, return_counts=True)
+    candidates, rows = np.unique(-(-lengths_N // multiple) * multiple, return_counts=True)
     below = np.concatenate([[0], np.cumsum(rows)])  # rows of the first i candidates
     # best[k][i]: the fewest tokens that the rows of the first i candidates have with at most k lengths. begins[k - 1][i]: where the last
     # length's group of candidates then begins.
@@ -43,12 +43,12 @@ def row_lengths(lengths_N: np.ndarray, count: int = 6) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
-def ladder(longest: int) -> tuple[int, ...]:
-    """Lengths for rows that are not known in advance, ascending. Each is two thirds of the next longer one, rounded up to a multiple of 8;
-    the shortest is 16, unless `longest` is less. They follow from `longest` alone, so that the length to which a row is padded never
-    depends on the other rows."""
+def ladder(longest: int, multiple: int = 8) -> tuple[int, ...]:
+    """Lengths for rows that are not known in advance, ascending. Each is two thirds of the next longer one, rounded up to a multiple of
+    `multiple`; the shortest is twice that, unless `longest` is less. They follow from these two numbers alone, so that the length to which
+    a row is padded never depends on the other rows."""
     found = [longest]
-    while (next_one := -(-found[-1] * 2 // (3 * MULTIPLE)) * MULTIPLE) < found[-1] and found[-1] > 2 * MULTIPLE:
+    while (next_one := -(-found[-1] * 2 // (3 * multiple)) * multiple) < found[-1] and found[-1] > 2 * multiple:
         found.append(next_one)
     return tuple(reversed(found))
 

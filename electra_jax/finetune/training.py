@@ -23,6 +23,7 @@ from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import Task
 from electra_jax.interop import formats, names
 from electra_jax.interop.model import Model
+from electra_jax.models.attention import choice
 from electra_jax.models.config import ElectraConfig
 from electra_jax.parallel.mesh import replicated
 from electra_jax.session import Result, Work
@@ -97,12 +98,13 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     if (there := jax.device_count()) > (used := devices.mesh.size):
         multiple = -(-recipe.seeds // there) * there
         data.notes.append(f"{used} of {there} devices train, each {recipe.seeds // used} of the seeds: with seeds={multiple} all would")
-    order = _order(train, config, recipe.train.batch_rows)
+    multiple = choice.row_multiple(recipe.model.attention, devices.platform.name, config.length, [recipe.model.encoder(network)])
+    order = batches.Batches(*_lengths(train, config, multiple), recipe.train.batch_rows)
     eval_rows = -(-recipe.eval.batch_rows // devices.mesh.size) * devices.mesh.size
 
     def held_out(split: str) -> list[tuple[objective.Labelled, np.ndarray]]:
         made = data.rows[split]
-        lengths = _lengths(made, config)[1]
+        lengths = _lengths(made, config, multiple)[1]
         return list(rows.batched(made, task.kind, lengths, [eval_rows] * len(lengths), tokenizer.pad_id))
 
     outputs_of = evaluation.make_outputs(goal, devices.mesh)
@@ -198,14 +200,10 @@ def _finite(outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     return outputs
 
 
-def _order(train: rows.Rows, config: FinetuneConfig, batch_rows: int) -> batches.Batches:
-    return batches.Batches(*_lengths(train, config), batch_rows)
-
-
-def _lengths(made: rows.Rows, config: FinetuneConfig) -> tuple[np.ndarray, tuple[int, ...]]:
-    """(the length of each row, the lengths that batches have)."""
+def _lengths(made: rows.Rows, config: FinetuneConfig, multiple: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(the length of each row, the lengths that batches have, multiples of `multiple`)."""
     lengths_N = np.array([len(tokens) for tokens in made.tokens])
-    return lengths_N, batches.row_lengths(lengths_N, config.row_lengths) if config.row_lengths > 1 else (config.length,)
+    return lengths_N, batches.row_lengths(lengths_N, config.row_lengths, multiple) if config.row_lengths > 1 else (config.length,)
 
 
 def _batches(

@@ -175,13 +175,14 @@ def load_task(path: str | os.PathLike, batch_tokens: int = 0) -> TaskModel:
     task, config = task_of(model), _config(model)
     mesh = meshes.make_mesh(devices=jax.local_devices())
     platform, network = meshes.Platform.of(mesh), model.networks[0]
-    attention = choice.choose("auto", platform.name, config.length, [model.config.encoder(network)])
+    where = platform.name, config.length, [model.config.encoder(network)]
+    attention = choice.choose("auto", *where)
     # Each row length compiles a program. With the layers as one loop it compiles in a third of the time, and is as fast (docs/speed.md).
     shape = dataclasses.replace(model.config, dtype=platform.dtype, attention=attention, scan_layers=True)
     goal = objective.make(shape, task.kind, config.head, len(task.labels), None, lambda outputs: {}, network=network)
     params = jax.device_put(model.params, meshes.replicated(mesh))
     outputs, root = evaluation.make_outputs(goal, mesh), rng.key_words(rng.root_key(0))  # no randomness is used
-    lengths = batches.ladder(config.length)
+    lengths = batches.ladder(config.length, choice.row_multiple(attention, *where))
     tokens = batch_tokens or BATCH_TOKENS.get(platform.name, ELSEWHERE_TOKENS)
     batch_rows = tuple(max(tokens // length // mesh.size, 1) * mesh.size for length in lengths)
     return TaskModel(name, task, config, model.tokenizer, lengths, batch_rows, lambda batches: outputs(params, root, batches))

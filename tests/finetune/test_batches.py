@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from electra_jax.finetune.batches import MULTIPLE, Batches, row_lengths
+from electra_jax.finetune.batches import Batches, ladder, row_lengths
 
 
 def some_lengths(count: int = 1000, seed: int = 0) -> np.ndarray:
@@ -17,18 +17,23 @@ def test_the_lengths_leave_the_fewest_tokens(count):
     for seed in range(5):
         lengths_N = some_lengths(60, seed)
         found = row_lengths(lengths_N, count)
-        last = -(-lengths_N.max() // MULTIPLE) * MULTIPLE
+        last = -(-lengths_N.max() // 8) * 8
 
         def cost(lengths, lengths_N=lengths_N):
             return sum(min(each for each in lengths if each >= n) for n in lengths_N)
 
-        others = itertools.combinations(range(MULTIPLE, last, MULTIPLE), min(count, last // MULTIPLE) - 1)
+        others = itertools.combinations(range(8, last, 8), min(count, last // 8) - 1)
         assert cost(found) == min(cost((*each, last)) for each in others)
-        assert len(found) <= count and found[-1] == last and all(length % MULTIPLE == 0 for length in found)
+        assert len(found) <= count and found[-1] == last and all(length % 8 == 0 for length in found)
 
 
 def test_of_one_length_there_is_one():
     assert row_lengths(np.full(10, 17), 4) == (24,)
+
+
+def test_lengths_that_a_kernel_takes():
+    assert row_lengths(np.array([3, 130, 140, 300]), 6, 128) == (128, 256, 384)
+    assert ladder(512, 128) == (256, 384, 512)
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 32, 2000])

@@ -377,7 +377,7 @@ def test_few_programs_whatever_the_portions(model, monkeypatch):
 def test_the_ladder_of_lengths(longest):
     found = batches.ladder(longest)
     assert found[-1] == longest and list(found) == sorted(set(found)) and len(found) <= 12
-    assert all(each % batches.MULTIPLE == 0 for each in found[:-1])
+    assert all(each % 8 == 0 for each in found[:-1])
     assert all(below >= 2 / 3 * above for below, above in zip(found, found[1:], strict=False))
     assert found[0] <= 16
 

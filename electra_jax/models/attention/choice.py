@@ -13,17 +13,35 @@ if TYPE_CHECKING:
 FUSED_FROM = 256
 
 
+# Of what rows of several lengths may be multiples.
+MULTIPLES = (8, 128)
+
+
 def choose(asked: str, platform: str, length: int, networks: Sequence["EncoderConfig"]) -> str:
     """The name of the one path that all networks take; `asked` is "auto" or one of PATHS.
 
     Raises UserError where the one that is asked for cannot run here.
     """
 
-    def refusal(name: str) -> str | None:
-        return next((why for network in networks if (why := path(name).refuses(network, length, platform))), None)
-
     if asked == "auto":
-        return next(name for name in PATHS if name == "xla" or (length >= FUSED_FROM and not refusal(name)))
-    if why := refusal(asked):
+        return next(name for name in PATHS if name == "xla" or (length >= FUSED_FROM and not _refusal(name, platform, length, networks)))
+    if why := _refusal(asked, platform, length, networks):
         raise UserError(f"model.attention={asked}: {why} (model.attention=auto takes what can run)")
     return asked
+
+
+def row_multiple(name: str, platform: str, length: int, networks: Sequence["EncoderConfig"]) -> int:
+    """The least of MULTIPLES, or else `length` itself, such that the path that was chosen for rows of `length` tokens also runs all shorter
+    rows whose length is a multiple of it. Kernels want multiples of 128, which is how many lanes a TPU has."""
+    return next(
+        (
+            multiple
+            for multiple in MULTIPLES
+            if not any(_refusal(name, platform, shorter, networks) for shorter in range(multiple, length, multiple))
+        ),
+        length,
+    )
+
+
+def _refusal(name: str, platform: str, length: int, networks: Sequence["EncoderConfig"]) -> str | None:
+    return next((why for network in networks if (why := path(name).refuses(network, length, platform))), None)

@@ -168,3 +168,14 @@ def test_rotary_scores_depend_on_distance_alone():
         diagonal = np.stack([np.diagonal(s, distance) for s in scores])
         np.testing.assert_allclose(diagonal, np.broadcast_to(diagonal[:, :1], diagonal.shape), atol=1e-5)
     assert np.ptp(scores[0, 0]) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("path", "platform", "length", "multiple"),
+    [("rows", "tpu", 512, 128), ("splash", "tpu", 256, 128), ("cudnn", "gpu", 512, 8), ("xla", "tpu", 500, 8), ("xla", "cpu", 5, 8)],
+)
+def test_shorter_rows_that_the_path_runs_too(path, platform, length, multiple):
+    of = networks(*BASE)
+    assert choice.row_multiple(path, platform, length, of) == multiple
+    for shorter in range(multiple, length + 1, multiple):
+        assert choice.choose(path, platform, shorter, of) == path

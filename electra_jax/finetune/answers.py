@@ -118,14 +118,6 @@ def make_windows(
     return windows
 
 
-def answer_mask(types: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """bool [..., L]: where the published head (get_prediction_module) allows an answer to start or end: at the context's pieces, at the
-    [SEP] behind them, and at [CLS]. types, valid: [..., L] of padded rows; `valid` is 0 or False at padding."""
-    mask = (np.asarray(types) == 1) & (np.asarray(valid) != 0)
-    mask[..., 0] = True
-    return mask
-
-
 def _answerable(example: Example) -> bool:
     return example.label is not None and len(example.label.texts) > 0
 

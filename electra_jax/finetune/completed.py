@@ -21,28 +21,35 @@ def ensure(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
     """The content of the run's results.json.
 
     UserError where the folder holds a run of another recipe, or where the model or the examples have changed since it was made. Compared
-    are the fields of the task, the fine-tuning and the optimizer, and all that a person sets; the others follow from these and from the
-    rows. What a resume may change is not compared.
+    are the fields of the task, the fine-tuning and the optimizer, and all that a person sets or had set for that run; the others follow
+    from these and from the rows. What a resume may change is not compared. If only examples that are no more than predicted are others
+    now, such as a test set that has arrived since, they are predicted, and nothing is trained.
     """
     if not _is_complete(folder):
-        finetune(recipe, folder)
-        return json.loads((folder / results.RESULTS).read_text())
+        return _trained(recipe, folder)
     found, before = (json.loads((folder / name).read_text()) for name in (results.RESULTS, names.CONFIG))
     now = recipe.stored()
     named = {f"{section}.{name}" for section in ("task", "finetune", "optimizer") for name in now[section].keys() & before[section].keys()}
     named -= FOLLOWING
-    for field in sorted({"init_from", "init_network", "seed", "seeds", "preset", *named, *recipe.given}):
+    for field in sorted({"init_from", "init_network", "seed", "seeds", "preset", *named, *recipe.given, *found["given"]}):
         if re.search(MAY_CHANGE, field):
             continue
         section, _, name = field.rpartition(".")
         old, new = (before.get(section, {}) if section else before).get(name), recipe.value(field)
         if old != new:
-            raise UserError(f"{folder} has the results of {field}={old}, and this is {new}: choose another --workdir")
-    for what, hash_ in made_of_now(recipe.init_from, recipe.init_network, recipe.task).items():
-        if found["made_of"][what] != hash_:
-            changed = {"model": f"the model in {recipe.init_from} has", "examples": f"the examples in {recipe.task.path} have"}[what]
+            dropped = field in found["given"] and field not in recipe.given  # its value now may follow from the rows
+            this = "which is not given now: give it again, or" if dropped else f"and this is {new}:"
+            raise UserError(f"{folder} has the results of {field}={old}, {this} choose another --workdir")
+    made_of = made_of_now(recipe.init_from, recipe.init_network, recipe.task)
+    for what, changed in (("model", f"the model in {recipe.init_from} has"), ("examples", f"the examples in {recipe.task.path} have")):
+        if found["made_of"][what] != made_of[what]:
             raise UserError(f"{changed} changed since {folder} was made of them: choose another --workdir")
-    return found
+    return found if found["made_of"]["predicted"] == made_of["predicted"] else _trained(recipe, folder)
+
+
+def _trained(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
+    finetune(recipe, folder)
+    return json.loads((folder / results.RESULTS).read_text())
 
 
 def _is_complete(folder: pathlib.Path) -> bool:
@@ -55,4 +62,4 @@ def _is_complete(folder: pathlib.Path) -> bool:
 
 def dev_of(found: dict[str, Any]) -> str:
     """The split that the run was evaluated on."""
-    return next(split for split in found["summary"] if split.startswith("dev"))
+    return results.learned_from(found["summary"])[1]

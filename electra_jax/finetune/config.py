@@ -78,19 +78,10 @@ class TaskConfig:
             "tag_scheme": ("tags",),
             "lenient_tags": ("tags",),
         }
-        of_yours = (
-            "format",
-            "kind",
-            "text_columns",
-            "start_column",
-            "id_column",
-            "labels",
-            "label_range",
-            "separator",
-            "header",
-            "delimiter",
-        )
-        of_yours += ("quotes", "dev_share", *(() if self.name == "ud" else ("label_column",)))
+        of_yours = ["format", "kind", "text_columns", "label_column", "start_column", "id_column", "labels", "label_range", "separator"]
+        of_yours += ["header", "delimiter", "quotes", "dev_share"]
+        if self.name == "ud":  # whose files have the tags of two schemes
+            of_yours.remove("label_column")
         for field in dataclasses.fields(self):
             if getattr(self, field.name) == field.default:
                 continue
@@ -135,8 +126,9 @@ class FinetuneConfig:
             raise UserError(f"finetune.no_answer_threshold is {self.no_answer_threshold}: it must be a number")
         if self.length:
             at_least(self, "finetune", length=4)  # [CLS], a piece of a pair's first text, and two [SEP]
-        for name in ("warmup_share", "layer_decay"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"finetune.{name} is {getattr(self, name)}: it must be from 0 to 1")
+        if not 0.0 <= self.warmup_share < 1.0:
+            raise UserError(f"finetune.warmup_share is {self.warmup_share}: it must be from 0 to below 1")
+        if not 0.0 <= self.layer_decay <= 1.0:
+            raise UserError(f"finetune.layer_decay is {self.layer_decay}: it must be from 0 to 1")
         if self.tags_type not in (0, 1):
             raise UserError(f"finetune.tags_type is {self.tags_type}: it must be 0 or 1")

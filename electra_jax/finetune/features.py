@@ -30,7 +30,7 @@ class TagRows(NamedTuple):
     tokens: list[np.ndarray]  # int32 [n]
     types: list[np.ndarray]  # int32 [n], read-only
     firsts: list[np.ndarray]  # int32 [w]: the place in the row of each word's first piece
-    cut: np.ndarray  # int32 [N]: how many words at the sentence's end did not fit; rows.py predicts O for them (or the first label)
+    cut: np.ndarray  # int32 [N]: how many words at the sentence's end did not fit; what rows.outside gives is predicted for them
 
 
 def type_pattern(length: int) -> np.ndarray:

@@ -31,7 +31,7 @@ class JointOutputs(NamedTuple):
     start_index: np.ndarray  # [B, K] places in the row
     end_log_probs: np.ndarray  # [B, K, K]: of each end, given the start
     end_index: np.ndarray  # [B, K, K]
-    answerable: np.ndarray  # [B] logit; the higher, the likelier it is that the window holds no answer
+    no_answer: np.ndarray  # [B] logit; the higher, the likelier it is that the window holds no answer
 
 
 class Entry(NamedTuple):
@@ -128,7 +128,7 @@ def decode_joint(
             if len(entries) == n_best:
                 break
         entries = _with_probabilities(entries or [Entry(NOTHING, 0.0, 0.0, 0.0, None)])
-        null_score = min(float(outputs.answerable[row]) for row in rows)
+        null_score = min(float(outputs.no_answer[row]) for row in rows)
         predictions.append(Prediction(question, entries[0].text, null_score, entries))
     return predictions
 

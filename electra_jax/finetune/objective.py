@@ -110,6 +110,11 @@ def joined(outputs: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
     return {name: whole([np.asarray(batch[name]) for batch in batches]) for name in batches[0]}
 
 
+def are_finite(outputs: Mapping[str, np.ndarray]) -> bool:
+    """Whether predictions can be made of the outputs: NaN as a class's probability would give the first class."""
+    return all(np.isfinite(each).all() for each in outputs.values())
+
+
 def _class(params, model, batch, head, seeds_Bx2, network) -> Scores:
     log_p_BxC = jax.nn.log_softmax(electra.task_apply(params, model, batch, head, seeds_Bx2, network))
     return Scores(-jnp.take_along_axis(log_p_BxC, batch.labels[:, None], axis=1)[:, 0], {"log_p": log_p_BxC})

@@ -227,7 +227,7 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
     """Reads the task's examples.
 
     splits: those to read, all of which must be there. None: all that are there. A task that has a training set then needs it and its
-      (first) dev set; if a user's own task has no dev file, a part of its training rows is held out.
+      (first) dev set, and any other that the config names; if a user's own task has no dev file, a part of its training rows is held out.
 
     UserError names the missing files; or, if something in a file is wrong, the file, the line and how to mend it.
     """
@@ -237,7 +237,8 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
     paths = find(task, config.path)
     known = list(task.tfds.splits if config.path.startswith(_TFDS) else task.files)
     first = [next((split for split in known if split.startswith(kind)), None) for kind in ("train", "dev")]
-    needed = splits if splits is not None else ([split for split in first if split] or known)
+    named = [split for split in ("train", "dev", "test") if getattr(config, split)]
+    needed = splits if splits is not None else list(dict.fromkeys([*(split for split in first if split), *named])) or known
     if unknown := [split for split in needed if split not in known]:
         raise UserError(f"{task.title} has no {unknown[0]} set: it has {', '.join(known)}")
     if absent := [split for split in needed if split not in paths]:
@@ -376,6 +377,7 @@ def hold_out(examples: Sequence[Example], share: float, kind: str, purpose: str 
     A text stays if one of its labels would otherwise be missing among the rows that stay. `purpose` is part of what is hashed, so that the
     rows held out for one purpose are independent of those held out for another.
     """
+    mend = "give a larger share (--config.task.dev_from_train)" if purpose else "name a dev file (--config.task.dev)"
     texts = [example.texts[1] if kind == "answer" else "\0".join(example.texts) for example in examples]
     chosen = {text for text in texts if is_heldout(document_hash(purpose + text), share)}
     seen = {each for example, text in zip(examples, texts, strict=True) if text not in chosen for each in label_types(example, kind)}
@@ -385,8 +387,8 @@ def hold_out(examples: Sequence[Example], share: float, kind: str, purpose: str 
     if texts and not held and any(is_heldout(document_hash(purpose + text), share) for text in texts):
         raise UserError(
             "no row can be held out, because each of those chosen has a label that no other row has: is "
-            "task.label_column the labels' column? If it is, name a dev file (--config.task.dev)"
+            f"task.label_column the labels' column? If it is, {mend}"
         )
     if not kept or not held:
-        raise UserError(f"{len(examples)} rows are too few to hold out a share of {share} of them: name a dev file (--config.task.dev)")
+        raise UserError(f"{len(examples)} rows are too few to hold out a share of {share} of them: {mend}")
     return kept, held

@@ -15,7 +15,7 @@ import json
 import pathlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ from electra_jax.finetune.examples import Example
 from electra_jax.finetune.tasks import Task
 from electra_jax.interop import formats, names
 from electra_jax.interop.model import Model
-from electra_jax.store.names import MODEL
+from electra_jax.store.names import MODEL, REPORT
 from electra_jax.views import Cell, Section, Table
 
 RESULTS, PREDICTIONS = "results.json", "predictions"
@@ -59,7 +59,6 @@ class Finished(NamedTuple):
     tokenizer: Tokenizer
     source: Model
     outputs: Callable[[Any, str], dict[str, np.ndarray]]  # ((params, root words) of a seed, split) -> its outputs for all rows of the split
-    identity: str  # a hash of the examples
 
 
 def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]) -> list[Section]:
@@ -87,6 +86,8 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
     of_best |= {split: predictions(members[best], split) for split in run.rows if split not in ("train", *labelled)}
     if folder is None:
         return []
+    for done in (folder / RESULTS, folder / REPORT):  # by which completed.py knows that all of it is there
+        done.unlink(missing_ok=True)
     for litter in [*folder.glob(".*.tmp"), *(folder / PREDICTIONS).glob(".*.tmp")]:  # nobody is writing them now: the run is locked
         shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
     for seed, member in members.items():
@@ -100,24 +101,42 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
         for split, by_seed in scores.items()
     }
     whole = {"task": task.title, "headline": task.headline, "best_seed": best, "scores": scores, "summary": table}
-    whole |= {"steps": run.recipe.train.steps, "made_of": made_of(run.source, run.identity)}
+    whole |= {"steps": run.recipe.train.steps, "given": sorted(run.recipe.given), "made_of": made_of(run.source, run.examples)}
     write_whole(folder / RESULTS, json.dumps(whole, indent=1) + "\n")
     dev, made = (run.examples[run.dev], of_best[run.dev]), (confusion.KINDS[task.kind], mistakes.KINDS[task.kind])
-    return [*of_seeds(scores, task.metrics, best), *made[0](task, *dev), made[1](task, *dev)]
+    in_order = {split: scores[split] for split in (run.dev, *scores)}
+    return [*of_seeds(in_order, task.metrics, best), *made[0](task, *dev), made[1](task, *dev)]
 
 
-def made_of(source: Model, identity: str) -> dict[str, str]:
-    """Hashes of what scores follow from beside the recipe, by which completed.py knows whether they still hold: of the model that a run
-    begins with, and of the examples (`identity`)."""
+def made_of(source: Model, examples: Mapping[str, Sequence[Example]]) -> dict[str, str]:
+    """Hashes of what a run's results follow from beside the recipe, by which completed.py knows whether they still hold: of the model that
+    it begins with; of the examples that it is trained and chosen by; and of all that it only predicts."""
     params = hashlib.sha256()
     for name, x in sorted(names.flat(source.params).items()):
         params.update(f"{name} {x.shape} {x.dtype}".encode())
         params.update(np.ascontiguousarray(x).tobytes())
-    return {"model": params.hexdigest(), "examples": identity}
+    learned = learned_from(examples)
+    others = [split for split in examples if split not in learned]
+    return {"model": params.hexdigest(), "examples": identity(examples, learned), "predicted": identity(examples, others)}
+
+
+def learned_from(examples: Mapping[str, Any]) -> tuple[str, str]:
+    """The names of the training set and of the (first) dev set, by which the best seed is chosen."""
+    return "train", next(split for split in examples if split.startswith("dev"))
+
+
+def identity(examples: Mapping[str, Sequence[Example]], splits: Iterable[str]) -> str:
+    """A hash of all examples of these splits."""
+    found = hashlib.sha256()
+    for split in splits:
+        for example in examples[split]:
+            found.update(repr((split, example.id, example.texts, example.label)).encode())
+    return found.hexdigest()
 
 
 def of_seeds(scores: Mapping[str, Mapping[int, Mapping[str, float]]], metrics: Sequence[str], best: int) -> list[Table]:
-    """The report's table of {split: {seed: {metric: score}}}; no table for a single seed."""
+    """The report's table of {split: {seed: {metric: score}}}; no table for a single seed. The first split is the one that the best seed
+    was chosen by."""
     of_seed = {seed: [scores[split][seed][name] for split in scores for name in metrics] for seed in next(iter(scores.values()))}
     if len(of_seed) == 1:
         return []
@@ -125,7 +144,9 @@ def of_seeds(scores: Mapping[str, Mapping[int, Mapping[str, float]]], metrics: S
     rows = [(f"seed {seed}", [Cell(f"{x:.4f}", "", float(seed == best), True) for x in values]) for seed, values in of_seed.items()]
     over_all = [summary(values) for values in zip(*of_seed.values(), strict=True)]
     rows += [(name, [Cell(f"{each[name]:.4f}") for each in over_all]) for name in ("median", "mean", "deviation", "best")]
-    return [Table("Seeds", f"The best seed by {columns[0]} is blue; its model is kept.", "", columns, rows)]
+    threshold = next(iter(next(iter(scores.values())).values())).get("threshold")  # of SQuAD 2.0
+    shown = "" if threshold is None else f" The scores are those at the no-answer threshold {threshold:g}."
+    return [Table("Seeds", f"The best seed by {columns[0]} is blue; its model is kept.{shown}", "", columns, rows)]
 
 
 def _save(folder: pathlib.Path, run: Finished, member: Any, scores: Mapping[str, float], seed: int) -> None:

@@ -12,7 +12,7 @@ from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.finetune import answers, batches, features, metrics, nbest, tags
 from electra_jax.finetune.config import FinetuneConfig
 from electra_jax.finetune.examples import Example
-from electra_jax.finetune.objective import BEAM, Labelled
+from electra_jax.finetune.objective import Labelled
 from electra_jax.finetune.tasks import Task
 
 
@@ -211,10 +211,10 @@ def _predict_answers(task, examples, rows, outputs, config, tokenizer) -> list[P
     text_of = nbest.published_text(tokenizer) if config.answers_by_words else nbest.exact_text
     if config.head == "joint_answer":
         joint = nbest.JointOutputs(outputs["start_log_p"], outputs["start"], outputs["end_log_p"], outputs["end"], outputs["no_answer"])
-        decoded = nbest.decode_joint(rows.made.rows, joint, text_of, n_best=BEAM)
+        decoded = nbest.decode_joint(rows.made.rows, joint, text_of)
     else:
         logits = outputs["start_logits"], outputs["end_logits"]
-        decoded = nbest.decode_independent(rows.made.rows, *logits, text_of, null=task.unanswerable, n_best=BEAM)
+        decoded = nbest.decode_independent(rows.made.rows, *logits, text_of, null=task.unanswerable)
     texts = [nbest.with_null(each, config.no_answer_threshold) if task.unanswerable else each.text for each in decoded]
     return [Prediction(text, nbest.probability_of(text, each), each) for text, each in zip(texts, decoded, strict=True)]
 

@@ -59,10 +59,7 @@ class Task:
     unanswerable: bool = False  # some questions have no answer
     uploads: tuple[Upload, ...] = ()
     tfds: Tfds | None = None
-    published: Mapping[str, float] = dataclasses.field(
-        default_factory=dict
-    )  # model size -> the median on the dev set (conll2000: on the test set), in percent
-    published_metric: str = ""  # "": the headline metric
+    published: Mapping[str, float] = dataclasses.field(default_factory=dict)  # GLUE's: model size -> the median on the dev set, in percent
     trained_on: str = ""  # for a task without a training set: the task whose model predicts it
     source: str = ""  # where to get its files
 
@@ -275,8 +272,6 @@ TASKS = {
             epochs=2.0,
             length=512,
             tfds=Tfds("squad/v1.1", {"train": "train", "dev": "validation"}, _TFDS_SQUAD),
-            published=_sizes(75.8, 86.8, 89.7),
-            published_metric="exact",
         ),
         Task(
             "squad2",
@@ -289,8 +284,6 @@ TASKS = {
             length=512,
             unanswerable=True,
             tfds=Tfds("squad/v2.0", {"train": "train", "dev": "validation"}, _TFDS_SQUAD),
-            published=_sizes(70.1, 80.5, 88.1),
-            published_metric="exact",
         ),
         Task(
             "conll2003",
@@ -312,7 +305,6 @@ TASKS = {
             folders=("conll2000", "chunk"),
             source="www.clips.uantwerpen.be/conll2000/chunking",
             length=256,
-            published=_sizes(96.5, 97.1, 97.2),
         ),
         Task(
             "ud",

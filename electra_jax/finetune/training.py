@@ -1,7 +1,6 @@
 """Fine-tuning: a session on the rows of a task, which begins with the encoder that config.init_from names; one seed, or several at once."""
 
 import dataclasses
-import hashlib
 import itertools
 import math
 import os
@@ -62,6 +61,8 @@ class Data(NamedTuple):
 
 def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     """What a session needs: the parts of the step, the rows and the held-out set. Raises UserError if these do not fit one another."""
+    if "eval.max_rows" in recipe.given and recipe.eval.max_rows:
+        raise UserError("eval.max_rows is for pretraining, and fine-tuning is scored on the whole dev set: leave it out")
     devices = Devices.of(recipe, num_seeds=recipe.seeds)
     source = _source(recipe.init_from, recipe.init_network)
     network, tokenizer = recipe.init_network or source.networks[0], source.tokenizer
@@ -112,7 +113,7 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     def outputs(member: Any, split: str) -> dict[str, np.ndarray]:
         return _finite(objective.joined(outputs_of(*member, held_out(split))))
 
-    run = results.Finished(recipe, task, data.examples, data.rows, data.dev, tokenizer, source, outputs, data.identity)
+    run = results.Finished(recipe, task, data.examples, data.rows, data.dev, tokenizer, source, outputs)
     first = rows.pad(train, task.kind, np.zeros(1, np.int64), order.lengths[-1], tokenizer.pad_id, np.arange(1))
     seeds = parts.seeds if not config.one_shuffle else (ONE_ORDER,) * len(parts.seeds)
     return Work(
@@ -170,29 +171,18 @@ def read(task_config: TaskConfig, config: FinetuneConfig, model: ElectraConfig, 
             notes.append(f"{split}: {cut:,} of {len(each.cut):,} {what} were too long{room}, and lost their end")
     if not made["train"].tokens:
         raise UserError(f"{task.title} has no training row: mend its files")
-    dev = next(split for split in opened.examples if split.startswith("dev"))
-    return Data(task, opened.examples, made, kind, dev, _identity(opened.examples, dev), notes)
-
-
-def _identity(examples: Mapping[str, Sequence[Example]], dev: str) -> str:
-    found = hashlib.sha256()
-    for split in ("train", dev):
-        for example in examples[split]:
-            found.update(repr((split, example.id, example.texts, example.label)).encode())
-    return found.hexdigest()
+    learned = results.learned_from(opened.examples)
+    return Data(task, opened.examples, made, kind, learned[1], results.identity(opened.examples, learned), notes)
 
 
 def made_of_now(init_from: str, init_network: str, task: TaskConfig) -> dict[str, str]:
     """results.made_of what a run would read now."""
-    examples = opening.open_task(task).examples
-    dev = next(split for split in examples if split.startswith("dev"))
-    return results.made_of(_source(init_from, init_network), _identity(examples, dev))
+    return results.made_of(_source(init_from, init_network), opening.open_task(task).examples)
 
 
 def _finite(outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """The outputs. UserError if one is not finite: a run may diverge in its last steps, and NaN as a class's probability gives the first
-    class."""
-    if not all(np.isfinite(each).all() for each in outputs.values()):
+    """The outputs. UserError if one is not finite: a run may diverge in its last steps."""
+    if not objective.are_finite(outputs):
         raise UserError(
             "the model's outputs for the held-out rows are not finite numbers: the run diverged: lower optimizer.learning_rate or raise "
             "schedule.warmup_steps, and start in another --workdir"

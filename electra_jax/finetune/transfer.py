@@ -44,7 +44,8 @@ def run(
     this model and task that was trained with other settings. Models are told apart by their names: the caller must give each its own.
     """
     known = {(row["model"], row["task"]): row for row in read(rows)}
-    workdir.mkdir(parents=True, exist_ok=True)
+    for folder in (workdir, rows.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         recipe = recipe_of(task, {})
         for field, source in (("optimizer.learning_rate", "is chosen from --rates"), ("task.name", "is given by --tasks")):
@@ -77,10 +78,11 @@ def _row(recipe_of, folder: pathlib.Path, task: str, rates: Sequence[float]) -> 
     whole = completed.ensure(recipe, folder / "seeds")
     secs += wall_secs(folder / "seeds")
     dev, metric = completed.dev_of(whole), whole["headline"]
-    scores = [of_seed[metric] for of_seed in whole["scores"][dev].values()]
+    of_seeds = list(whole["scores"][dev].values())
+    scores, of_first = [of_seed[metric] for of_seed in of_seeds], of_seeds[0]
     return {
         "title": task if recipe.task.name == OWN else whole["task"],
-        "metric": metric,
+        "metric": metric + (f" at threshold {of_first['threshold']:g}" if "threshold" in of_first else ""),
         **whole["summary"][dev][metric],
         "scores": scores,
         "rate": best,

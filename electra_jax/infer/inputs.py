@@ -21,15 +21,17 @@ _TABLES = ("csv", "tsv", "jsonl", "parquet", "glue", "tfds")
 def layout_of(task: Task, path: str, given: Mapping[str, Any]) -> Layout:
     """How to read `path` ("-": standard input) for the model of this task. Labels are never read.
 
-    given: those of OPTIONS that a person set. If there are none, and the file is called as one of the task's own files, it is read as that
-    file. Otherwise a file of the training file's format is read as the training file was; for another table, only the names of its columns
-    are used. UserError if the file's ending tells no format, or if this format does not hold what the model needs.
+    given: those of OPTIONS that a person set. If there are none but bad_rows, and the file is called as one of the task's own files, it is
+    read as that file. Otherwise a file of the training file's format is read as the training file was; for another table, only the names of
+    its columns are used. UserError if the file's ending tells no format, or if this format does not hold what the model needs.
     """
     known = TASKS.get(task.name)
     given = {name: value for name, value in given.items() if (name, value) != ("format", "auto")}  # which is the default of the config
-    official = _split(known, path) if known and not given else None
+    official = _split(known, path) if known and not given.keys() - {"bad_rows"} else None
     if official:
-        return dataclasses.replace(known.layout_of(official), label="", labelled=False, start="")
+        layout = known.layout_of(official)
+        drop = given["bad_rows"] == "drop" if given.get("bad_rows") else layout.drop
+        return dataclasses.replace(layout, label="", labelled=False, start="", drop=drop)
     format = given.get("format") or _format(path, task.kind)
     if path == STANDARD_INPUT and format in BINARY:
         raise UserError(f"{format} cannot be read from a pipe: write it to a file first (--input=FILE)")

@@ -99,7 +99,10 @@ class TaskModel:
         kind = rows.KINDS[self.task.kind]
         made = kind.rows(self.task, examples, self.tokenizer, self.config, self.config.length, False)
         found = self.outputs(rows.batched(made, self.task.kind, self.lengths, self.batch_rows, self.tokenizer.pad_id))
-        predictions = kind.predict(self.task, examples, made, objective.joined(found), self.config, self.tokenizer)
+        outputs = objective.joined(found)
+        if not objective.are_finite(outputs):
+            raise UserError(f"{self.path}: the model's outputs are not finite numbers: its training diverged, or its files are damaged")
+        predictions = kind.predict(self.task, examples, made, outputs, self.config, self.tokenizer)
         return predictions, int(np.count_nonzero(made.cut))
 
     def cut_note(self, cut: int, of: int) -> str:

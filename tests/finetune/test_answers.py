@@ -9,7 +9,7 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers import SPECIALS, WordPiece, train_sentencepiece
-from electra_jax.finetune.answers import answer_mask, make_windows
+from electra_jax.finetune.answers import make_windows
 from electra_jax.finetune.examples import Answers, Example
 from electra_jax.finetune.nbest import exact_text
 
@@ -186,14 +186,6 @@ def test_a_context_is_tokenized_once(small, monkeypatch):
     monkeypatch.setattr(WordPiece, "encode_with_spans", lambda self, texts: calls.append(list(texts)) or encode(self, texts))
     make_windows([example("the big"), example("the house"), example("the big")], small, length=68, training=False)
     assert calls == [["the big", "the house"]]
-
-
-def test_where_an_answer_may_stand(small):
-    [row] = make_windows([example("the big")], small, length=68, training=False).rows
-    types, valid = np.zeros((2, 10), np.int32), np.zeros((2, 10), np.int32)
-    types[0, : len(row.tokens)], valid[0, : len(row.tokens)] = row.types, 1
-    types[1], valid[1, :5] = 1, 1  # whatever type padding has
-    assert answer_mask(types, valid).astype(int).tolist() == [[1, 0, 0, 0, 0, 1, 1, 1, 0, 0], [1] * 5 + [0] * 5]
 
 
 # --- Against plain loops on real questions

@@ -8,8 +8,11 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers import SPECIALS, WordPiece, train_sentencepiece
+from electra_jax.finetune.config import FinetuneConfig
 from electra_jax.finetune.examples import Example
 from electra_jax.finetune.features import NO_LABEL, both_orders, encode_tags, encode_texts, labels_of_pieces, pair_lengths
+from electra_jax.finetune.rows import KINDS
+from electra_jax.finetune.tasks import TASKS
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 LETTERS = "abcdefgh"
@@ -72,6 +75,24 @@ def test_both_orders_are_the_examples_and_then_all_of_them_exchanged():
     assert [(row.id, row.label, row.where) for row in doubled] == [(row.id, row.label, row.where) for row in rows] * 2
     with pytest.raises(UserError, match=r"^file:1: both orders of two texts were asked for, and there is one text here"):
         both_orders(examples(("a",)))
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "option", "training", "count"),
+    [
+        ("mrpc", "1", None, True, 2),
+        ("mrpc", "1", None, False, 1),
+        ("mrpc", "1", False, True, 1),
+        ("stsb", 2.5, None, True, 2),
+        ("rte", "entailment", None, True, 1),
+        ("rte", "entailment", True, True, 2),
+    ],
+)
+def test_which_tasks_are_trained_in_both_orders(letters, task, label, option, training, count):
+    made = KINDS[TASKS[task].kind].rows(
+        TASKS[task], examples(("a", "b"), label=label), letters, FinetuneConfig(both_orders=option), 16, training
+    )
+    assert len(made.tokens) == len(made.labels) == count
 
 
 def test_a_column_is_given_to_the_tokenizer_at_once(letters):

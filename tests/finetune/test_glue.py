@@ -13,16 +13,17 @@ from electra_jax.cli import UserError
 from electra_jax.finetune import completed, glue, training
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.recipe import FinetuneRecipe
-from electra_jax.train.config import OptimizerConfig
+from electra_jax.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from electra_jax.watch.config import LogConfig
 from tests import tiny
 from tests.launch import runs
 
+MADE_OF = {"model": "m", "examples": "e", "predicted": "p"}
 
-def recipe_of(path, **fields):
-    return lambda name: FinetuneRecipe(
-        init_from="runs/small", seeds=3, task=TaskConfig(name=name, path=str(path)), given=frozenset(("init_from", "seeds")), **fields
-    )
+
+def recipe_of(path, given=(), **fields):
+    given = frozenset(("init_from", "seeds", *given))
+    return lambda name: FinetuneRecipe(init_from="runs/small", seeds=3, task=TaskConfig(name=name, path=str(path)), given=given, **fields)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def ran(monkeypatch):
         by_seed = {str(seed): {name: value + 0.01 * seed for name, value in scores.items()} for seed in range(3)}
         summary = {name: glue.results.summary([each[name] for each in by_seed.values()]) for name in scores}
         whole = {"headline": next(iter(scores)), "scores": {"dev": by_seed}, "summary": {"dev": summary}}
-        whole |= {"steps": recipe.train.steps, "made_of": {"model": "m", "examples": "e"}}
+        whole |= {"steps": recipe.train.steps, "given": sorted(recipe.given), "made_of": MADE_OF}
         (folder / "config.json").write_text(json.dumps(recipe.stored()))
         (folder / "predictions").mkdir(exist_ok=True)
         upload = {"cola": "CoLA.tsv", "rte": "RTE.tsv"}[recipe.task.name]
@@ -46,7 +47,7 @@ def ran(monkeypatch):
         (folder / "report.html").write_text("")
 
     monkeypatch.setattr(completed, "finetune", finetune)
-    monkeypatch.setattr(completed, "made_of_now", lambda *what: {"model": "m", "examples": "e"})
+    monkeypatch.setattr(completed, "made_of_now", lambda *what: MADE_OF)
     return names
 
 
@@ -113,8 +114,17 @@ def test_it_goes_on_and_refuses_another_run(ran, tmp_path):
         done.write_text(json.dumps({**whole, "made_of": {**whole["made_of"], what: "another"}}))
         with pytest.raises(UserError, match=says):
             list(glue.run(recipe_of(path), tmp_path / "run", ("rte",)))
+    done.write_text(json.dumps({**whole, "made_of": {**MADE_OF, "predicted": "fewer"}}))  # a test set has arrived since
+    assert list(glue.run(recipe_of(path), tmp_path / "run", ("rte",))) == again[1:] and ran == ["cola", "rte", "rte", "rte", "rte"]
     with pytest.raises(UserError, match="'squad1' is no task of GLUE"):
         list(glue.run(recipe_of(path), tmp_path / "run", ("squad1",)))
+
+
+def test_a_smoke_test_gives_no_results_of_the_whole_run(ran, tmp_path):
+    path = files(tmp_path / "GLUE")
+    list(glue.run(recipe_of(path, ["train.steps"], train=TrainConfig(steps=10), schedule=ScheduleConfig(0)), tmp_path / "run", ("cola",)))
+    with pytest.raises(UserError, match="has the results of train.steps=10, which is not given now: give it again, or choose another"):
+        list(glue.run(recipe_of(path), tmp_path / "run", ("cola",)))
 
 
 @pytest.mark.parametrize("field, flag", [("seeds=5", "--seeds"), ("task.path=GLUE", "--path")])
@@ -152,7 +162,8 @@ def test_a_variant_holds_for_every_task(variants, says, tmp_path):
     dev = {"dev": {"0": {"matthews": 0.5}}}
     summary = {"dev": {"matthews": glue.results.summary([0.5])}}
     whole = {"headline": "matthews", "scores": dev, "summary": summary}
-    whole |= {"steps": recipe.train.steps, "made_of": training.made_of_now(str(source), "", recipe.task)}
+    whole |= {"steps": recipe.train.steps, "given": sorted(recipe.given)}
+    whole |= {"made_of": training.made_of_now(str(source), "", recipe.task)}
     (done / "results.json").write_text(json.dumps(whole))
     (done / "report.html").write_text("")
     command = [sys.executable, str(runs.ROOT / "launch" / "glue.py"), f"--config={runs.ROOT}/configs/finetune.py:own{variants}"]

@@ -277,6 +277,9 @@ def test_the_table_of_seeds():
     assert [name for name, _ in table.rows] == ["seed 3", "seed 4", "median", "mean", "deviation", "best"]
     assert cells(table) == [["0.5000", "0.1000"], ["0.7000", "0.3000"], *[["0.6000", "0.2000"]] * 2, ["0.1414"] * 2, ["0.7000", "0.3000"]]
     assert [cell.shade for _, row in table.rows for cell in row] == [0.0, 0.0, 1.0, 1.0] + [0.0] * 8
+    assert "threshold" not in table.reading
+    (answers,) = results.of_seeds({"dev": {seed: {**each, "threshold": -2.75} for seed, each in scores["dev"].items()}}, ("f1",), 4)
+    assert answers.reading.endswith("The scores are those at the no-answer threshold -2.75.")
     two = results.of_seeds({**scores, "dev_other": scores["dev"]}, ("f1",), 4)
     assert two[0].columns == ["dev f1", "dev_other f1"]
     assert results.of_seeds({"dev": {0: {"f1": 0.5}}}, ("f1",), 0) == []

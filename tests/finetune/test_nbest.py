@@ -255,7 +255,7 @@ def test_the_published_decoding_on_random_scores(published, bert, questions):
         wanted = plain_joint(rows, outputs, text_of)
         assert [(entry.text, entry.start, entry.end) for entry in prediction.nbest] == wanted
         assert prediction.text == wanted[0][0]
-        assert prediction.null_score == min(float(outputs.answerable[number]) for number, _ in rows)
+        assert prediction.null_score == min(float(outputs.no_answer[number]) for number, _ in rows)
         assert sum(entry.probability for entry in prediction.nbest) == pytest.approx(1)
     assert any(len(prediction.nbest) == 20 for prediction in predictions) and len(windows) > len(questions)
 

@@ -78,6 +78,7 @@ def test_a_table_without_a_header(tmp_path):
     path = put(tmp_path, "train.csv", "x,hello,there\ny,good,bye\n")
     assert pairs(read(path, header=False, texts=("1", "-1"), label="0")) == [(("hello", "there"), "x"), (("good", "bye"), "y")]
     refused(path, ":1 has no column 3, but 0 to 2", header=False, texts=("3",), label="0")
+    refused(path, ":1: a file without a header has columns 0 to 2, not '²'", header=False, texts=("1",), label="²")
     refused(path, ":1: a file without a header has columns 0 to 2, not 'text'", header=False)
     refused(
         path, ":1: 'x' is none of the labels a, b.*if that line is one, remove it", header=False, texts=("1",), label="0", labels=("a", "b")
@@ -96,7 +97,7 @@ def test_a_table_without_a_header_or_labels(tmp_path):
 
 def test_labels_of_every_kind(tmp_path):
     rows = [
-        {"text": "a", "one": 1, "yes": True, "several": ["x", "y"], "number": 2, "cut": "x; y"},
+        {"text": "a", "one": 1, "yes": True, "several": ["x ", " y"], "number": 2, "cut": "x; y"},
         {"text": "b", "one": 0.0, "yes": False, "several": [], "number": "3.5", "cut": ""},
     ]
     path = put(tmp_path, "train.jsonl", "\n\n".join(map(json.dumps, rows)))

@@ -272,6 +272,7 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
         ({}, {"path": ""}, "--config.task.path is missing"),
         ({}, {}, "no file train.csv, .tsv, .jsonl"),
         ({"train.csv": REVIEWS}, {"dev": "nothing.csv"}, "nothing.csv is not in .*: name another place"),
+        ({"train.csv": REVIEWS}, {"test": "nothing.csv"}, "nothing.csv is not in .*: name another place"),
         ({"data.xlsx": ""}, {"train": "data.xlsx"}, "data.xlsx: its ending tells no format .*task.format"),
         ({"train.csv": "text,label\na,x\nb,x\n"}, {"dev": "train.csv"}, "train.csv has the label 'x' alone: there is nothing to learn"),
         (

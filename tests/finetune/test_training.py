@@ -13,8 +13,9 @@ import pytest
 import electra_jax
 from configs import finetune as configs
 from electra_jax.cli import UserError
-from electra_jax.finetune import completed, rates, rows, training
+from electra_jax.finetune import completed, rates, results, rows, training
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
+from electra_jax.finetune.examples import Example
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import TASKS
 from electra_jax.finetune.training import finetune
@@ -130,6 +131,9 @@ def test_a_table_of_ones_own_with_two_seeds(source, tmp_path, capsys):
     with pytest.raises(UserError, match="seeds: 2 -> 3"):
         finetune(dataclasses.replace(config, seeds=3), tmp_path / "run")
     assert completed.ensure(config, tmp_path / "run") == found  # reads the model and the examples again
+    (tmp_path / "test.csv").write_text("text\n" + "w1 w2\n" * 5)  # another test set: no more than its predictions are made
+    assert completed.ensure(config, tmp_path / "run")["scores"] == found["scores"]
+    assert len((tmp_path / "run" / "predictions" / "test.tsv").read_text().splitlines()) == 6
     with open(tmp_path / "dev.csv", "a") as file:
         file.write("w1 w2,low\n")
     with pytest.raises(UserError, match=f"the examples in {tmp_path} have changed since .*run was made of them"):
@@ -222,11 +226,28 @@ def test_layer_wise_rates(pooler_slot, last, first, of_embeddings):
     assert factor == pytest.approx(of_embeddings) and layers == "^discriminator/layers/" and "project" in embeddings
 
 
+def test_rates_of_ones_own_take_precedence():
+    """The first expression that matches a parameter is the one that counts."""
+    mine = (("^embeddings/", 0.0),)
+    assert rates.by_layer(OptimizerConfig(rates=mine), FinetuneConfig(), "discriminator", 2).rates[:1] == mine
+
+
 def test_steps_epochs_and_warm_up(source):
     config = dataclasses.replace(recipe(source), given=frozenset()).of_rows(steps=780, length=128, head="classification")
     assert (config.train.steps, config.schedule.warmup_steps, config.finetune.length) == (780, 78, 128)
     assert config.finetune.no_answer_threshold == -2.75
     assert recipe(source).of_rows(780, 128, "question_answering").train.steps == 40
+    assert config.of_rows(780, 128, "joint_answer").finetune.no_answer_threshold == -2.75
+    open_ = dataclasses.replace(recipe(source), given=frozenset())
+    assert open_.of_rows(780, 128, "question_answering").finetune.no_answer_threshold == 0.0
+    shorter = dataclasses.replace(open_, schedule=ScheduleConfig(0, decay_steps=500))  # the warm-up is a share of the decay
+    assert shorter.of_rows(780, 128, "classification").schedule.warmup_steps == 50
+
+
+def test_what_guessing_the_commonest_class_gives():
+    rows = {split: [Example("", ("",), label, "") for label in labels] for split, labels in (("train", "0110110"), ("dev", "0010"))}
+    assert results.reference(TASKS["sst2"], rows["train"], rows["dev"]) == {"eval/naive": 0.25}
+    assert results.reference(TASKS["cola"], rows["train"], rows["dev"]) == {}  # Matthews' correlation of a guess is 0
 
 
 def test_seeds_that_leave_devices_idle_are_told_of(source, tmp_path):
@@ -340,6 +361,9 @@ def test_mistakes_are_one_line(source, tmp_path):
             finetune(recipe(source, task=task, head=head), tmp_path / "run")
     with pytest.raises(UserError, match="finetune.both_orders is for pairs of texts, and mine.* has the kind tags: leave it out"):
         finetune(recipe(source, task=tagged, both_orders=True, steps=1, seeds=1), tmp_path / "run")
+    some = dataclasses.replace(recipe(source, task=good), given=frozenset(("eval.max_rows",)), eval=EvalConfig(max_rows=10))
+    with pytest.raises(UserError, match="eval.max_rows is for pretraining, and fine-tuning is scored on the whole dev set: leave it out"):
+        finetune(some, tmp_path / "run")
     with pytest.raises(UserError, match="no such file|not in"):
         finetune(recipe(source, task=TaskConfig(name="cola", path=str(tmp_path))), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -18,6 +18,9 @@ RATES = (1e-4, 1e-3, 3e-3)
 LINES = ((1, "clock/secs_wall", 30.0), (2, "clock/secs_wall", 60.0), (2, "eval/accuracy", 0.5))
 
 
+MADE_OF = {"model": "m", "examples": "e", "predicted": "p"}
+
+
 def recipe_of(task, fields, **more):
     return FinetuneRecipe.of(get_config(task), {"init_from": "runs/tiny", "seeds": 3, "task.path": "GLUE", **more, **fields})
 
@@ -29,7 +32,7 @@ def ran(monkeypatch):
 
     def finetune(recipe, folder):
         rate, seeds = recipe.optimizer.learning_rate, recipe.seeds
-        of = {"steps": recipe.train.steps, "made_of": {}}
+        of = {"steps": recipe.train.steps, "given": sorted(recipe.given), "made_of": MADE_OF}
         calls.append((recipe.task.name, rate, seeds, recipe.task.dev_from_train))
         (folder / "checkpoints").mkdir(parents=True)
         scores = {str(seed): {"accuracy": 0.9 - abs(rate - 1e-3) * 100 + 0.01 * seed} for seed in range(seeds)}
@@ -47,7 +50,7 @@ def ran(monkeypatch):
         (folder / "report.html").write_text("")
 
     monkeypatch.setattr(completed, "finetune", finetune)
-    monkeypatch.setattr(completed, "made_of_now", lambda *what: {})
+    monkeypatch.setattr(completed, "made_of_now", lambda *what: MADE_OF)
     return calls
 
 

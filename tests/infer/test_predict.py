@@ -408,8 +408,21 @@ def test_a_tasks_own_files_and_others():
     assert inputs.layout_of(TASKS["ud"], "x/mine.conllu", {}).texts == ("form",)
     assert inputs.layout_of(TASKS["squad1"], "x/mine.csv", {}).texts == ("question", "context")
     assert inputs.layout_of(cola, "x/mine.txt", {}).format == "lines"
+    assert inputs.layout_of(cola, "x/test.tsv", {"bad_rows": "drop"}) == dataclasses.replace(test, drop=True)
+    assert not inputs.layout_of(TASKS["qqp"], "x/test.tsv", {"bad_rows": "refuse"}).drop
     for layout in (dev, test, mine):
         assert not layout.labelled and not layout.label
+
+
+def test_outputs_that_are_not_finite_are_no_predictions(reviews):
+    model = electra_jax.load_task(reviews[0])
+
+    def outputs(batches):
+        for each in model.outputs(batches):
+            yield {**each, "log_p": np.full_like(each["log_p"], np.nan)}
+
+    with pytest.raises(UserError, match=f"{reviews[0]}: the model's outputs are not finite numbers: its training diverged"):
+        list(dataclasses.replace(model, outputs=outputs).predict(["w1 w2"]))
 
 
 def test_nothing_is_learned_from_plain_lines(tmp_path):

@@ -61,7 +61,7 @@ def examples(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
 
 
 def _place(column: str, width: int, where: str, layout: Layout) -> int | None:
-    if not column.removeprefix("-").isdigit():
+    if not column.removeprefix("-").isdecimal():
         raise UserError(f"{where}: columns have numbers here, 0 to {width - 1}, not {column!r} (task.text_columns, task.label_column)")
     if -width <= int(column) < width:
         return int(column) % width

@@ -121,7 +121,7 @@ def _numbered(width: int, layout: Layout, where: str) -> dict[str, int]:
     for name in (*layout.columns, layout.label, layout.start):
         if not name:
             continue
-        if not name.removeprefix("-").isdigit():
+        if not name.removeprefix("-").isdecimal():
             raise UserError(
                 f"{where}: a file without a header has columns 0 to {width - 1}, not {name!r}: number them, or task.header=True"
             )
@@ -177,7 +177,7 @@ def _several(value: Any, name: str, where: str, separator: str | None) -> tuple[
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        parts = tuple(text(each, name, where) if isinstance(each, str | bytes) else _scalar(each, name, where) for each in value)
+        parts = tuple(text(each, name, where).strip() if isinstance(each, str | bytes) else _scalar(each, name, where) for each in value)
     else:
         whole = text(value, name, where)
         parts = tuple(whole.split() if separator is None else map(str.strip, whole.split(separator)) if whole.strip() else ())

@@ -9,6 +9,7 @@ from typing import Any
 from electra_jax.cli import UserError
 from electra_jax.finetune import results
 from electra_jax.finetune.recipe import FinetuneRecipe
+from electra_jax.finetune.tasks import learned_from
 from electra_jax.finetune.training import finetune, made_of_now
 from electra_jax.resume import MAY_CHANGE
 from electra_jax.store import names
@@ -26,7 +27,8 @@ def ensure(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
     now, such as a test set that has arrived since, they are predicted, and nothing is trained.
     """
     if not _is_complete(folder):
-        return _trained(recipe, folder)
+        finetune(recipe, folder)
+        return json.loads((folder / results.RESULTS).read_text())
     found, before = (json.loads((folder / name).read_text()) for name in (results.RESULTS, names.CONFIG))
     now = recipe.stored()
     named = {f"{section}.{name}" for section in ("task", "finetune", "optimizer") for name in now[section].keys() & before[section].keys()}
@@ -44,12 +46,10 @@ def ensure(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
     for what, changed in (("model", f"the model in {recipe.init_from} has"), ("examples", f"the examples in {recipe.task.path} have")):
         if found["made_of"][what] != made_of[what]:
             raise UserError(f"{changed} changed since {folder} was made of them: choose another --workdir")
-    return found if found["made_of"]["predicted"] == made_of["predicted"] else _trained(recipe, folder)
-
-
-def _trained(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
-    finetune(recipe, folder)
-    return json.loads((folder / results.RESULTS).read_text())
+    if found["made_of"]["predicted"] != made_of["predicted"]:
+        finetune(recipe, folder)
+        return json.loads((folder / results.RESULTS).read_text())
+    return found
 
 
 def _is_complete(folder: pathlib.Path) -> bool:
@@ -62,4 +62,4 @@ def _is_complete(folder: pathlib.Path) -> bool:
 
 def dev_of(found: dict[str, Any]) -> str:
     """The split that the run was evaluated on."""
-    return results.learned_from(found["summary"])[1]
+    return learned_from(found["summary"])[1]

@@ -9,8 +9,13 @@ from electra_jax.finetune.tags import SCHEMES
 from electra_jax.finetune.tasks import KINDS, OWN, TASKS
 from electra_jax.options import at_least, from_zero_up, one_of, option
 
-NULL_THRESHOLD = -2.75  # for SQuAD 2.0's no-answer score: qa_na_threshold in configure_finetuning.py; transformers has 0
+NULL_THRESHOLD = -2.75  # for SQuAD 2.0's no-answer score: qa_na_threshold in configure_finetuning.py
 HEADS = ("classification", "sequence_classification", "token_classification", "joint_answer", "question_answering")
+
+
+def null_threshold(head: str) -> float:
+    """The threshold of the no-answer score unless finetune.no_answer_threshold is given: as published, and 0 for transformers' own head."""
+    return 0.0 if head == "question_answering" else NULL_THRESHOLD
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from electra_jax.cli import UserError
 from electra_jax.files import write_whole
 from electra_jax.finetune import completed, opening, outputs, results
 from electra_jax.finetune.recipe import FinetuneRecipe
-from electra_jax.finetune.tasks import TASKS
+from electra_jax.finetune.tasks import TASKS, learned_from
 
 # In the order of the paper's table 2; WNLI, which the paper leaves out, comes last.
 NAMES = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
@@ -42,17 +42,12 @@ def run(recipe_of: Callable[[str], FinetuneRecipe], workdir: str | os.PathLike, 
         recipe, folder = recipe_of(name), pathlib.Path(workdir) / name
         if recipe.task.name != name:
             raise UserError(f"task.name is {recipe.task.name}, and this is {name}'s run: leave it out, --tasks says what is run")
-        if line := opening.missing(recipe.task, _needed(name), "--path"):
+        if line := opening.missing(recipe.task, learned_from(TASKS[name].files), "--path"):
             yield Row(name, TASKS[name].headline, {}, 0, line)
             continue
         found = completed.ensure(recipe, folder)
         dev = completed.dev_of(found)
         yield Row(name, found["headline"], found["summary"][dev][found["headline"]], len(found["scores"][dev]), "")
-
-
-def _needed(name: str) -> list[str]:
-    """The splits that training and scoring need."""
-    return ["train", next(split for split in TASKS[name].files if split.startswith("dev"))]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ from electra_jax.data.readers.compressions import COMPRESSIONS
 from electra_jax.finetune import tags
 from electra_jax.finetune.config import TaskConfig
 from electra_jax.finetune.examples import Answers, Example
-from electra_jax.finetune.readers import ENDINGS, format_of, read
+from electra_jax.finetune.readers import ENDINGS, ONE_KIND, format_of, read
 from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.tasks import OWN, TASKS, Task, Tfds
 
@@ -132,7 +132,7 @@ def _check_format(config: TaskConfig, format: str) -> None:
 def own_layout(config: TaskConfig, format: str) -> Layout:
     """The layout of a file of a user's own task."""
     _check_format(config, format)
-    needs = {"columns": "tags", "conllu": "tags", "squad": "answer"}.get(format, config.kind)
+    needs = ONE_KIND.get(format, config.kind)
     if needs != config.kind:
         lines = ", or of JSON lines task.format=jsonl" if format == "squad" else ""
         raise UserError(f"a file of the format {format} holds {needs}, and task.kind is {config.kind}: say task.kind={needs}{lines}")
@@ -258,24 +258,37 @@ def open_task(config: TaskConfig, splits: Sequence[str] | None = None) -> Opened
     for split in counts:
         told = {reason: count for reason, count in counts[split].items() if reason not in ("rows", "without a label")}
         notes += [f"{paths[split]}: {count:,} {reason}" for reason, count in told.items()]
-    if "dev" in examples and config.dev_share != TaskConfig.dev_share:
-        raise UserError(
-            f"task.dev_share is for a task without a dev file, and {paths['dev']} is one: leave it out, or use task.dev_from_train"
-        )
-    if config.name == OWN and splits is None and "dev" not in examples:
-        examples["train"], examples["dev"] = hold_out(examples["train"], config.dev_share, task.kind)
-        notes.append(f"{paths['train']}: {len(examples['dev']):,} of its rows are held out as the dev set, for want of another (task.dev)")
-    if config.dev_from_train and splits is None:
-        if "train" not in examples:
-            raise UserError(f"{task.title} has no training set to hold a part of out: leave task.dev_from_train out")
-        train, dev = hold_out(examples["train"], config.dev_from_train, task.kind, "dev_from_train")
-        examples = {"train": train, "dev": dev}
-        notes.append(f"{paths['train']}: {len(dev):,} of its rows are held out, and are the dev set (task.dev_from_train)")
+    if splits is None:
+        examples, lines = _with_dev(config, task, examples, paths)
+        notes += lines
     for upload in task.uploads:
         if len(examples.get(upload.split, ())) not in (0, upload.rows):
             rows = len(examples[upload.split])
             notes.append(f"{paths[upload.split]} has {rows:,} rows, and GLUE's upload {upload.rows:,}: it is not the published test set")
     return Opened(_completed(task, examples), examples, counts, paths, notes)
+
+
+def _with_dev(
+    config: TaskConfig, task: Task, examples: dict[str, list[Example]], paths: Mapping[str, str]
+) -> tuple[dict[str, list[Example]], list[str]]:
+    """(the examples, with a dev set that is held out of the training rows if the config asks for it or there is no other; lines for a
+    person)."""
+    if "dev" in examples and config.dev_share != TaskConfig.dev_share:
+        raise UserError(
+            f"task.dev_share is for a task without a dev file, and {paths['dev']} is one: leave it out, or use task.dev_from_train"
+        )
+    lines = []
+    if config.name == OWN and "dev" not in examples:
+        train, dev = hold_out(examples["train"], config.dev_share, task.kind)
+        examples = {**examples, "train": train, "dev": dev}
+        lines.append(f"{paths['train']}: {len(dev):,} of its rows are held out as the dev set, for want of another (task.dev)")
+    if config.dev_from_train:
+        if "train" not in examples:
+            raise UserError(f"{task.title} has no training set to hold a part of out: leave task.dev_from_train out")
+        train, dev = hold_out(examples["train"], config.dev_from_train, task.kind, "dev_from_train")
+        examples = {"train": train, "dev": dev}
+        lines.append(f"{paths['train']}: {len(dev):,} of its rows are held out, and are the dev set (task.dev_from_train)")
+    return examples, lines
 
 
 # --- Labels

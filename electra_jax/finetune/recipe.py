@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Self
 
 from electra_jax.cli import UserError
-from electra_jax.finetune.config import NULL_THRESHOLD, FinetuneConfig, TaskConfig
+from electra_jax.finetune.config import FinetuneConfig, TaskConfig, null_threshold
 from electra_jax.options import option
 from electra_jax.recipe import RunRecipe
 
@@ -36,7 +36,7 @@ class FinetuneRecipe(RunRecipe):
             schedule = dataclasses.replace(schedule, warmup_steps=warmup_steps)
         threshold = self.finetune.no_answer_threshold
         if threshold is None:
-            threshold = 0.0 if head == "question_answering" else NULL_THRESHOLD
+            threshold = null_threshold(head)
         finetune = dataclasses.replace(self.finetune, length=length, head=head, no_answer_threshold=threshold)
         return dataclasses.replace(self, train=train, schedule=schedule, finetune=finetune)
 

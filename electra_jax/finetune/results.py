@@ -25,7 +25,7 @@ from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.files import write_whole
 from electra_jax.finetune import confusion, mistakes, outputs, rows
 from electra_jax.finetune.examples import Example
-from electra_jax.finetune.tasks import Task
+from electra_jax.finetune.tasks import Task, learned_from
 from electra_jax.interop import formats, names
 from electra_jax.interop.model import Model
 from electra_jax.store.names import MODEL, REPORT
@@ -118,11 +118,6 @@ def made_of(source: Model, examples: Mapping[str, Sequence[Example]]) -> dict[st
     learned = learned_from(examples)
     others = [split for split in examples if split not in learned]
     return {"model": params.hexdigest(), "examples": identity(examples, learned), "predicted": identity(examples, others)}
-
-
-def learned_from(examples: Mapping[str, Any]) -> tuple[str, str]:
-    """The names of the training set and of the (first) dev set, by which the best seed is chosen."""
-    return "train", next(split for split in examples if split.startswith("dev"))
 
 
 def identity(examples: Mapping[str, Sequence[Example]], splits: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ is the table "Expected Results" of its README. Tasks that google-research/electr
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from electra_jax.finetune.readers.layout import Layout
@@ -89,6 +89,11 @@ class Task:
     def layout_of(self, split: str) -> Layout:
         """The layout of a split's file. `labelled` is off for test sets, whose rows may have a label but need not."""
         return dataclasses.replace(self.layouts.get(split, self.layout), labelled=not split.startswith("test"))
+
+
+def learned_from(splits: Iterable[str]) -> tuple[str, str]:
+    """The names of the training set and of the (first) dev set, by which the best seed is chosen."""
+    return "train", next(split for split in splits if split.startswith("dev"))
 
 
 BINARY = ("0", "1")

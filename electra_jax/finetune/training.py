@@ -19,7 +19,7 @@ from electra_jax.finetune import batches, objective, opening, rates, results, ro
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
 from electra_jax.finetune.examples import Example
 from electra_jax.finetune.recipe import FinetuneRecipe
-from electra_jax.finetune.tasks import Task
+from electra_jax.finetune.tasks import Task, learned_from
 from electra_jax.interop import formats, names
 from electra_jax.interop.model import Model
 from electra_jax.models.attention import choice
@@ -171,7 +171,7 @@ def read(task_config: TaskConfig, config: FinetuneConfig, model: ElectraConfig, 
             notes.append(f"{split}: {cut:,} of {len(each.cut):,} {what} were too long{room}, and lost their end")
     if not made["train"].tokens:
         raise UserError(f"{task.title} has no training row: mend its files")
-    learned = results.learned_from(opened.examples)
+    learned = learned_from(opened.examples)
     return Data(task, opened.examples, made, kind, learned[1], results.identity(opened.examples, learned), notes)
 
 

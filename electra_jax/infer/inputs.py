@@ -9,7 +9,7 @@ from electra_jax.cli import UserError
 from electra_jax.data.readers.compressions import COMPRESSIONS
 from electra_jax.finetune import opening
 from electra_jax.finetune.config import TaskConfig
-from electra_jax.finetune.readers import BINARY, ENDINGS, format_of
+from electra_jax.finetune.readers import BINARY, ENDINGS, ONE_KIND, format_of
 from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.tasks import TASKS, Task
 
@@ -35,7 +35,7 @@ def layout_of(task: Task, path: str, given: Mapping[str, Any]) -> Layout:
     format = given.get("format") or _format(path, task.kind)
     if path == STANDARD_INPUT and format in BINARY:
         raise UserError(f"{format} cannot be read from a pipe: write it to a file first (--input=FILE)")
-    needs = {"columns": "tags", "conllu": "tags", "squad": "answer"}.get(format, task.kind)
+    needs = ONE_KIND.get(format, task.kind)
     if needs != task.kind:
         has = {"tags": "words with tags", "answer": "questions with contexts"}[needs]
         raise UserError(f"{path}: a file of the format {format} has {has}, and this model predicts {_predicts(task.kind)}: give a table")

@@ -23,7 +23,7 @@ from electra_jax import rng
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.finetune import batches, objective, rows
-from electra_jax.finetune.config import NULL_THRESHOLD, FinetuneConfig
+from electra_jax.finetune.config import FinetuneConfig, null_threshold
 from electra_jax.finetune.examples import Example
 from electra_jax.finetune.readers.layout import Layout
 from electra_jax.finetune.readers.rows import example
@@ -258,7 +258,5 @@ def _config(model: Model) -> FinetuneConfig:
     if found.length < 4 or learned and found.length > model.config.max_length:
         most = f", and at most the model's {model.config.max_length} positions" if learned else ""
         raise UserError(f"{where}: its finetune.length is {found.length}: it must be at least 4{most}")
-    threshold = found.no_answer_threshold
-    if threshold is None:
-        threshold = 0.0 if model.task == "question_answering" else NULL_THRESHOLD
+    threshold = null_threshold(model.task) if found.no_answer_threshold is None else found.no_answer_threshold
     return dataclasses.replace(found, head=model.task, no_answer_threshold=threshold)

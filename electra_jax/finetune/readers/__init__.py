@@ -38,6 +38,7 @@ FORMATS = {
     "lines": "electra_jax.finetune.readers.plain",
 }
 BINARY = ("parquet",)
+ONE_KIND = {"columns": "tags", "conllu": "tags", "squad": "answer"}  # of the formats that hold one kind of task alone
 # The ending of a user's file -> its format.
 ENDINGS = {
     ".csv": "csv",

@@ -24,7 +24,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The model to fine-tune: wh
 PATH = flags.DEFINE_string("path", None, "The folder with a folder for each task (CoLA, SST-2 ...), or tfds:.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where a folder for each task's run is made, and the table.", required=True)
 SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds of each task train together.", lower_bound=1)
-TASKS = flags.DEFINE_list("tasks", [], "The tasks to run; unless given, all of GLUE.")
+TASKS = flags.DEFINE_list("tasks", [], "The tasks to run, which the table and the uploads then have alone; unless given, all of GLUE.")
 
 
 def main(_):

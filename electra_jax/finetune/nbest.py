@@ -42,19 +42,19 @@ class Entry(NamedTuple):
     span: tuple[int, int] | None  # (begin, end) in the context's characters, which `text` may differ from; None for no answer
 
 
-class Prediction(NamedTuple):
+class Decoded(NamedTuple):
     question: int  # Window.question
     text: str  # the best answer that is not empty
     null_score: float  # the higher, the likelier it is that there is no answer
     nbest: list[Entry]  # best first, at least one
 
 
-def with_null(prediction: Prediction, threshold: float = NULL_THRESHOLD) -> str:
+def with_null(prediction: Decoded, threshold: float = NULL_THRESHOLD) -> str:
     """The answer for SQuAD 2.0: "", which stands for no answer, if and only if the null score is above the threshold."""
     return "" if prediction.null_score > threshold else prediction.text
 
 
-def probability_of(text: str, prediction: Prediction) -> float:
+def probability_of(text: str, prediction: Decoded) -> float:
     """The probability of the answer `text` among the n-best answers. The published head has no entry for "no answer" among these, but a
     logit of its own."""
     among = next((entry.probability for entry in prediction.nbest if entry.text == text), None)
@@ -103,7 +103,7 @@ def decode_joint(
     *,
     n_best: int = N_BEST,
     max_pieces: int = MAX_PIECES,
-) -> list[Prediction]:
+) -> list[Decoded]:
     """The published decoding. All windows of a question must be here, one after the other, as make_windows gives them.
 
     A span is left out if it is not inside the context, if another window shows more context around its first piece, if it ends before
@@ -129,7 +129,7 @@ def decode_joint(
                 break
         entries = _with_probabilities(entries or [Entry(NOTHING, 0.0, 0.0, 0.0, None)])
         null_score = min(float(outputs.no_answer[row]) for row in rows)
-        predictions.append(Prediction(question, entries[0].text, null_score, entries))
+        predictions.append(Decoded(question, entries[0].text, null_score, entries))
     return predictions
 
 
@@ -142,7 +142,7 @@ def decode_independent(
     null: bool,
     n_best: int = N_BEST,
     max_pieces: int = MAX_PIECES,
-) -> list[Prediction]:
+) -> list[Decoded]:
     """The decoding of transformers' run_qa.py. start_logits, end_logits: [B, L] of B windows; those at padding are ignored.
 
     The `n_best` best starts of a window are combined with its `n_best` best ends. A span is left out if it is not inside the context, if
@@ -170,7 +170,7 @@ def decode_independent(
             entries.insert(0, Entry(NOTHING, 0.0, 0.0, 0.0, None))
         answer = next(entry for entry in entries if entry.text)
         null_score = float(least.start[0] + least.end[0]) - answer.start - answer.end
-        predictions.append(Prediction(question, answer.text, null_score, _with_probabilities(entries)))
+        predictions.append(Decoded(question, answer.text, null_score, _with_probabilities(entries)))
     return predictions
 
 

@@ -37,7 +37,7 @@ def write(folder: pathlib.Path, task: Task, split: str, examples: Sequence[Examp
     else:
         uploads = {upload.split: upload for upload in task.uploads}
         upload = uploads.get(split)
-        header = upload.header if upload else ("id", "prediction")
+        header = ("index" if upload else "id", "prediction")
         ids = _places(examples) if upload else [example.id for example in examples]
         rows = [(_one_line(str(id_)), _one_line(_text(task, each.value))) for id_, each in zip(ids, predictions, strict=True)]
         if upload:

@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
 
     value: Any  # as Example.label: a class, classes, a number, tags of all words; but an answer is its text, "" for none
     probability: Any  # of the value, "no answer" included; one for each of its classes or tags; None for a number
-    more: Any = None  # classes: {label: probability}; tags: the model's own, of the words that fit; an answer: nbest.Prediction
+    more: Any = None  # classes: {label: probability}; tags: the model's own, of the words that fit; an answer: nbest.Decoded
 
 
 class Kind(NamedTuple):

@@ -30,7 +30,6 @@ class Upload(NamedTuple):
     file: str
     split: str  # the test set whose predictions it has
     rows: int
-    header: tuple[str, str] = ("index", "prediction")
 
 
 class Tfds(NamedTuple):

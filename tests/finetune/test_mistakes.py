@@ -7,8 +7,7 @@ import pytest
 
 from electra_jax.finetune import confusion, mistakes, results, rows, view
 from electra_jax.finetune.examples import Answers, Example
-from electra_jax.finetune.nbest import Entry
-from electra_jax.finetune.nbest import Prediction as Decoded
+from electra_jax.finetune.nbest import Decoded, Entry
 from electra_jax.finetune.rows import Prediction
 from electra_jax.finetune.tasks import TASKS, Task
 from electra_jax.views import Cell, Table

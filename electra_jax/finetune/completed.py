@@ -53,11 +53,13 @@ def ensure(recipe: FinetuneRecipe, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_complete(folder: pathlib.Path) -> bool:
-    """The report is written last. More steps may have been begun since then."""
+    """The report is written last. More steps may have been begun since then. What an earlier version wrote lacks `given`: it is written
+    again, without training."""
     if not ((folder / results.RESULTS).is_file() and (folder / names.REPORT).is_file()):
         return False
     steps = json.loads((folder / names.CONFIG).read_text())["train"]["steps"]
-    return json.loads((folder / results.RESULTS).read_text())["steps"] == steps
+    found = json.loads((folder / results.RESULTS).read_text())
+    return "given" in found and found["steps"] == steps
 
 
 def dev_of(found: dict[str, Any]) -> str:

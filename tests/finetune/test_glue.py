@@ -116,6 +116,8 @@ def test_it_goes_on_and_refuses_another_run(ran, tmp_path):
             list(glue.run(recipe_of(path), tmp_path / "run", ("rte",)))
     done.write_text(json.dumps({**whole, "made_of": {**MADE_OF, "predicted": "fewer"}}))  # a test set has arrived since
     assert list(glue.run(recipe_of(path), tmp_path / "run", ("rte",))) == again[1:] and ran == ["cola", "rte", "rte", "rte", "rte"]
+    done.write_text(json.dumps({name: value for name, value in whole.items() if name not in ("given", "made_of")}))  # an earlier version's
+    assert list(glue.run(recipe_of(path), tmp_path / "run", ("rte",))) == again[1:] and len(ran) == 6
     with pytest.raises(UserError, match="'squad1' is no task of GLUE"):
         list(glue.run(recipe_of(path), tmp_path / "run", ("squad1",)))
 

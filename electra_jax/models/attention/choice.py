@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 # Below this length the scores are too small for a fused kernel to be worth its calls.
 FUSED_FROM = 256
-
-
-# Of what rows of several lengths may be multiples.
+# Rows of several lengths have lengths that are multiples of one of these.
 MULTIPLES = (8, 128)
 
 
@@ -22,7 +20,6 @@ def choose(asked: str, platform: str, length: int, networks: Sequence["EncoderCo
 
     Raises UserError where the one that is asked for cannot run here.
     """
-
     if asked == "auto":
         return next(name for name in PATHS if name == "xla" or (length >= FUSED_FROM and not _refusal(name, platform, length, networks)))
     if why := _refusal(asked, platform, length, networks):

@@ -4,7 +4,7 @@ Each task sets fields of configs/finetune.py; a flag --config.SECTION.NAME=VALUE
 """
 
 SHORT = {"train.steps": 600, "finetune.length": 128, "seeds": 5}
-LONG = {"train.steps": 300, "finetune.length": 256, "seeds": 5}
+LONG = {"train.steps": 150, "finetune.length": 256, "seeds": 5}
 
 
 def get_tasks(data: str) -> dict[str, tuple[str, dict]]:

@@ -15,13 +15,13 @@ TEST_WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 DEMO_DIR   ?= runs/demo
 DEMO_FLAGS ?=
 
-.PHONY: demo test parity interop finetune tf1 aot scale beam lint kill bench clean
+.PHONY: demo test parity interop finetune objectives tf1 aot scale beam lint kill bench clean
 
 demo: $(VENV)/.demo  ## A tiny ELECTRA on the King James Bible, within minutes
 	$(BIN)/python launch/demo.py --dir=$(DEMO_DIR) $(DEMO_FLAGS)
 
 test: $(VENV)/.test  ## All tests that need neither PyTorch nor the network
-	XLA_FLAGS="$(strip $(QUICK) $(XLA_FLAGS))" $(BIN)/python -m pytest -m "not parity and not slow and not aot" $(TEST_WORKERS) $(TEST_FLAGS)
+	XLA_FLAGS="$(strip $(QUICK) $(XLA_FLAGS))" $(BIN)/python -m pytest -m "not parity and not slow and not aot and not objectives" $(TEST_WORKERS) $(TEST_FLAGS)
 
 parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
 	$(BIN)/python -m pytest -m "parity and not slow" -s tests/parity $(TEST_FLAGS)
@@ -31,6 +31,9 @@ interop: $(VENV)/.test $(VENV)/.parity $(VENV)/.demo  ## All of conversion: ever
 
 finetune: $(VENV)/.test $(VENV)/.parity  ## Fine-tuning against PyTorch: every head, loss and rule, float32 and float64
 	$(BIN)/python -m pytest -s tests/parity/test_finetune.py tests/parity/test_published.py tests/parity/test_dropout.py tests/parity/test_windows.py $(TEST_FLAGS)
+
+objectives: $(VENV)/.test  ## Every objective: its equations, meshes, micro-batches, resumes, presets
+	XLA_FLAGS="$(strip $(QUICK) $(XLA_FLAGS))" $(BIN)/python -m pytest -m objectives $(TEST_WORKERS) tests/objectives $(TEST_FLAGS)
 
 tf1: $(VENV)/.tf1  ## Google's TF1 checkpoints, written by TensorFlow itself and read without it
 	$(BIN)/python -m pytest tests/interop/test_tf1.py $(TEST_FLAGS)

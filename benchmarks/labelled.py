@@ -65,7 +65,7 @@ def _params(config: ElectraConfig) -> Params:
     from electra_jax.models import electra
 
     body, of_head = jax.random.split(jax.random.key(0))
-    params = electra.init_params(body, config, {"discriminator": None})
+    params = electra.init_params(body, config, {"discriminator": {}})
     params[HEAD] = electra.init_task(of_head, config, HEAD, len(LABELS))
     return jax.tree.map(np.asarray, params)
 

@@ -55,7 +55,9 @@ def part(stored: ours.Stored, name: str, steps: int, folder: str | None = None) 
 
     def generator(params, batch, plan, weights):
         vocabulary = Vocabulary(rows.CLS, rows.SEP, rows.MASK, jnp.ones(model.vocab_size, bool))
-        hidden = models.hidden_states(params, model, masking.mask(batch, plan.slots, vocabulary), plan.generator_seeds, "generator")
+        hidden = models.hidden_states(
+            params, model, masking.mask(batch, plan.generator.slots, vocabulary), plan.generator.seeds, "generator"
+        )
         return jnp.vdot(hidden.astype(jnp.float32), weights), None
 
     def mlm(params, batch, plan, weights):
@@ -63,7 +65,7 @@ def part(stored: ours.Stored, name: str, steps: int, folder: str | None = None) 
         return terms.losses["mlm"], terms.outputs["tokens"]  # the corrupted tokens: with sampling, without the discriminator
 
     def discriminator(params, batch, plan, weights):
-        logits = models.discriminator_apply(params, model, batch, plan.discriminator_seeds)
+        logits = models.discriminator_apply(params, model, batch, plan.seeds)
         return jnp.vdot(logits.astype(jnp.float32), weights), None
 
     unused = params["discriminator"]
@@ -90,7 +92,9 @@ def _optimizer(built: ours.Built, steps: int) -> Run:
         return Terms({"all": 1e-3 * sum(jnp.vdot(p, q) for p, q in pairs)}, {}, {})
 
     parts = built.parts
-    idle = parts.objective._replace(plan=lambda batch, rng, train: (batch.row, {"all": jnp.float32(1.0)}), terms=terms, scales={"all": 1.0})
+    idle = parts.objective._replace(
+        plan=lambda batch, rng, train: (batch.row, {"all": jnp.float32(1.0)}), terms=terms, scales=lambda step: {"all": 1.0}
+    )
     program, state = built.compile(idle), parts.init(parts.root)
     batch = program.place(ours.batch(built.recipe, "full"))
 

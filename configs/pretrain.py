@@ -21,7 +21,10 @@ of .903 to .907, random weights at .889 to .896, and runs without Muon's weight 
 
 Variants: `faithful` keeps the published code's three known defects of pretraining (positions drawn with replacement, no bias
 correction, warm-up times decay), which are mended by default. `flash` sets attention dropout to 0, a named deviation that
-fused attention needs: what one uses on TPUs and GPUs. All devices are used, on every host (README, "Many hosts"):
+fused attention needs: what one uses on TPUs and GPUs. The name of another objective (mlm, electra_15, replace_mlm, all_tokens_mlm,
+electric, coco_clm, mntp_clm) trains on that, masked as it is published: `tiny,mlm` has BERT's objective; docs/objectives.md has all.
+
+All devices are used, on every host (README, "Many hosts"):
 
     python launch/pretrain.py --config=configs/pretrain.py:base,flash --distributed --workdir=gs://BUCKET/base --config.data.path=gs://...
     python launch/pretrain.py --config=configs/pretrain.py:large,flash --config.parallel.fsdp=16 --config.model.remat=full ...
@@ -34,6 +37,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from electra_jax.cli import UserError
 from electra_jax.data.config import DataConfig
 from electra_jax.models.config import PRESETS
 from electra_jax.objectives.config import MaskingConfig
@@ -43,7 +47,18 @@ from electra_jax.store.config import CheckpointConfig
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from electra_jax.watch.config import LogConfig
 
-VARIANTS = ("faithful", "flash")
+BERT = dict(mask_fraction=0.8, random_fraction=0.1)  # arXiv 1810.04805, 3.1
+# Another objective than ELECTRA's, by name: what its publication sets otherwise, by section (docs/objectives.md).
+OBJECTIVE_VARIANTS = {
+    "electra_15": {},
+    "replace_mlm": {},
+    "all_tokens_mlm": {},
+    "mlm": {"masking": BERT},
+    "electric": {},
+    "coco_clm": {"objective": dict(sample_dropout=False), "model": dict(generator_hidden_fraction=1.0, generator_layers_fraction=0.3333)},
+    "mntp_clm": {"masking": BERT},
+}
+VARIANTS = ("faithful", "flash", *OBJECTIVE_VARIANTS)
 
 # rows a step, length, steps, peak rate, masked share (paper, table 6; google-research/electra configure_pretraining.py)
 PUBLISHED = {
@@ -82,6 +97,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if "flash" in variants:
         model = dataclasses.replace(model, attention_dropout=0.0)
     recipe = dataclasses.replace(recipe, preset=preset, model=model)
+    if len(named := sorted(variants & OBJECTIVE_VARIANTS.keys())) > 1:
+        raise UserError(f"the config's variants name {len(named)} objectives, {', '.join(named)}: name one, or use objective.name=mixture")
+    for name in named:
+        changes = {"objective": {}, **OBJECTIVE_VARIANTS[name]}
+        changes["objective"] = {"name": name, **changes["objective"]}
+        sections = {section: dataclasses.replace(getattr(recipe, section), **values) for section, values in changes.items()}
+        recipe = dataclasses.replace(recipe, **sections)
     if "faithful" in variants:
         recipe = dataclasses.replace(
             recipe,

@@ -78,7 +78,7 @@ def build(recipe: RunRecipe, devices: Devices, objective: Objective, num_seeds: 
 
     num_seeds: that train in one program, the recipe's own and those that follow it. Each has train.batch_rows rows a step.
     """
-    rule = optimizer.make_optimizer(recipe.optimizer, recipe.schedule, recipe.train.steps)
+    rule = optimizer.make_optimizer(recipe.optimizer, recipe.schedule, recipe.train.steps, objective.frozen)
     factor, peak_rate = optimizer.schedule(recipe.schedule, recipe.train.steps), recipe.optimizer.learning_rate
     numbers = tuple(recipe.seed + i for i in range(num_seeds))
     body = step.make_train_step(

@@ -39,7 +39,9 @@ class RunRecipe:
     preset: str = option("small", "the name of what the other values began as")
     seed: int = option(0, "of the first parameters, the order of rows, masks, samples and dropout")
     init_from: str = option("", "begin with this model: a workdir, a folder of transformers, a TF1 checkpoint, or DISCRIMINATOR,GENERATOR")
-    init_network: str = option("", "take `discriminator` or `generator` of it alone; the other begins anew")
+    init_network: str = option(
+        "", "of init_from take `discriminator` or `generator` alone; `THERE:HERE`, or two of these, takes it as another"
+    )
     model: ElectraConfig = ElectraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -61,7 +63,7 @@ class RunRecipe:
             name = "schedule.decay_steps" if self.schedule.decay_steps else "train.steps"
             raise UserError(f"schedule.warmup_steps is {warmup}: it must be from 0 to below {name}={end}")
         if self.init_network:
-            options.one_of("init_network", self.init_network, ("discriminator", "generator"))
+            _check_networks(self.init_network)
 
     def check_needs_init_from(self, name: str) -> None:
         if getattr(self, name) and not self.init_from:
@@ -173,12 +175,13 @@ class RunRecipe:
             whole[name] = part(getattr(self, name))
         return whole
 
-    def resolved(self, platform: Any, length: int, networks: Sequence[str]) -> Self:
+    def resolved(self, platform: Any, length: int, networks: Sequence[str], directed: bool = False) -> Self:
         """With what was left to the platform (a parallel.mesh.Platform) decided: the type of products, and the path of attention in rows
-        of `length` tokens. UserError where the model has no sizes for one of the networks."""
+        of `length` tokens, which must heed a DirectedBatch where it is `directed`. UserError where the model has no sizes for one of the
+        networks."""
         dtype = platform.dtype if self.model.dtype == "auto" else self.model.dtype
         model = dataclasses.replace(self.model, dtype=dtype)
-        path = choice.choose(model.attention, platform.name, length, [model.encoder(name) for name in networks])
+        path = choice.choose(model.attention, platform.name, length, [model.encoder(name) for name in networks], directed)
         return dataclasses.replace(self, model=dataclasses.replace(model, attention=path))
 
     def value(self, field: str) -> Any:
@@ -203,6 +206,12 @@ class Recipe(RunRecipe):
     def __post_init__(self):
         super().__post_init__()
         self.check_needs_init_from("init_slots")
+        for part in self.objective.parts:
+            if part.steps > self.train.steps:
+                raise UserError(
+                    f"objective.mixture changes the weight of {part.name} over {part.steps:,} steps and train.steps is "
+                    f"{self.train.steps:,}: it must end within the run"
+                )
 
     def of_rows(self, length: int, vocab_size: int) -> Self:
         """With the length and the vocabulary of the rows that the run trains on, where the config says others."""
@@ -216,9 +225,24 @@ class Recipe(RunRecipe):
         return dataclasses.replace(self, data=data, model=model, notes=(*self.notes, note))
 
     def resolve(self, platform: Any, networks: Sequence[str] | None = None) -> Self:
-        """With what the platform decides. networks: that are trained; None: the objective's."""
-        networks = load(OBJECTIVES, self.objective.name).NETWORKS if networks is None else networks
-        return self.resolved(platform, self.data.length, networks)
+        """With what the platform decides. networks: that are trained; None: the objective's. UserError where the config sets a value that
+        the objective does not read."""
+        module = load(OBJECTIVES, self.objective.name)
+        self.objective.refuse_unread(module.reads(self.objective))
+        networks = list(module.networks(self.objective)) if networks is None else networks
+        return self.resolved(platform, self.data.length, networks, module.directed(self.objective))
+
+
+def _check_networks(words: str) -> None:
+    """UserError unless init_network is a name, or pairs of names, no two of which are taken as one network."""
+    names = ("discriminator", "generator")
+    pairs = [pair.split(":") for pair in words.split(",")]
+    are_pairs = all(len(pair) == 2 and set(pair) <= set(names) for pair in pairs) and len({here for _, here in pairs}) == len(pairs)
+    if words not in names and not are_pairs:
+        raise UserError(
+            f"init_network is {words!r}: it must be discriminator or generator, or THERE:HERE, such as discriminator:generator, "
+            "or two of these with a comma between"
+        )
 
 
 def _at(tree: Mapping[str, Any], field: str) -> Any:

@@ -13,6 +13,19 @@ MAY_CHANGE = (
     r"^(log|eval|checkpoint|parallel)\.|^(data|task)\.path$|^model\.(remat|scan_layers|attention)$"
     r"|^train\.(accumulation_steps|max_non_finite_steps|hang_secs)$"
 )
+# Fields that came later, and what they are in a run that was begun before: it did as these say.
+LATER = {
+    "model.sharing": "shared",
+    "objective.lm_weight": 1.0,
+    "objective.generator": "network",
+    "objective.train_generator": True,
+    "objective.temperature": 1.0,
+    "objective.sample_dropout": True,
+    "objective.allow_correct": True,
+    "objective.towers": True,
+    "objective.causal_fraction": 1 / 16,
+    "objective.z_weight": 1e-4,
+}
 _LISTED = 6  # changes in one message
 
 
@@ -28,7 +41,8 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str
             f"{where} holds a run of an earlier version: finish it with that version, or begin with its model, "
             f"--config.init_from={where}, in another --workdir"
         )
-    old, new = _flat(before), _flat(now)
+    new = _flat(now)
+    old = {**{name: value for name, value in LATER.items() if name in new}, **_flat(before)}
     may_change = MAY_CHANGE + (r"|^train\.steps$" if old.get("schedule.decay_steps") and new["schedule.decay_steps"] else "")
     changed = [
         _in_words(name, old, new)

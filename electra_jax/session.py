@@ -21,6 +21,7 @@ from electra_jax.cli import Preempted, UserError
 from electra_jax.data.config import ENOUGH_EPOCHS, FEWEST_STEPS
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import start
+from electra_jax.models.heads import NAMES as HEADS
 from electra_jax.parallel import chips, executors, mesh, multihost, process
 from electra_jax.parallel.executors import Program
 from electra_jax.recipe import RunRecipe
@@ -238,8 +239,8 @@ def _sizes(parts: Parts) -> dict[str, int]:
     found = {}
     for name, tree in parts.abstract_state.params.items():
         size = {part: sum(math.prod(x.shape) for x in jax.tree.leaves(tree[part])) for part in tree}
-        head = size.pop("head", None) if name in parts.objective.networks else None
-        found |= {name: sum(size.values())} | ({f"{name}_head": head} if head is not None else {})
+        of_heads = {part: size.pop(part) for part in [*size] if part in HEADS} if name in parts.objective.networks else {}
+        found |= {name: sum(size.values()), **{f"{name}_{part}": count for part, count in of_heads.items()}}
     return found
 
 

@@ -27,6 +27,18 @@ class Batch(flax.struct.PyTreeNode):
     row: Array  # [B] the place in the step's global batch; in evaluation, in the held-out set
 
 
+class DirectedBatch(Batch):
+    """A batch of which some tokens are hidden from others. Only attention=xla can do it."""
+
+    direction: (
+        Array  # [B] what a token attends to in its segment: 0 all, 1 itself and what stands before it, -1 itself and what comes after
+    )
+
+    @classmethod
+    def of(cls, batch: Batch, direction_B: Array) -> "DirectedBatch":
+        return cls(**vars(batch), direction=direction_B)
+
+
 class TrainState(flax.struct.PyTreeNode):
     """All that one step reads and writes on the device. Global arrays, without a device axis, whatever the executor.
 
@@ -42,12 +54,13 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class Vocabulary(NamedTuple):
-    """What an objective must know of the tokenizer. `word_starts` [V] bool: the piece begins a word."""
+    """What an objective must know of tokens. `word_starts` [V] bool: the piece begins a word."""
 
     cls_id: int
     sep_id: int
     mask_id: int
     word_starts: np.ndarray
+    counts: np.ndarray | None = None  # [V] how often each is in the training rows, 0 for special tokens
 
 
 class Terms(NamedTuple):
@@ -67,7 +80,9 @@ class Objective(NamedTuple):
     plan(batch, rng, train) -> (plan, weights): everything decided before the forward pass (masked slots, noise,
       dropout seeds; each leaf with a leading batch axis), and `{term: denominator}`, known before the backward pass.
     terms(params, batch, plan) -> Terms.
-    scales: `{term: factor}`; the loss is the sum over terms of factor x sum / global denominator.
+    scales(step) -> `{term: factor}`; the loss is the sum over terms of factor x sum / global denominator. step: of the run, from 0; in an
+      evaluation, which compares over a run, math.inf.
+    frozen: a regex over the paths of parameters that do not train; "": all do.
     flops(rows, length) -> floating-point operations of one training step of so many rows, forward and backward.
     measure(outputs of each held-out batch's valid rows, one after the other) -> {metric: value}: what is no quotient of sums (AUC, F1), on
       the host. It keeps what it needs of them.
@@ -78,9 +93,10 @@ class Objective(NamedTuple):
     init: Callable[[Array], Params]
     plan: Callable[..., tuple[Any, dict[str, Array]]]
     terms: Callable[[Params, Batch, Any], Terms]
-    scales: Mapping[str, float]
+    scales: Callable[[Array | float], Mapping[str, Array | float]]
     flops: Callable[[int, int], float]
     measure: Callable[[Iterable[Mapping[str, np.ndarray]]], dict[str, float]]
     networks: tuple[str, ...]
     encoder: str
     view: View
+    frozen: str = ""

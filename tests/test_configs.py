@@ -8,6 +8,7 @@ import pytest
 
 from electra_jax.cli import UserError
 from electra_jax.models.config import PRESETS
+from electra_jax.objectives import OBJECTIVES
 from electra_jax.recipe import Recipe
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -21,7 +22,7 @@ def config_file(name: str):
 
 
 pretrain_config, finetune_config = config_file("pretrain"), config_file("finetune")
-ARGS = [*PRESETS, "small,faithful", "base,flash", "large,flash"]
+ARGS = [*PRESETS, "small,faithful", "base,flash", "large,flash", "small,mlm", "small,coco_clm"]
 
 
 def lines(tree, prefix=""):
@@ -47,6 +48,16 @@ def test_presets_are_complete_and_valid(arg):
     recipe = Recipe.parse(pretrain_config.get_config(arg))
     assert recipe.preset == arg.split(",")[0] and recipe.data.length <= recipe.model.max_length
     assert Recipe.parse(recipe.stored()) == recipe
+
+
+def test_variants_name_every_other_objective_once():
+    assert {*pretrain_config.OBJECTIVE_VARIANTS, "electra", "mixture"} == OBJECTIVES.keys()
+    for name in pretrain_config.OBJECTIVE_VARIANTS:
+        recipe = Recipe.parse(pretrain_config.get_config(f"tiny,{name}"))
+        assert recipe.objective.name == name
+        recipe.resolve(type("Platform", (), {"name": "cpu", "dtype": "float32"}))
+    with pytest.raises(UserError, match="name 2 objectives, electric, mlm"):
+        pretrain_config.get_config("tiny,mlm,electric")
 
 
 def test_the_published_recipe():

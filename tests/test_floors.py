@@ -160,7 +160,7 @@ def test_no_dictionary_of_config_values_is_read_below_the_recipe():
 
 def test_no_name_of_an_objective_outside_of_objectives():
     """train/, store/, watch/ and the session know metrics and panels by what the objective's view says of them."""
-    words = ("mlm", "rtd", "generator", "discriminator", "unigram", "electra_view")
+    words = ("mlm", "rtd", "generator", "discriminator", "unigram", "readings")
     for path in FILES:
         if here(path) not in ("train", "store", "watch", "session"):
             continue

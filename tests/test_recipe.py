@@ -12,7 +12,7 @@ from electra_jax import recipe, resume
 from electra_jax.cli import UserError
 from electra_jax.parallel.mesh import Platform
 from electra_jax.recipe import Recipe
-from electra_jax.resume import refuse_changes
+from electra_jax.resume import LATER, refuse_changes
 
 CPU = Platform("cpu", "cpu", "float32", 1)
 TPU = Platform("tpu", "TPU v5 lite", "bfloat16", 8)
@@ -45,8 +45,8 @@ def changed(arg="tiny", **fields):
         (dict(schedule__warmup_steps=-1), "schedule.warmup_steps is -1"),
         (dict(seed=2**40), r"seed is 1099511627776: it must be from 0 to 2\*\*32 - 1"),
         (dict(init_slots=True), "init_slots is True and there is no init_from"),
-        (dict(init_from="x", init_network="encoder"), "init_network is 'encoder': it must be one of discriminator, generator"),
-        (dict(objective__name="elektra"), "objective.name is 'elektra': it must be one of electra; did you mean 'electra'"),
+        (dict(init_from="x", init_network="encoder"), "init_network is 'encoder': it must be discriminator or generator, or THERE:HERE"),
+        (dict(objective__name="elektra"), "objective.name is 'elektra': it must be one of .*; did you mean 'electra'"),
         (dict(model__backbone="transfomer"), "model.backbone is 'transfomer'.*did you mean 'transformer'"),
         (dict(parallel__executor="jitt"), "parallel.executor.*'jit'"),
         (dict(eval__batch_rows=0), "eval.batch_rows is 0: it must be at least 1"),
@@ -143,6 +143,13 @@ def test_what_a_resume_may_change():
     refuse_changes(earlier, later, "here")  # a field that was not there yet, and is not used
     with pytest.raises(UserError, match="optimizer.muon_weight_decay: None -> 0.1"):
         refuse_changes(earlier, here, "here")
+    earlier = {
+        **here,
+        **{section: {k: v for k, v in here[section].items() if f"{section}.{k}" not in LATER} for section in ("model", "objective")},
+    }
+    refuse_changes(earlier, here, "here")  # fields whose default is what was done before there were any
+    with pytest.raises(UserError, match="objective.temperature: 1.0 -> 2.0"):
+        refuse_changes(earlier, {**here, "objective": {**here["objective"], "temperature": 2.0}}, "here")
     unset = Recipe.parse(changed()).resolve(CPU).stored()
     with pytest.raises(UserError, match="train.steps: 1000 -> 900"):
         refuse_changes(unset, Recipe.parse(changed(train__steps=900)).resolve(CPU).stored(), "here")

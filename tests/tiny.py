@@ -21,6 +21,11 @@ ROOT = rng.root_key(7)
 WORDS = [f"w{number}" for number in range(40)]
 
 
+def vocabulary(size: int) -> Vocabulary:
+    """Of other tokens as well; their frequencies rise with their numbers."""
+    return Vocabulary(CLS, SEP, MASK, np.ones(size, bool), np.r_[np.zeros(FIRST), np.arange(1.0, size - FIRST + 1)])
+
+
 def model(**changes) -> ElectraConfig:
     """One layer, dropout as published."""
     fields = dict(vocab_size=VOCAB_SIZE, max_length=32, embedding_size=8, hidden_size=16, num_layers=1, head_size=8)

@@ -71,7 +71,7 @@ def make(
 
     def init(key: Array) -> Params:
         body, of_head = jax.random.split(key)
-        params = electra.init_params(body, model, {network: None})
+        params = electra.init_params(body, model, {network: {}})
         return {**params, head: electra.init_task(of_head, model, head, num_labels, network)}
 
     def plan(batch: Labelled, rng: StepRng, train: bool) -> tuple[Plan, dict[str, Array]]:
@@ -93,7 +93,7 @@ def make(
     def measure(outputs: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
         return score(joined(outputs))
 
-    return Objective(init, plan, terms, {TERM: 1.0}, flops, measure, (network,), network, view)
+    return Objective(init, plan, terms, lambda step: {TERM: 1.0}, flops, measure, (network,), network, view)
 
 
 def joined(outputs: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

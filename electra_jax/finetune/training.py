@@ -21,7 +21,7 @@ from electra_jax.finetune.examples import Example
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import Task, learned_from
 from electra_jax.interop import formats, names
-from electra_jax.interop.model import Model
+from electra_jax.interop.model import Model, only
 from electra_jax.models.attention import choice
 from electra_jax.models.config import ElectraConfig
 from electra_jax.parallel.mesh import replicated
@@ -65,7 +65,7 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
         raise UserError("eval.max_rows is for pretraining, and fine-tuning is scored on the whole dev set: leave it out")
     devices = Devices.of(recipe, num_seeds=recipe.seeds)
     source = _source(recipe.init_from, recipe.init_network)
-    network, tokenizer = recipe.init_network or source.networks[0], source.tokenizer
+    network, tokenizer = source.networks[0], source.tokenizer
     recipe = dataclasses.replace(recipe, model=_model(recipe.model, recipe.given, source))
     data = read(recipe.task, recipe.finetune, recipe.model, tokenizer)
     train, task, kind = data.rows["train"], data.task, data.kind
@@ -138,7 +138,8 @@ def _source(init_from: str, network: str) -> Model:
     source = formats.read(init_from, network=network, with_slots=False)
     if source.tokenizer is None:
         raise UserError(f"{init_from}: there is no tokenizer in it: put its vocab.txt there, or the tokenizer that it was prepared with")
-    return source
+    # What the networks share is of no meaning to one alone.
+    return source if source.config.sharing == "shared" else only(source, source.networks[0], init_from)
 
 
 def _model(model: ElectraConfig, given: frozenset[str], source: Model) -> ElectraConfig:

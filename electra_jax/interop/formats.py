@@ -16,6 +16,7 @@ from electra_jax.files import refuse_taken, whole_folder
 from electra_jax.interop import huggingface, tensor_files, tf1, workdir
 from electra_jax.interop import model as models
 from electra_jax.interop.model import Model
+from electra_jax.models import electra
 from electra_jax.models.config import ElectraConfig
 from electra_jax.types import Params
 
@@ -82,10 +83,14 @@ def read(path: str | os.PathLike, *, network: str = "", head_size: int = 64, wit
     """The model at `path`: a workdir of ours, a folder of transformers, a folder with two of them named discriminator and generator, a
     TF1 checkpoint; or "A,B", a discriminator and a generator in two places.
 
-    network: only this one. head_size: of a TF1 checkpoint, which does not say. with_slots: Adam's memory too, where there is one.
+    network: only this one; or as it is to be named, "THERE:HERE" ("discriminator:generator,discriminator:discriminator" for two).
+    head_size: of a TF1 checkpoint, which does not say. with_slots: Adam's memory too, where there is one.
     Raises UserError, in one line, for whatever is wrong there.
     """
     name = os.fspath(path)
+    if ":" in network:
+        whole = read(name, head_size=head_size, with_slots=False)
+        return models.renamed(whole, models.mapping(network), name)
     parts = _parts(name)
     if len(parts) not in (1, 2):
         raise UserError(f"{name!r}: give one path, or two with a comma between")
@@ -115,7 +120,24 @@ def write(path: str | os.PathLike, model: Model, format: str) -> None:
             return
         for network in model.networks:
             (folder / network).mkdir()
-            huggingface.write(folder / network, model, network)
+            huggingface.write(folder / network, *_alone(model, network))
+
+
+def _alone(model: Model, network: str) -> tuple[Model, str]:
+    """The model and its network as transformers has it, where each has embeddings of its own, and what fills masked tokens is a generator
+    (`ElectraForMaskedLM`)."""
+    if model.config.sharing != "shared":
+        model = models.only(model, network, network)
+    if network == "discriminator" and network != model.tuned and electra.heads_of(model.params)[network] == {"lm_head": "mlm"}:
+        return models.renamed(model, [(network, "generator")], network), "generator"
+    return model, network
+
+
+def _left_out(model: Model) -> tuple[str, ...]:
+    """A line on the head that transformers has no place for."""
+    if {"head", "lm_head"} <= model.params.get("discriminator", {}).keys():
+        return ("transformers has no place for the discriminator's head over the vocabulary (lm_head): it is left out",)
+    return ()
 
 
 def convert(source: str, target: str, *, format: str = "", network: str = "", head_size: int = 64, with_slots: bool = True) -> Model:
@@ -126,7 +148,7 @@ def convert(source: str, target: str, *, format: str = "", network: str = "", he
     ours = len(_parts(source)) == 1 and format_of(source) == "electra_jax"
     format = format or ("huggingface" if ours else "electra_jax")
     if format != "electra_jax":  # which has no place for them
-        model = dataclasses.replace(model, slots=None)
+        model = dataclasses.replace(model, slots=None, notes=model.notes + _left_out(model))
     write(target, model, format)
     return model
 

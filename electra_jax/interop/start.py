@@ -3,12 +3,15 @@
 What is taken over, and the rule for what is not there:
 
 - the embeddings, and the networks that the source has, or the one that is asked for; a network that is not taken begins as ever;
+- a network under another name where that is asked for ("discriminator:generator"); a head that this objective has not is left out;
+- embeddings of another `model.sharing`, where the one here can hold them (models/sharing.py);
 - another vocabulary: the rows of tokens that both have are kept. The others begin as the mean of those and a fresh draw (after
   Hewitt 2021, "Initializing new word embeddings for pretrained language models"), and their bias as the mean of the kept ones;
 - more positions than the table has: it is repeated (Longformer, arXiv 2004.05150, section 5); fewer: it is cut;
 - the optimizer's memory only if asked for, and then of both networks: new rows and positions have none. The schedule begins anew.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +24,7 @@ from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import names
 from electra_jax.interop.model import NETWORKS, Model
 from electra_jax.interop.workdir import MOMENT
+from electra_jax.models import heads, sharing
 from electra_jax.models.config import ElectraConfig
 from electra_jax.store import checkpoints
 from electra_jax.types import TrainState
@@ -30,15 +34,17 @@ def values(
     abstract_state: TrainState, config: ElectraConfig, source: Model, tokenizer: Tokenizer, *, with_slots: bool, seed: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """({path in the state: its first value}, lines for a person). UserError where the source does not fit the state, in whatever way."""
-    networks, where = source.networks, source.about["source"]
+    where = source.about["source"]
+    source = _shared_as(source, config, with_slots)
+    networks = source.networks
     if with_slots and (source.slots is None or networks != NETWORKS):
         lacks = "has no memory of an optimizer" if source.slots is None else f"has no {' and no '.join(set(NETWORKS) - set(networks))}"
         raise UserError(f"init_slots: {where} {lacks}: leave it out, and the optimizer begins anew")
     _refuse_other_shape(config, source)
     fit, notes = _fitting(config, source, tokenizer, seed)
     shapes = {path: tuple(x.shape) for path, x in checkpoints.flatten(abstract_state)[0].items()}
-    flat = {path: x for path, x in names.flat(source.params).items() if path.split("/")[0] in ("embeddings", *networks)}
-    found = {f"params/{path}": fit(path, x) for path, x in flat.items()}
+    taken = _used(source, {"/".join(path.split("/")[1:3]) for path in shapes if path.startswith("params/")}, notes)
+    found = {f"params/{path}": fit(path, x) for path, x in names.flat(taken).items()}
     if with_slots:
         found |= _slots(list(shapes), source, lambda path, x: fit(path, x, memory=True))
     if wrong := [path for path, x in found.items() if shapes.get(path) != x.shape]:
@@ -46,7 +52,47 @@ def values(
     new = sorted({"/".join(path.split("/")[1:3]) for path in shapes if path.startswith("params/") and path not in found})
     begins = f"; anew: {', '.join(new)}" if new else ""
     memory = f", with the optimizer's memory of {source.slots.count:,} updates" if with_slots else ""
-    return found, [f"init_from {where}: {', '.join(['embeddings', *networks])} taken over{memory}{begins}", *notes]
+    return found, [f"init_from {where}: {', '.join(taken)} taken over{memory}{begins}", *notes]
+
+
+def _used(source: Model, parts: set[str], notes: list[str]) -> dict[str, Any]:
+    """Embeddings and networks of the source, without what has no place among `parts`, the first two names of each path here: a network or
+    a head that the objective here has not. Adds a line for each to the notes; UserError if no network is left."""
+    networks = {part.split("/")[0] for part in parts}
+    unused = [name for name in source.networks if name not in networks]
+    if unused == list(source.networks):
+        has = " and ".join(sorted(networks - {"embeddings"}))
+        raise UserError(
+            f"init_from: {source.about['source']} has a {unused[0]}, and the objective here a {has}: "
+            f"--config.init_network={unused[0]}:discriminator takes it under that name"
+        )
+    taken = {"embeddings": source.params["embeddings"]} if "embeddings" in source.params else {}
+    for name in source.networks:
+        if name in networks:
+            lacks = [head for head in heads.NAMES if head in source.params[name] and f"{name}/{head}" not in parts]
+            unused += [f"{name}/{head}" for head in lacks]
+            taken[name] = {part: tree for part, tree in source.params[name].items() if part not in lacks}
+    if unused:
+        notes.append(f"init_from: {', '.join(unused)} left out: the objective here has no such part")
+    return taken
+
+
+def _shared_as(source: Model, config: ElectraConfig, with_slots: bool) -> Model:
+    """The source as `config.sharing` holds it. UserError where it cannot."""
+    there, kind, where = source.config.sharing, config.sharing, source.about["source"]
+    if there == kind:
+        return source
+    if with_slots:
+        raise UserError(f"init_slots: model.sharing is {there} in {where} and {kind} here: leave it out, and the optimizer begins anew")
+    if source.networks == NETWORKS:
+        params = sharing.reshared(source.params, source.config, kind)
+    elif source.networks == ("generator",) and kind in ("none", "gdes"):
+        params = {"generator": {**source.params["generator"], "embeddings": source.params["embeddings"]}}
+    else:
+        params = source.params if source.networks == ("discriminator",) and kind in ("none", "all") else None
+    if params is None:
+        raise UserError(f"init_from: what {where} has does not fit model.sharing={kind}: --config.model.sharing=none")
+    return dataclasses.replace(source, params=jax.tree.map(np.asarray, params), config=dataclasses.replace(source.config, sharing=kind))
 
 
 def placed(state: TrainState, found: Mapping[str, np.ndarray]) -> TrainState:
@@ -125,9 +171,9 @@ def _fitting(config: ElectraConfig, source: Model, tokenizer: Tokenizer, seed: i
         notes.append(f"init_from: the table of {length} positions is {how} to {config.max_length}")
 
     def fit(path: str, x: np.ndarray, memory: bool = False) -> np.ndarray:
-        if path == "embeddings/position":
+        if path.endswith("embeddings/position"):
             return np.resize(x, (config.max_length, x.shape[1])) if not memory else _padded(x, config.max_length)
-        if rows is None or path not in ("embeddings/word", "generator/head/bias"):
+        if rows is None or not re.search(r"(^|/)embeddings/word$|head/bias$", path):
             return x
         here, there = rows
         out = np.zeros((tokenizer.vocab_size, *x.shape[1:]), x.dtype)

@@ -98,9 +98,13 @@ def read(path: str, with_slots: bool = True) -> Model:
     params = {name.removeprefix("params/"): x for name, x in arrays.items() if name.startswith("params/")}
     known = ("embeddings", *NETWORKS, *heads.TASKS)
     if others := sorted({name.split("/")[0] for name in params} - set(known)):
-        raise UserError(
-            f"{path}: its objective has networks of its own, {', '.join(others)}: what is read here is a {' and a '.join(NETWORKS)}"
-        )
+        if not any(name.startswith("discriminator/") for name in params):
+            raise UserError(
+                f"{path}: its objective has networks of its own, {', '.join(others)}: what is read here is a {' and a '.join(NETWORKS)}"
+            )
+        notes += (f"{path}: {', '.join(others)} of its objective are left out",)
+        params = {name: x for name, x in params.items() if name.split("/")[0] in known}
+        arrays = {name: x for name, x in arrays.items() if name in params}  # the optimizer's memory is of all of them
     model = Model(config, names.nested(params), tokenizer, _slots(arrays), about=about, notes=notes)
     check_arrays(model, path)
     return model
@@ -187,6 +191,8 @@ def write(folder: pathlib.Path, model: Model) -> None:
         state["opt_state"] = {"adam": adam}
     fields = dataclasses.asdict(model.config)
     config = {"preset": model.about.get("name"), "model": fields}
+    if objective := (model.about.get("config") or {}).get("objective"):
+        config["objective"] = objective  # which says what the heads mean
     description = {
         "config": config,
         "identity": {"tokenizer": model.tokenizer.sha256} if model.tokenizer else {},

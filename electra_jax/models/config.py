@@ -14,6 +14,7 @@ from electra_jax.options import from_zero_up, one_of, option
 
 POSITIONS = ("learned", "sinusoidal_init", "rotary")
 REMAT = ("none", "dots", "full")
+SHARING = ("shared", "none", "all", "gdes")
 DTYPES = ("auto", "float32", "bfloat16", "float64")
 PARAM_DTYPES = ("float32", "float64")
 
@@ -68,6 +69,7 @@ class ElectraConfig:
     generator_hidden_fraction: float = option(0.25, "the generator's width, in parts of hidden_size")
     generator_layers_fraction: float = option(1.0, "the generator's layers, in parts of num_layers; as published it is narrow, not shallow")
     generator_ffn_size: int = option(0, "width of the generator's feed-forward layers; 0 = four times its width")
+    sharing: str = option("shared", f"of embeddings among the networks, {', '.join(SHARING)} (all weights; differences, as DeBERTaV3)")
     positions: str = option("learned", f"{', '.join(POSITIONS)} (learned, and sinusoids at the start)")
     dropout: float = option(0.1, "rate of dropout on embeddings and on what a layer adds, from 0 to below 1")
     attention_dropout: float = option(0.1, "rate of dropout on attention weights; above 0 it means attention=xla")
@@ -82,6 +84,7 @@ class ElectraConfig:
     def __post_init__(self):
         one_of("model.backbone", self.backbone, BACKBONES)
         one_of("model.positions", self.positions, POSITIONS)
+        one_of("model.sharing", self.sharing, SHARING)
         one_of("model.remat", self.remat, REMAT)
         one_of("model.attention", self.attention, ("auto", *PATHS))
         one_of("model.dtype", self.dtype, DTYPES)
@@ -101,18 +104,24 @@ class ElectraConfig:
         self.encoder("discriminator")
 
     def encoder(self, network: str) -> EncoderConfig:
-        """The network of this name: "generator" is sized by the generator's rule, and every other has the model's own sizes.
+        """The network of this name: one whose name begins with "generator" is sized by the generator's rule, and every other has the
+        model's own sizes.
 
         UserError where these make no network. Not before: an objective may have no generator.
         """
         hidden_size, num_layers, ffn_size = self.hidden_size, self.num_layers, self.ffn_size
-        if network == "generator":
+        if network.startswith("generator"):
             hidden_size = round(self.hidden_size * self.generator_hidden_fraction)
             num_layers = round(self.num_layers * self.generator_layers_fraction)
             ffn_size = self.generator_ffn_size
         num_heads = max(1, hidden_size // self.head_size)
         if not (0 < hidden_size < 2**31 and 0 < num_layers < 2**31):
             raise UserError(f"the {network} has {num_layers} layers of width {hidden_size}: choose another model.generator_*_fraction")
+        if network == "generator" and self.sharing == "all" and (hidden_size, num_layers) != (self.hidden_size, self.num_layers):
+            raise UserError(
+                f"model.sharing=all needs a generator as large as the discriminator; it has {num_layers} layers of width {hidden_size}: "
+                "--config.model.generator_hidden_fraction=1.0 --config.model.generator_layers_fraction=1.0"
+            )
         if hidden_size % num_heads:
             raise UserError(
                 f"the {network} is {hidden_size} wide, which {num_heads} heads do not divide: "

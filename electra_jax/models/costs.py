@@ -1,25 +1,27 @@
 """What a model costs: its parameters, and the floating-point operations of a training step."""
 
-from collections.abc import Mapping
-
 from electra_jax.models.backbones import backbone
 from electra_jax.models.config import ElectraConfig
-from electra_jax.models.electra import NETWORKS
+from electra_jax.models.electra import NETWORKS, Networks
 
 
-def num_params(config: ElectraConfig, networks: Mapping[str, str] = NETWORKS) -> dict[str, int]:
-    """Parameters by part: "embeddings", each network, and "mlm_head" or "rtd_head" by the heads that `networks` names.
+def num_params(config: ElectraConfig, networks: Networks = NETWORKS) -> dict[str, int]:
+    """Parameters by part: "embeddings", each network, and "mlm_head" or "rtd_head" by the heads that the networks have.
 
     ELECTRA's "discriminator" with "embeddings" is what the literature counts as the model.
     """
     e, positions = config.embedding_size, 0 if config.positions == "rotary" else config.max_length
-    counts = {"embeddings": (config.vocab_size + positions + config.type_vocab_size + 2) * e}
-    for name, head in networks.items():
+    two = len(networks) > 1 and config.sharing in ("none", "gdes")
+    counts = {"embeddings": (config.vocab_size + positions + config.type_vocab_size + 2) * e * (1 + two)}
+    for name, of_network in networks.items():
         encoder = config.encoder(name)
         h = encoder.hidden_size
-        counts[name] = backbone(config.backbone).num_params(encoder)
-        of_head = {"mlm": h * e + 3 * e + config.vocab_size, "rtd": h * (h + 1) + h + 1}[head]
-        counts[f"{head}_head"] = counts.get(f"{head}_head", 0) + of_head
+        shared = name == "generator" and len(networks) > 1 and config.sharing == "all"
+        counts[name] = 0 if shared else backbone(config.backbone).num_params(encoder)
+        for head in of_network.values():
+            tied = (h * e + e) * encoder.projects
+            of_head = {"mlm": h * e + 3 * e + config.vocab_size, "tied": tied + config.vocab_size, "rtd": h * (h + 1) + h + 1}[head]
+            counts[f"{head}_head"] = counts.get(f"{head}_head", 0) + of_head
     return counts
 
 
@@ -28,10 +30,11 @@ def forward_flops(config: ElectraConfig, network: str, length: int) -> float:
     return backbone(config.backbone).flops(config.encoder(network), length)
 
 
-def head_flops(config: ElectraConfig, network: str, head: str, num_tokens: int) -> float:
-    """The same of the network's head, "mlm" or "rtd", at so many tokens."""
-    h, e = config.encoder(network).hidden_size, config.embedding_size
-    return float(2 * num_tokens * {"mlm": e * (h + config.vocab_size), "rtd": h * h + h}[head])
+def head_flops(config: ElectraConfig, network: str, head: str, num_tokens: int, width: int | None = None) -> float:
+    """The same of the network's head, one of heads.PRETRAINING, at so many tokens. width: of what it is given, if not the network's own."""
+    encoder = config.encoder(network)
+    h, e, v = width or encoder.hidden_size, config.embedding_size, config.vocab_size
+    return float(2 * num_tokens * {"mlm": e * (h + v), "tied": e * (h * encoder.projects + v), "rtd": h * h + h}[head])
 
 
 def train_flops_by_part(config: ElectraConfig, length: int, num_slots: int) -> dict[str, float]:

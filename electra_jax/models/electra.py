@@ -2,7 +2,8 @@
 
 params = {"embeddings": shared by all networks, LayerNorm and positions too,
           "generator": {"project", "layers", "head"}, "discriminator": {"project", "layers", "head"}}
-and, of a fine-tuned one, the task's head under the task's name (heads.TASKS).
+and, of a fine-tuned one, the task's head under the task's name (heads.TASKS). Where `config.sharing` is another, sharing.py says what lies
+where; the functions here see every model as above.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 
 from electra_jax import rng
 from electra_jax.cli import UserError
-from electra_jax.models import heads, layers
+from electra_jax.models import heads, layers, sharing
 from electra_jax.models.backbones import backbone
 from electra_jax.models.config import ElectraConfig
 from electra_jax.models.ops import vocabulary
@@ -22,33 +23,52 @@ from electra_jax.parallel import sharding
 from electra_jax.types import Array, Batch, Params
 
 HEAD = 1  # the first place of dropout in a task's head; as the embeddings', which is 0, it is in layer 0 (see rng.site_seeds)
-NETWORKS: Mapping[str, str] = {"generator": "mlm", "discriminator": "rtd"}  # ELECTRA's, and each one's head
+Networks = Mapping[str, Mapping[str, str]]  # name of a network -> {name of a head in its params: which of heads.PRETRAINING it is}
+NETWORKS: Networks = {"generator": {"head": "mlm"}, "discriminator": {"head": "rtd"}}  # ELECTRA's
 
 
-def init_params(key: Array, config: ElectraConfig, networks: Mapping[str, str | None] = NETWORKS) -> Params:
+def heads_of(params: Params) -> Networks:
+    """Which networks and pretraining heads parameters have; where a head is not whole, what it most likely is."""
+
+    def kind(network: str, key: str, head: Params) -> str:
+        if key == "lm_head":
+            return "mlm" if {"dense", "norm"} & head.keys() else "tied"
+        return "mlm" if "out" not in head and (network.startswith("generator") or {"norm", "bias"} & head.keys()) else "rtd"
+
+    networks = {name: tree for name, tree in params.items() if name != "embeddings" and name not in heads.TASKS}
+    return {name: {key: kind(name, key, tree[key]) for key in heads.NAMES if key in tree} for name, tree in networks.items()}
+
+
+def init_params(key: Array, config: ElectraConfig, networks: Networks = NETWORKS) -> Params:
     """Parameters in `config.param_dtype`, plain nested dicts. Jittable, so that a sharded state is born sharded.
 
-    networks: name -> head, "mlm", "rtd" or None. config.encoder(name) sizes them.
+    networks: which networks, with which heads. config.encoder(name) sizes them.
     """
-    keys = iter(list(jax.random.split(key, 1 + 2 * len(networks))))
+    embeddings_key, *keys = jax.random.split(key, 1 + 2 * len(networks))
+    params = {"embeddings": init_embeddings(embeddings_key, config)}
+    for place, (name, of_network) in enumerate(networks.items()):
+        network_key, head_key = keys[2 * place : 2 * place + 2]
+        params[name] = dict(backbone(config.backbone).init(network_key, config.encoder(name)))
+        for number, (head_name, head) in enumerate(of_network.items()):
+            head_key = jax.random.fold_in(head_key, number) if number else head_key
+            params[name][head_name] = init_head(head_key, config, name, head)
+    return sharing.begun(params, config, partial(init_embeddings, jax.random.fold_in(embeddings_key, 1), config))
+
+
+def init_embeddings(key: Array, config: ElectraConfig) -> Params:
     token = jnp.zeros((1, 1), jnp.int32)
     batch = Batch(tokens=token, segments=token, positions=token, types=token, row=token[0])
-    params = {"embeddings": layers.Embeddings(config).init(next(keys), batch)["params"]}
-    network_keys, its_head = {}, {}
-    for name, head in networks.items():
-        network_keys[name], head_key = next(keys), next(keys)
-        if head is not None:
-            x_1xH = jnp.zeros((1, config.encoder(name).hidden_size), jnp.dtype(config.dtype))
-            its_head[name] = {"head": _head(config, name, head).init(head_key, x_1xH)["params"]}
-    for name in networks:
-        network = backbone(config.backbone).init(network_keys[name], config.encoder(name))
-        params[name] = {**network, **its_head.get(name, {})}
-    return params
+    return layers.Embeddings(config).init(key, batch)["params"]
+
+
+def init_head(key: Array, config: ElectraConfig, network: str, head: str, width: int | None = None) -> Params:
+    """width: of what the head is given, where it is not the network's own."""
+    x_1xH = jnp.zeros((1, width or config.encoder(network).hidden_size), jnp.dtype(config.dtype))
+    return _head(config, network, head).init(key, x_1xH)["params"]
 
 
 def _head(config: ElectraConfig, network: str, head: str):
-    encoder = config.encoder(network)
-    return heads.MLMHead(encoder, config.vocab_size) if head == "mlm" else heads.RTDHead(encoder)
+    return heads.PRETRAINING[head](config.encoder(network), config.vocab_size)
 
 
 def hidden_states(
@@ -67,15 +87,10 @@ def _encode(params: Params, config: ElectraConfig, network: str, batch: Batch, s
         last = int(np.asarray(batch.positions).max())
         if last >= config.max_length:  # a table that is read past its end gives what stands last in it
             raise UserError(f"a position of the batch is {last} and the model has {config.max_length}: cut the rows")
+    params = sharing.seen(params, config, network)
     embed = sharding.on_rows(lambda params, batch: layers.Embeddings(config).apply({"params": params}, batch))
     embedded_NxE = embed(params["embeddings"], batch)
     return backbone(config.backbone).apply(params[network], config.encoder(network), embedded_NxE, batch, seeds_Bx2)
-
-
-def _head_of(params: Params, network: str) -> Params:
-    if "head" not in params[network]:
-        raise UserError(f"the model's {network} has no head: hidden_states gives its last layer")
-    return params[network]["head"]
 
 
 def generator_apply(
@@ -85,7 +100,7 @@ def generator_apply(
 
     network: whose head is "mlm".
     """
-    return _at_slots(vocabulary.logits, params, config, network, batch, slots_BxK, seeds_Bx2)
+    return mlm_logits(params, config, hidden_states(params, config, batch, seeds_Bx2, network), slots_BxK, network)
 
 
 def generator_nll(
@@ -98,49 +113,83 @@ def generator_nll(
     network: str = "generator",
 ) -> tuple[Array, Array, Array]:
     """Of the same logits: (-log probability of the target [B, K], unnormalised probabilities [B, K, V], is it the likeliest [B, K])."""
-    return _at_slots(vocabulary.nll, params, config, network, batch, slots_BxK, seeds_Bx2, targets_BxK)
-
-
-def _at_slots(
-    function: Callable,
-    params: Params,
-    config: ElectraConfig,
-    network: str,
-    batch: Batch,
-    slots_BxK: Array,
-    seeds_Bx2: Array | None,
-    *more_BxK: Array,
-):
-    """function(x [S, E], words [V, E], bias [V], *more [S]) of the network's MLM head at the slots, each result [S, ..] as [B, K, ..].
-
-    Only the slots are projected onto the vocabulary: projecting every position would cost a seventh to a quarter of a step
-    (docs/speed.md).
-    """
-    x_NxH = _encode(params, config, network, batch, seeds_Bx2)
-    B, L = batch.tokens.shape
-    # Row by row, so that a batch which is cut by rows stays so.
-    x_BxKxH = jax.vmap(lambda x_LxH, slots_K: x_LxH[slots_K])(x_NxH.reshape(B, L, -1), slots_BxK)
-
-    @jax.named_scope("vocabulary")
-    def head(params, x_BxKxH, *more_BxK):
-        flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
-        x_SxE, bias_V = _head(config, network, "mlm").apply({"params": params["head"]}, flat(x_BxKxH))
-        out = function(x_SxE, params["word"], bias_V, *map(flat, more_BxK))
-        return jax.tree.map(lambda y: y.reshape(*x_BxKxH.shape[:2], *y.shape[1:]), out)
-
-    head_params = {"head": _head_of(params, network), "word": params["embeddings"]["word"]}
-    # The words travel as they are stored, as they do for the embedding: cast before, their gradient would be rounded on its way back.
-    return sharding.rows(sharding.on_rows(head)(head_params, x_BxKxH, *more_BxK))
+    return mlm_nll(params, config, hidden_states(params, config, batch, seeds_Bx2, network), slots_BxK, targets_BxK, network)[:3]
 
 
 def discriminator_apply(
     params: Params, config: ElectraConfig, batch: Batch, seeds_Bx2: Array | None = None, network: str = "discriminator"
 ) -> Array:
     """Logits [B, L] that a token was replaced. network: whose head is "rtd"."""
-    x_NxH = _encode(params, config, network, batch, seeds_Bx2)
-    head = sharding.on_rows(lambda params, x: _head(config, network, "rtd").apply({"params": params}, x), config.dtype)
-    logits_N = head(_head_of(params, network), x_NxH)
-    return logits_N.reshape(batch.tokens.shape)
+    return rtd_logits(params, config, hidden_states(params, config, batch, seeds_Bx2, network), network)
+
+
+def rtd_logits(params: Params, config: ElectraConfig, x_BxLxH: Array, network: str = "discriminator", head: str = "head") -> Array:
+    """One logit a token, [B, L], from the network's hidden states."""
+    apply = sharding.on_rows(lambda params, x: _head(config, network, "rtd").apply({"params": params}, x), config.dtype)
+    return apply(_head_of(params, network, head), _flat(x_BxLxH)).reshape(x_BxLxH.shape[:2])
+
+
+def mlm_logits(
+    params: Params, config: ElectraConfig, x_BxLxH: Array, slots_BxK: Array, network: str = "generator", head: str = "head"
+) -> Array:
+    """Vocabulary logits [B, K, V] from the network's hidden states at the slots. The head is "mlm" or "tied"."""
+    return _vocabulary(vocabulary.logits, params, config, network, head, _at(x_BxLxH, slots_BxK))
+
+
+def mlm_nll(
+    params: Params,
+    config: ElectraConfig,
+    x_BxLxH: Array,
+    slots_BxK: Array,
+    targets_BxK: Array,
+    network: str = "generator",
+    head: str = "head",
+) -> tuple[Array, Array, Array, Array]:
+    """What generator_nll gives, from the network's hidden states, and the log of the sum of exp(logits) [B, K].
+
+    Only the slots are projected onto the vocabulary: projecting every position would cost a seventh to a quarter of a step
+    (docs/speed.md).
+    """
+    return _vocabulary(vocabulary.nll, params, config, network, head, _at(x_BxLxH, slots_BxK), targets_BxK)
+
+
+def mlm_nll_everywhere(
+    params: Params, config: ElectraConfig, x_BxLxH: Array, targets_BxL: Array, network: str = "discriminator", head: str = "lm_head"
+) -> tuple[Array, Array]:
+    """(-log probability of the target, is it the likeliest), each [B, L], at all tokens; in blocks where [B x L, V] is large."""
+    return _vocabulary(vocabulary.nll_in_blocks, params, config, network, head, x_BxLxH, targets_BxL)
+
+
+def _vocabulary(function: Callable, params: Params, config: ElectraConfig, network: str, head_name: str, x_BxKxH: Array, *more_BxK: Array):
+    """function(x [S, E], words [V, E], bias [V], *more [S]) of a head over the vocabulary, each result [S, ..] as [B, K, ..]."""
+    kind = "mlm" if "norm" in _head_of(params, network, head_name) else "tied"
+
+    @jax.named_scope("vocabulary")
+    def head(params, x_BxKxH, *more_BxK):
+        x_SxE, bias_V = _head(config, network, kind).apply({"params": params["head"]}, _flat(x_BxKxH))
+        out = function(x_SxE, params["word"], bias_V, *map(_flat, more_BxK))
+        return jax.tree.map(lambda y: y.reshape(*x_BxKxH.shape[:2], *y.shape[1:]), out)
+
+    seen = sharing.seen(params, config, network)
+    # The words travel as they are stored, as they do for the embedding: cast before, their gradient would be rounded on its way back.
+    used = {"head": _head_of(params, network, head_name), "word": seen["embeddings"]["word"]}
+    return sharding.rows(sharding.on_rows(head)(used, x_BxKxH, *more_BxK))
+
+
+def _flat(x: Array) -> Array:
+    """[B, K, ..] -> [B x K, ..]."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _at(x_BxLxH: Array, slots_BxK: Array) -> Array:
+    """[B, K, H]; row by row, so that a batch which is cut by rows stays so."""
+    return jax.vmap(lambda x_LxH, slots_K: x_LxH[slots_K])(x_BxLxH, slots_BxK)
+
+
+def _head_of(params: Params, network: str, head: str) -> Params:
+    if head not in params[network]:
+        raise UserError(f"the model's {network} has no {head}: hidden_states gives its last layer")
+    return params[network][head]
 
 
 def init_task(key: Array, config: ElectraConfig, task: str, num_labels: int, network: str = "discriminator") -> Params:

@@ -37,6 +37,20 @@ class MLMHead(nn.Module):
         return LayerNorm(config.layer_norm_eps, config.param_dtype, name="norm")(x_SxE), bias_V
 
 
+class TiedHead(nn.Module):
+    """Hidden [S, H] -> ([S, E], bias [V]): the hidden states as they are, or projected where they have another width than the words
+    (COCO-LM's corrective head, microsoft/COCO-LM `fairseq/models/cocolm/model.py`, where the widths are one)."""
+
+    config: EncoderConfig
+    vocab_size: int
+
+    @nn.compact
+    def __call__(self, x_SxH: Array) -> tuple[Array, Array]:
+        config = self.config
+        bias_V = self.param("bias", nn.initializers.zeros, (self.vocab_size,), jnp.dtype(config.param_dtype))
+        return Dense(config, config.embedding_size, name="project")(x_SxH) if config.projects else x_SxH, bias_V
+
+
 class RTDHead(nn.Module):
     """Hidden [N, H] -> one logit a token [N], at least float32; positive means replaced. The last layer is Glorot uniform."""
 
@@ -121,6 +135,13 @@ class JointAnswerHead(nn.Module):
         return start_BxL, starts_BxS, end_BxSxL, glorot_dense(config, 1, "no_answer", is_logits=True)(hidden_BxW)[:, 0]
 
 
+# Heads of pretraining lie in params within their network: "head", and "lm_head" where a discriminator has one over the vocabulary too.
+PRETRAINING = {
+    "mlm": MLMHead,
+    "tied": TiedHead,
+    "rtd": lambda config, vocab_size: RTDHead(config),
+}
+NAMES = ("head", "lm_head")
 # A task's head lies in params under the task's name, beside the networks.
 TASKS = {
     "classification": ClassificationHead,

@@ -8,6 +8,7 @@ token (its author in google-research/electra#41).
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from electra_jax.objectives.config import MaskingConfig
 from electra_jax.rng import StepRng
@@ -22,7 +23,8 @@ class Slots(flax.struct.PyTreeNode):
 
     positions: Array  # [B, K] int32
     weights: Array  # [B, K] float32: 1 where used
-    masked: Array  # [B, K] bool: shown as [MASK]; the other used slots stay as they are
+    masked: Array  # [B, K] bool: shown as [MASK]
+    random: Array | None = None  # [B, K] int32: the random token that is shown, -1 where none; other used slots stay as they are
 
 
 def candidates(batch: Batch, vocabulary: Vocabulary) -> Array:
@@ -60,12 +62,19 @@ def choose(batch: Batch, rng: StepRng, config: MaskingConfig, vocabulary: Vocabu
             positions_BxN = jnp.argsort(jnp.where(able_BxL, noise_BxL, 2.0), axis=1)[:, :N]
             used_B = jnp.minimum(wanted_B, able_B)
     used_BxN = jnp.arange(N)[None] < used_B[:, None]
-    shown_BxN = rng.uniform("masked", batch.row, (N,)) < config.mask_fraction
+    draw_BxN = rng.uniform("masked", batch.row, (N,))
+    shown_BxN = draw_BxN < config.mask_fraction
     pad = ((0, 0), (0, K - N))
+    random_BxK = None
+    if config.random_fraction:  # any token of the vocabulary, as BERT's create_pretraining_data.py
+        is_random_BxN = used_BxN & ~shown_BxN & (draw_BxN < config.mask_fraction + config.random_fraction)
+        token_BxN = (rng.uniform("random_tokens", batch.row, (N,)) * len(vocabulary.word_starts)).astype(jnp.int32)
+        random_BxK = jnp.pad(jnp.where(is_random_BxN, token_BxN, -1), pad, constant_values=-1)
     return Slots(
         positions=jnp.pad(jnp.where(used_BxN, positions_BxN, 0).astype(jnp.int32), pad),
         weights=jnp.pad(used_BxN.astype(jnp.float32), pad),
         masked=jnp.pad(used_BxN & shown_BxN, pad),
+        random=random_BxK,
     )
 
 
@@ -115,14 +124,38 @@ def _whole_words(batch, noise_BxL, able_BxL, wanted_B, N, vocabulary):
 
 
 def mask(batch: Batch, slots: Slots, vocabulary: Vocabulary) -> Batch:
-    """The generator's input: [MASK] at the slots that are shown so."""
+    """What is to be filled: [MASK], or a random token, at the slots that are shown so."""
+    tokens_BxL = jnp.where(marked(slots, slots.masked, batch), vocabulary.mask_id, batch.tokens)
+    if slots.random is not None:
+        random_BxL = jax.vmap(lambda tokens_L, positions_K, random_K: jnp.full_like(tokens_L, -1).at[positions_K].max(random_K))(
+            batch.tokens, slots.positions, slots.random
+        )
+        tokens_BxL = jnp.where(random_BxL >= 0, random_BxL, tokens_BxL)
+    return batch.replace(tokens=tokens_BxL)
+
+
+def marked(slots: Slots, which_BxK: Array, batch: Batch) -> Array:
+    """[B, L] bool: where the slots of `which_BxK` (bool) are."""
     L = batch.tokens.shape[1]
-    shown_BxL = jax.vmap(lambda positions_K, masked_K: jnp.zeros(L, bool).at[positions_K].max(masked_K))(slots.positions, slots.masked)
-    return batch.replace(tokens=jnp.where(shown_BxL, vocabulary.mask_id, batch.tokens))
+    return jax.vmap(lambda positions_K, which_K: jnp.zeros(L, bool).at[positions_K].max(which_K))(slots.positions, which_BxK)
 
 
 def gather(values_BxL: Array, slots: Slots) -> Array:
     return jnp.take_along_axis(values_BxL, slots.positions, axis=1)
+
+
+def spread(slots: Slots, values_BxK: Array, batch: Batch) -> Array:
+    """[B, L]: each used slot's value at its position, of several the largest; -inf elsewhere."""
+    L = batch.tokens.shape[1]
+    values_BxK = jnp.where(slots.weights > 0, values_BxK, -jnp.inf)
+    return jax.vmap(lambda positions_K, x_K: jnp.full(L, -jnp.inf, x_K.dtype).at[positions_K].max(x_K))(slots.positions, values_BxK)
+
+
+def uniform(batch: Batch, rng: StepRng, config: MaskingConfig, slots: Slots) -> Array:
+    """[B, K, 2] for `sample`; 0 at the slots that only fill up a multiple."""
+    num_predictions = config.max_predictions(batch.tokens.shape[1])
+    drawn = rng.uniform("samples", batch.row, (num_predictions, 2))
+    return jnp.pad(drawn, ((0, 0), (0, slots.positions.shape[1] - num_predictions), (0, 0)))
 
 
 def sample(mass_BxKxV: Array, uniform_BxKx2: Array) -> Array:
@@ -139,6 +172,21 @@ def sample(mass_BxKxV: Array, uniform_BxKx2: Array) -> Array:
     within_SxM = jax.lax.platform_dependent(mass_SxV, which_S, tpu=_block_by_product, default=_block)
     token_S = which_S * BLOCK + _inverse_cdf(within_SxM, uniform_Sx2[:, 1])
     return token_S.reshape(B, K).astype(jnp.int32)
+
+
+def sample_fixed(mass_V: np.ndarray, uniform_BxKx2: Array, without_BxK: Array | None = None) -> Array:
+    """The same from one distribution for every slot, a constant of the program; never the slot's token of `without`."""
+    blocks_NxM = jnp.asarray(np.pad(mass_V.astype(np.float32), (0, -len(mass_V) % BLOCK)).reshape(-1, BLOCK))
+    uniform_Sx2 = uniform_BxKx2.reshape(-1, 2)
+    S = len(uniform_Sx2)
+    # Where nothing is excluded, block and place are numbers that no block has.
+    block_S, place_S = (jnp.full(S, -1),) * 2 if without_BxK is None else jnp.divmod(without_BxK.reshape(-1), BLOCK)
+    lost_S = jnp.where(block_S >= 0, blocks_NxM[block_S, place_S], 0.0)
+    is_its_SxN = block_S[:, None] == jnp.arange(len(blocks_NxM))[None]
+    which_S = _inverse_cdf(jnp.sum(blocks_NxM, axis=1)[None] - is_its_SxN * lost_S[:, None], uniform_Sx2[:, 0])
+    is_lost_SxM = (which_S == block_S)[:, None] & (place_S[:, None] == jnp.arange(BLOCK)[None])
+    token_S = which_S * BLOCK + _inverse_cdf(jnp.where(is_lost_SxM, 0.0, blocks_NxM[which_S]), uniform_Sx2[:, 1])
+    return token_S.reshape(uniform_BxKx2.shape[:2]).astype(jnp.int32)
 
 
 def _block_sums(mass_SxV: Array) -> Array:
@@ -186,3 +234,13 @@ def corrupt(batch: Batch, slots: Slots, sampled_BxK: Array) -> tuple[Batch, Arra
     count_BxL, sum_BxL = add(slots.positions, used_BxK), add(slots.positions, used_BxK * sampled_BxK)
     tokens_BxL = jnp.where(count_BxL > 0, sum_BxL // jnp.maximum(count_BxL, 1), batch.tokens)
     return batch.replace(tokens=tokens_BxL), tokens_BxL != batch.tokens
+
+
+def guesses(slots: Slots, mass_BxKxV: Array) -> dict[str, Array]:
+    """What marking.filled reads."""
+    return {"slots": slots.positions, "guess": jnp.argmax(mass_BxKxV, axis=-1), "used": slots.weights > 0}
+
+
+def count(mask: Array) -> Array:
+    """How many are True, in float32: a sum that devices add."""
+    return jnp.sum(mask.astype(jnp.float32))

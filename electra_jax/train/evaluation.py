@@ -1,5 +1,6 @@
 """Held-out evaluation with constant keys: the same masks and samples every time, so that its numbers compare over a run."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
@@ -55,7 +56,8 @@ def evaluate(
         pass
     means = {name: losses[name] / max(weights[name], 1.0) for name in losses}
     metrics = {f"{name}_loss": value for name, value in means.items()}
-    metrics["loss"] = sum(objective.scales[name] * value for name, value in means.items())
+    scales = objective.scales(math.inf)
+    metrics["loss"] = sum(float(scales[name]) * value for name, value in means.items())
     metrics |= {name: float(value / max(weight, 1.0)) for name, (value, weight) in sums.items()}
     metrics |= measured
     return {f"eval/{name}": value for name, value in metrics.items()}

@@ -162,8 +162,13 @@ def scale_by_rate(rate: Callable[[Array], Array]) -> optax.GradientTransformatio
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def make_optimizer(config: OptimizerConfig, schedule_config: ScheduleConfig, total_steps: int) -> optax.GradientTransformationExtraArgs:
-    """clip -> AdamW, or Muon on the layers' matrices and AdamW elsewhere -> rates by path. Its `update` wants `step`, from 0."""
+def make_optimizer(
+    config: OptimizerConfig, schedule_config: ScheduleConfig, total_steps: int, frozen: str = ""
+) -> optax.GradientTransformationExtraArgs:
+    """clip -> AdamW, or Muon on the layers' matrices and AdamW elsewhere -> rates by path. Its `update` wants `step`, from 0.
+
+    frozen: a regex; the parameters whose path it matches stay as they are, and have no optimizer's memory. "": none.
+    """
     factor = schedule(schedule_config, total_steps)
     adamw = optax.chain(
         scale_by_adam(config.beta1, config.beta2, config.epsilon, config.bias_correction),
@@ -185,4 +190,8 @@ def make_optimizer(config: OptimizerConfig, schedule_config: ScheduleConfig, tot
         rule = optax.multi_transform({"muon": muon, "adamw": adamw}, labels)
     clip = [clip_by_norm(config.clip_norm)] if config.clip_norm else []
     rates = [scale_by_path(config.rates)] if config.rates else []
-    return optax.chain(*clip, rule, *rates)
+    whole = optax.chain(*clip, rule, *rates)
+    if not frozen:
+        return whole
+    stays = lambda params: jax.tree.map(lambda is_frozen: "stays" if is_frozen else "trains", matching(frozen)(params))  # noqa: E731
+    return optax.multi_transform({"trains": whole, "stays": optax.set_to_zero()}, stays)

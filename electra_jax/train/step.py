@@ -52,10 +52,12 @@ def make_train_step(
         # Tokens are counted in float32, as the weights are, so that the devices sum all of them in one collective; exact up to 2^24.
         weights, num_tokens = reduce((weights, jnp.sum((batch.segments > 0).astype(jnp.float32))))
 
+        scales = objective.scales(state.step)
+
         def loss_sums(params, micro_batch, micro_plan):
             terms = objective.terms(params, micro_batch, micro_plan)
             means = {name: value / jnp.maximum(weights[name], 1.0) for name, value in terms.losses.items()}
-            return sum(objective.scales[name] * mean for name, mean in means.items()), (means, terms.metrics)
+            return sum(scales[name] * mean for name, mean in means.items()), (means, terms.metrics)
 
         def gradient(params, *micro):
             sums, grads = jax.value_and_grad(loss_sums, has_aux=True)(params, *micro)

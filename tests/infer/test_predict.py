@@ -218,7 +218,7 @@ def test_a_folder_of_transformers(model, tmp_path):
 
     def init(key):
         head = electra.init_task(key, config, "sequence_classification", 3)
-        return {**electra.init_params(key, config, {"discriminator": None}), "sequence_classification": head}
+        return {**electra.init_params(key, config, {"discriminator": {}}), "sequence_classification": head}
 
     params = jax.tree.map(lambda x: np.asarray(x) * 5, jax.jit(init)(tiny.ROOT))
     formats.write(tmp_path / "out", Model(config, params, model.tokenizer, about={"labels": ["x", "y", "z"]}), "huggingface")
@@ -237,7 +237,7 @@ def transformers_folder(path, model, head: str, num_labels: int, labels=None, **
     config = tiny.model(vocab_size=model.tokenizer.vocab_size)
 
     def init(key):
-        return {**electra.init_params(key, config, {"discriminator": None}), head: electra.init_task(key, config, head, num_labels)}
+        return {**electra.init_params(key, config, {"discriminator": {}}), head: electra.init_task(key, config, head, num_labels)}
 
     params = jax.tree.map(lambda x: np.asarray(x) * 5, jax.jit(init)(tiny.ROOT))
     formats.write(path, Model(config, params, model.tokenizer, about={"labels": labels} if labels else {}), "huggingface")

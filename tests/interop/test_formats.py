@@ -152,8 +152,11 @@ def test_two_folders_are_joined_where_they_belong_together(tmp_path):
     formats.write(tmp_path / "2", second, "huggingface")
     pair = f"{tmp_path}/1/generator,{tmp_path}/1/discriminator"
     assert_equal(formats.read(pair).params, first.params)
+    apart = formats.read(f"{tmp_path}/1/generator,{tmp_path}/2/discriminator")
+    assert apart.config.sharing == "none" and "the two have other values in embeddings/word, embeddings/position" in apart.notes[-1]
+    assert_equal(apart.params["generator"]["embeddings"], first.params["embeddings"])
+    assert_equal(apart.params["embeddings"], second.params["embeddings"])
     for pair, words in (
-        (f"{tmp_path}/1/generator,{tmp_path}/2/discriminator", "other values in embeddings/word, embeddings/position"),
         (f"{tmp_path}/1/generator,{tmp_path}/2/generator", "one of them must be a discriminator"),
         (f"{tmp_path}/1,{tmp_path}/2", "one of them must be a discriminator"),
         ("a,b,c", "give one path, or two"),

@@ -209,12 +209,5 @@ def test_another_number_of_heads_is_seen_in_one_network_too():
             begun(only(source, network, "there"))
 
 
-def test_a_run_of_another_objective_has_no_place_for_it():
-    state = fresh()
-    state = dataclasses.replace(state, params={name: tree for name, tree in state.params.items() if name != "discriminator"})
-    with pytest.raises(UserError, match="discriminator/head/out/kernel, .* have no place in this model"):
-        start.values(state, CONFIG, model(tokenizer=vocabulary(), source="there"), vocabulary(), with_slots=False, seed=0)
-
-
 def test_dropout_and_the_kind_of_learned_positions_may_differ():
     begun(model(dataclasses.replace(CONFIG, dropout=0.3, positions="sinusoidal_init"), vocabulary(), source="there"))

@@ -161,7 +161,7 @@ def test_a_step_of_a_run_and_ours_without_the_memory(trained, rows, cache, tmp_p
 @pytest.mark.parametrize("page", ["README.md", "docs/models.md"])
 def test_the_lines_that_are_documented(page, trained):
     blocks = re.findall(r"```python\n(.*?)```", (runs.ROOT / page).read_text(), re.DOTALL)
-    (lines,) = (block for block in blocks if "runs/demo/run" in block)
+    lines = "\n".join(block for block in blocks if "runs/demo/run" in block)
     assert "discriminator_apply" in lines
     code = lines.replace("runs/demo/run", str(trained)) + "\nassert scores.shape == batch.tokens.shape"
     done = subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True, text=True, timeout=120)

@@ -40,7 +40,7 @@ def test_flops_of_small_and_base():
 
 
 def test_a_model_of_one_network_is_counted_by_its_own_parts():
-    networks = {"encoder": "mlm"}
+    networks = {"encoder": {"head": "mlm"}}
     config = PRESETS["tiny"]
     shapes = jax.eval_shape(lambda key: electra.init_params(key, config, networks), jax.random.key(0))
     assert sum(costs.num_params(config, networks).values()) == sum(x.size for x in jax.tree.leaves(shapes))

@@ -107,7 +107,7 @@ def test_bfloat16_policy_keeps_parameters_logits_and_norms_wide():
 def test_networks_are_named_by_whoever_asks():
     """One network with an MLM head, of the model's own sizes; and a second generator beside ELECTRA's two."""
     config = tiny.model()
-    params = jax.jit(lambda key: electra.init_params(key, config, {"encoder": "mlm"}))(tiny.ROOT)
+    params = jax.jit(lambda key: electra.init_params(key, config, {"encoder": {"head": "mlm"}}))(tiny.ROOT)
     assert set(params) == {"embeddings", "encoder"} and set(params["encoder"]["head"]) == {"dense", "norm", "bias"}
     batch, slots = tiny.packed(), jnp.tile(jnp.array([[1, 3]]), (4, 1))
     logits = electra.generator_apply(params, config, batch, slots, network="encoder")
@@ -115,7 +115,7 @@ def test_networks_are_named_by_whoever_asks():
     assert logits.shape == (4, 2, tiny.VOCAB_SIZE)
     np.testing.assert_allclose(nll, -jax.nn.log_softmax(logits)[..., 0], atol=1e-5)
     assert electra.hidden_states(params, config, batch, network="encoder").shape == (*batch.tokens.shape, config.hidden_size)
-    scores = jax.jit(lambda key: electra.init_params(key, config, {"judge": "rtd"}))(tiny.ROOT)
+    scores = jax.jit(lambda key: electra.init_params(key, config, {"judge": {"head": "rtd"}}))(tiny.ROOT)
     assert electra.discriminator_apply(scores, config, batch, network="judge").shape == batch.tokens.shape
 
 

@@ -256,3 +256,25 @@ def test_blocks_by_products_are_the_blocks(vocab_size):
     np.testing.assert_allclose(sums, np.add.reduceat(np.asarray(mass, np.float64), range(0, vocab_size, masking.BLOCK), axis=1), rtol=1e-5)
     np.testing.assert_allclose(masking._block_sums_by_product(mass), sums, rtol=1e-5)
     np.testing.assert_array_equal(masking._block_by_product(mass, which), masking._block(mass, which))
+
+
+def test_random_tokens_as_bert():
+    """google-research/bert create_pretraining_data.py: of the chosen tokens 80% are [MASK], 10% random, 10% stay."""
+    batch = full_rows(4_000)
+    slots = choose(batch, mask_fraction=0.8, random_fraction=0.1)
+    shown = np.asarray(jax.jit(lambda b, s: masking.mask(b, s, VOCABULARY).tokens)(batch, slots))
+    rows, used = np.arange(4_000)[:, None], slots.weights > 0
+    at_slots, before = shown[rows, slots.positions][used], batch.tokens[rows, slots.positions][used]
+    random = at_slots[(at_slots != before) & (at_slots != MASK)]
+    n = used.sum()
+    assert abs((at_slots == MASK).mean() - 0.8) < 5 * (0.16 / n) ** 0.5
+    assert abs((at_slots == before).mean() - 0.1) < 5 * (0.09 / n) ** 0.5 + 2 / V
+    assert stats.chisquare(np.bincount(random // 100, minlength=10)).pvalue > 1e-4  # over the whole vocabulary
+    unchosen = np.ones(shown.shape, bool)
+    unchosen[np.broadcast_to(rows, used.shape)[used], slots.positions[used]] = False
+    np.testing.assert_array_equal(shown[unchosen], batch.tokens[unchosen])
+
+
+def test_shares_of_what_is_shown_are_refused_above_one():
+    with pytest.raises(UserError, match="together they must be 1 at most"):
+        MaskingConfig(mask_fraction=0.9, random_fraction=0.2)

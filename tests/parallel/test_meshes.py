@@ -96,7 +96,7 @@ def same(found):
 
 def bits(batch):
     plan, _ = OBJECTIVE.plan(batch, rng.StepRng(ROOT, jnp.int32(5)), True)
-    seeds = rng.site_seeds(plan.generator_seeds, jnp.uint32(2), 3)
+    seeds = rng.site_seeds(plan.generator.seeds, jnp.uint32(2), 3)
     return plan, rng.keep_mask(seeds, (LENGTH, 8), 0.1)
 
 

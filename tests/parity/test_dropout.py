@@ -62,7 +62,7 @@ def test_outputs_have_the_same_distribution(positions, rates, tmp_path):
     """ELECTRA and RoFormer; dropout of layers alone, of attention alone, and both."""
     config = tiny.model(positions=positions, num_layers=2, dropout=rates[0], attention_dropout=rates[1])
     of_encoder, of_head = jax.random.split(jax.random.key(0))
-    params = electra.init_params(of_encoder, config, {"discriminator": None})
+    params = electra.init_params(of_encoder, config, {"discriminator": {}})
     params = {**params, HEAD: electra.init_task(of_head, config, HEAD, 3)}
     # Larger than they are drawn, so that attention is far from uniform and GELU far from linear.
     params = jax.tree_util.tree_map_with_path(lambda path, x: np.asarray(x) * (10 if "kernel" in str(path) else 1), params)

@@ -176,7 +176,7 @@ def test_one_combined_step(preset, packed, dtype):
         def loss(params):
             terms = goal.terms(params, batch, plan)
             means = {name: terms.losses[name] / weights[name] for name in terms.losses}
-            return sum(goal.scales[name] * means[name] for name in means), (means, terms.outputs)
+            return sum(goal.scales(0)[name] * means[name] for name in means), (means, terms.outputs)
 
         (total, (means, outputs)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
         masked = jax.tree.map(np.asarray, masking.mask(batch, plan.slots, vocabulary))

@@ -50,7 +50,7 @@ def rows(length: int, numbers: np.ndarray, seed: int) -> Labelled:
 
 def objective(model) -> Objective:
     def init(key):
-        params = electra.init_params(key, model, {NETWORK: None})
+        params = electra.init_params(key, model, {NETWORK: {}})
         return {**params, HEAD: electra.init_task(jax.random.fold_in(key, 1), model, HEAD, 2, NETWORK)}
 
     def plan(batch, rng, train):
@@ -84,7 +84,7 @@ def objective(model) -> Objective:
     def flops(rows: int, length: int) -> float:
         return 3.0 * rows * costs.forward_flops(model, NETWORK, length)
 
-    return Objective(init, plan, terms, {"label": 1.0}, flops, measure, (NETWORK,), NETWORK, view)
+    return Objective(init, plan, terms, lambda step: {"label": 1.0}, flops, measure, (NETWORK,), NETWORK, view)
 
 
 def open_work(recipe: Recipe, scratch) -> session.Work:

@@ -9,7 +9,6 @@ from electra_jax.types import Objective, Terms
 from electra_jax.views import Curve, Examples, Panel, Span, View
 
 NETWORK = "encoder"
-NETWORKS = (NETWORK,)
 VIEW = View(
     verdict=lambda metrics: "It fills words.",
     headline=lambda metrics: f"words filled with loss {metrics['eval/words_loss']:.3f}, worst {metrics['eval/worst']:.2f}",
@@ -20,6 +19,18 @@ VIEW = View(
         "What was filled", "", [[Span(word, " ") for word in pieces(outputs["targets"][0].tolist())]]
     ),
 )
+
+
+def reads(config):
+    return ("mlm_weight",)
+
+
+def networks(config):
+    return {NETWORK: {"head": "mlm"}}
+
+
+def directed(config):
+    return False
 
 
 def make(model, masking_config, config, vocabulary, slots_multiple=1) -> Objective:
@@ -37,13 +48,11 @@ def make(model, masking_config, config, vocabulary, slots_multiple=1) -> Objecti
         return Terms(losses, metrics, {"nll": nll_BxK * slots.weights, "targets": targets_BxK})
 
     def init(key: jax.Array):
-        return electra.init_params(key, model, {NETWORK: "mlm"})
+        return electra.init_params(key, model, networks(config))
 
     def flops(rows, length):
         slots = masking_config.max_predictions(length)
         return 3.0 * rows * (costs.forward_flops(model, NETWORK, length) + costs.head_flops(model, NETWORK, "mlm", slots))
 
-    def measure(outputs):
-        return {"worst": float(max(batch["nll"].max() for batch in outputs))}
-
-    return Objective(init, plan, terms, {"words": config.mlm_weight}, flops, measure, NETWORKS, NETWORK, VIEW)
+    measure = lambda outputs: {"worst": float(max(batch["nll"].max() for batch in outputs))}  # noqa: E731
+    return Objective(init, plan, terms, lambda step: {"words": config.mlm_weight}, flops, measure, (NETWORK,), NETWORK, VIEW)

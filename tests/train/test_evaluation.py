@@ -67,7 +67,8 @@ def test_held_out_mlm_counts_hidden_tokens_alone(setting):
     batch, _ = next(batches(tokens, 10))
     step_rng = rng.StepRng(rng.root_key(0), np.int32(0))
     held, train = (jax.device_get(objective.plan(batch, step_rng, train)) for train in (False, True))
-    np.testing.assert_array_equal(held[0].mlm_weights, held[0].slots.masked)
-    np.testing.assert_array_equal(train[0].mlm_weights, train[0].slots.weights)
+    of_held, of_train = held[0].generator, train[0].generator
+    np.testing.assert_array_equal(of_held.mlm_weights, of_held.slots.masked)
+    np.testing.assert_array_equal(of_train.mlm_weights, of_train.slots.weights)
     assert 0 < float(held[1]["mlm"]) < float(train[1]["mlm"])
-    assert held[0].generator_seeds is None and train[0].generator_seeds is not None
+    assert of_held.seeds is None and of_train.seeds is not None

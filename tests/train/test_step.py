@@ -61,7 +61,7 @@ def test_loss_is_mlm_plus_fifty_rtd_over_their_own_denominators():
         rtd = np.logaddexp(0, np.where(replaced, -logits, logits))[real].mean()
         assert float(weights["rtd"]) == real.sum()
         assert float(metrics["rtd_loss"]) == pytest.approx(rtd, rel=1e-6)
-        mlm = float(terms.losses["mlm"]) / float(np.asarray(plan.slots.weights).sum())
+        mlm = float(terms.losses["mlm"]) / float(np.asarray(plan.generator.slots.weights).sum())
         assert float(metrics["loss"]) == pytest.approx(mlm + 50 * rtd, rel=1e-6)
         assert 3.5 < mlm < 5  # about ln 64 at the start
         # No discriminator gradient reaches the generator: sampling stops it.

@@ -10,9 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from electra_jax.objectives.electra_view import PANELS
+from electra_jax.objectives.readings import GENERATOR, RTD
 from electra_jax.views import Cell, Curve, Examples, Panel, Span, Table
 from electra_jax.watch import plots, report, telemetry
+
+PANELS = (*GENERATOR.panels, *RTD.panels)
 
 EXAMPLES = Examples(
     "What it sees",

@@ -85,21 +85,31 @@ def open_rows(
     tokenizer = tokenizers.load(pathlib.Path(folders[0]) / "tokenizer")
     if tokenizer.sha256 != ids["sha256"]:
         raise UserError(f"{folders[0]}/tokenizer is not the tokenizer that made the rows there: prepare the data again")
-    vocabulary = Vocabulary(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.word_starts)
+    counts_V = _counts(folders, stream.shares, tokenizer)
+    vocabulary = Vocabulary(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.word_starts, counts_V)
     batch_rows = -(-eval_batch_rows // num_devices) * num_devices
     heldout = list(loader.heldout_batches(folders, batch=batch_rows, max_rows=eval_max_rows or None))
-    return Data(stream, tokenizer, vocabulary, heldout, _entropy(folders, stream.shares, heldout, tokenizer))
+    return Data(stream, tokenizer, vocabulary, heldout, _entropy(counts_V, heldout, tokenizer))
 
 
-def _entropy(folders: list[str], shares: np.ndarray, heldout: list[tuple[Batch, np.ndarray]], tokenizer: tokenizers.Tokenizer) -> float:
-    """The unigram entropy of the held-out set, over the tokens that can be masked, under what the run trains on: the folders' frequencies
-    by their `shares` of its rows."""
+def _special(tokenizer: tokenizers.Tokenizer) -> list[int]:
+    """The tokens that are never masked."""
+    return [tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
+
+
+def _counts(folders: list[str], shares: np.ndarray, tokenizer: tokenizers.Tokenizer) -> np.ndarray:
+    """[V]: how often each token that can be masked is in what the run trains on: the folders' counts by their `shares` of its rows."""
     counts = [records.load_token_counts(folder).astype(np.float64) for folder in folders]
     total = sum(each.sum() for each in counts)
     counts_V = sum(each * (share * total / each.sum()) for share, each in zip(shares, counts, strict=True))
+    counts_V[_special(tokenizer)] = 0
+    return counts_V
+
+
+def _entropy(counts_V: np.ndarray, heldout: list[tuple[Batch, np.ndarray]], tokenizer: tokenizers.Tokenizer) -> float:
+    """The unigram entropy of the held-out set, over the tokens that can be masked, under the frequencies of what the run trains on."""
     heldout_counts_V = np.zeros(len(counts_V), np.int64)
     for batch, valid_B in heldout:
         heldout_counts_V += np.bincount(batch.tokens[valid_B].ravel(), minlength=len(counts_V))
-    special = [tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
-    counts_V[special], heldout_counts_V[special] = 0, 0
+    heldout_counts_V[_special(tokenizer)] = 0
     return unigram_entropy(counts_V, heldout_counts_V)

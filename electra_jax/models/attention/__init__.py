@@ -29,10 +29,12 @@ class Path(NamedTuple):
     apply(x [N, H], kernels, biases, batch, seeds [B, 2] or None, config: EncoderConfig) -> [N, H], heads side by side, before the
       output projection. `kernels` [H, H] and `biases` [H] are those of query, key and value; N is B x L. Scores and softmax are at
       least float32; dropout at the rate config.attention_dropout falls on the weights, where there are seeds.
+    directed: whether it heeds a DirectedBatch.
     """
 
     refuses: Callable[["EncoderConfig", int, str], str | None]
     apply: Callable[..., Any]
+    directed: bool = False
 
 
 def path(name: str) -> Path:

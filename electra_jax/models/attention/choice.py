@@ -15,14 +15,17 @@ FUSED_FROM = 256
 MULTIPLES = (8, 128)
 
 
-def choose(asked: str, platform: str, length: int, networks: Sequence["EncoderConfig"]) -> str:
+def choose(asked: str, platform: str, length: int, networks: Sequence["EncoderConfig"], directed: bool = False) -> str:
     """The name of the one path that all networks take; `asked` is "auto" or one of PATHS.
+
+    directed: it must heed a DirectedBatch.
 
     Raises UserError where the one that is asked for cannot run here.
     """
     if asked == "auto":
-        return next(name for name in PATHS if name == "xla" or (length >= FUSED_FROM and not _refusal(name, platform, length, networks)))
-    if why := _refusal(asked, platform, length, networks):
+        able = (name for name in PATHS if length >= FUSED_FROM and not _refusal(name, platform, length, networks, directed))
+        return next(able, "xla")
+    if why := _refusal(asked, platform, length, networks, directed):
         raise UserError(f"model.attention={asked}: {why} (model.attention=auto takes what can run)")
     return asked
 
@@ -40,5 +43,7 @@ def row_multiple(name: str, platform: str, length: int, networks: Sequence["Enco
     )
 
 
-def _refusal(name: str, platform: str, length: int, networks: Sequence["EncoderConfig"]) -> str | None:
+def _refusal(name: str, platform: str, length: int, networks: Sequence["EncoderConfig"], directed: bool = False) -> str | None:
+    if directed and not path(name).directed:
+        return "the objective hides from a token what comes after it, which this path cannot"
     return next((why for network in networks if (why := path(name).refuses(network, length, platform))), None)

@@ -15,8 +15,18 @@ MASKED = -1e4
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def attention(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL: Array, seeds_Bx2: Array | None, rate: float) -> Array:
+def attention(
+    q_BxLxHxD: Array,
+    k_BxLxHxD: Array,
+    v_BxLxHxD: Array,
+    segments_BxL: Array,
+    seeds_Bx2: Array | None,
+    rate: float,
+    direction_B: Array | None = None,
+) -> Array:
     """dropout(softmax(q k^T / sqrt(D), within segments)) v, [B, L, H, D]. Scores and weights are at least float32.
+
+    direction: as types.DirectedBatch has it.
 
     Dropout is a hash of its seeds, so the backward pass drops the weights again instead of keeping what was dropped: only the weights
     before dropout are kept, [B, H, L, L]. (On a CPU XLA merges the two and keeps both.)
@@ -25,18 +35,21 @@ def attention(q_BxLxHxD: Array, k_BxLxHxD: Array, v_BxLxHxD: Array, segments_BxL
     times the output's gradient (FlashAttention, arXiv 2205.14135, B.4), also with dropout, and runs over the D features of a head
     instead of the L keys: about a tenth faster (docs/speed.md).
     """
-    return _forward(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL, seeds_Bx2, rate)[0]
+    return _forward(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL, seeds_Bx2, rate, direction_B)[0]
 
 
 def _drop(x, seeds_Bx2, rate):
     return x if seeds_Bx2 is None or not rate else rng.dropout(x, seeds_Bx2, rate)
 
 
-def _forward(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL, seeds_Bx2, rate):
+def _forward(q_BxLxHxD, k_BxLxHxD, v_BxLxHxD, segments_BxL, seeds_Bx2, rate, direction_B):
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_BxLxHxD, k_BxLxHxD, v_BxLxHxD))
     wide = wide_type(q)
     scores_BxHxLxM = jnp.einsum("bhld,bhmd->bhlm", q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
     same_Bx1xLxM = segments_BxL[:, None, :, None] == segments_BxL[:, None, None, :]
+    if direction_B is not None:
+        place_L = jnp.arange(segments_BxL.shape[1])
+        same_Bx1xLxM &= direction_B[:, None, None, None] * (place_L[:, None] - place_L[None])[None, None] >= 0
     scores_BxHxLxM = jnp.where(same_Bx1xLxM, scores_BxHxLxM, jnp.asarray(MASKED, wide))
     weights_BxHxLxM = jnp.exp(scores_BxHxLxM - jnp.max(scores_BxHxLxM, axis=-1, keepdims=True))
     weights_BxHxLxM /= jnp.sum(weights_BxHxLxM, axis=-1, keepdims=True)
@@ -58,7 +71,7 @@ def _backward(rate, residuals, grad_BxLxHxD):
         jnp.einsum("bhlm,bhld->bhmd", grad_scores, q),
         jnp.einsum("bhlm,bhld->bhmd", dropped, grad),
     )
-    return *(jnp.swapaxes(x, 1, 2) for x in grads), None, None
+    return *(jnp.swapaxes(x, 1, 2) for x in grads), None, None, None
 
 
 attention.defvjp(_forward, _backward)

@@ -14,15 +14,19 @@ from electra_jax.models.ops.gelu import gelu
 
 SEEDS = jnp.asarray([[1, 2], [3, 4]], jnp.uint32)
 SEGMENTS = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 3, 0, 0], [1] * 10], jnp.int32)
+DIRECTION = jnp.asarray([1, -1], jnp.int32)
 
 
 def normal(number, *shape):
     return np.random.default_rng(number).normal(size=shape)
 
 
-def plain_attention(q, k, v, segments, seeds, rate):
+def plain_attention(q, k, v, segments, seeds, rate, direction=None):
     scores = jnp.einsum("blhd,bmhd->bhlm", q, k) * q.shape[-1] ** -0.5
     same = segments[:, None, :, None] == segments[:, None, None, :]
+    if direction is not None:
+        earlier = np.tril(np.ones(same.shape[-2:], bool))
+        same &= jnp.stack([earlier if d > 0 else earlier.T for d in direction])[:, None]
     weights = jax.nn.softmax(jnp.where(same, scores, -jnp.inf), axis=-1)
     if seeds is not None:
         weights = jnp.where(rng.keep_mask(seeds, weights.shape[1:], rate), weights / (1 - rate), 0.0)
@@ -31,6 +35,13 @@ def plain_attention(q, k, v, segments, seeds, rate):
 
 def plain_layer_norm(x, scale, bias, epsilon):
     return jax.nn.standardize(x, axis=-1, epsilon=epsilon) * scale[None] + bias[None]
+
+
+def in_blocks(x, word, bias, targets):
+    """Of four tokens at a time, the last block of one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary, "BLOCK_LOGITS", 4 * len(word))
+        return vocabulary.nll_in_blocks(x, word, bias, targets)[0]
 
 
 def plain_nll(x, word, bias, targets):
@@ -53,7 +64,18 @@ CASES = {
     "gelu": (gelu, lambda x: x * 0.5 * (1 + jax.lax.erf(x / np.sqrt(2))), [np.linspace(-7, 7, 99)]),
     "product, narrowing": (product, lambda x, kernel: x @ kernel, [normal(9, 8, 12), normal(10, 12, 3)]),
     "product, widening": (product, lambda x, kernel: x @ kernel, [normal(9, 8, 3), normal(10, 3, 12)]),
+    "attention, directed": (
+        lambda *qkv: attention(*qkv, SEGMENTS, None, 0.3, DIRECTION),
+        lambda *qkv: plain_attention(*qkv, SEGMENTS, None, 0.3, DIRECTION),
+        QKV,
+    ),
     "vocabulary_nll": (lambda *x: vocabulary.nll(*x, TARGETS)[0], lambda *x: plain_nll(*x, TARGETS), VOCABULARY),
+    "vocabulary_nll, in blocks": (lambda *x: in_blocks(*x, TARGETS), lambda *x: plain_nll(*x, TARGETS), VOCABULARY),
+    "vocabulary_nll, log of the total": (
+        lambda *x: vocabulary.nll(*x, TARGETS)[3],
+        lambda x, word, bias: jax.nn.logsumexp(x @ word.T + bias[None], axis=1),
+        VOCABULARY,
+    ),
 }
 
 
@@ -79,7 +101,7 @@ def test_bfloat16_stays_bfloat16_with_sums_in_float32(name):
     small = [x.astype(jnp.bfloat16) for x in exact]
     if name == "layer_norm":
         small[1:] = exact[1:]  # its scale and bias are parameters, and stay wide
-    if name == "vocabulary_nll":
+    if name.startswith("vocabulary_nll"):
         small[2] = exact[2]
     (wanted, pull_wanted), (found, pull) = jax.vjp(function, *exact), jax.vjp(function, *small)
     upstream = jnp.asarray(normal(11, *wanted.shape), jnp.bfloat16)
@@ -100,7 +122,7 @@ def test_vocabulary_probabilities_and_accuracy():
     x, word, bias = (jnp.asarray(x, jnp.float32) for x in VOCABULARY)
     logits = np.asarray(x @ word.T + bias[None])
     targets = jnp.asarray(np.where(np.arange(9) % 2, logits.argmax(1), 3))
-    _, mass_SxV, right_S = vocabulary.nll(x, word, bias, targets)
+    _, mass_SxV, right_S, _ = vocabulary.nll(x, word, bias, targets)
     np.testing.assert_allclose(mass_SxV / mass_SxV.sum(1, keepdims=True), special.softmax(logits, axis=1), atol=1e-6)
     np.testing.assert_array_equal(right_S, logits.argmax(1) == np.asarray(targets))
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from electra_jax.objectives.electra_warnings import DISCRIMINATOR_AT_CHANCE, GENERATOR_TOO_STRONG, WORD_FREQUENCIES, warnings
+from electra_jax.objectives.warnings import DISCRIMINATOR_AT_CHANCE, GENERATOR_TOO_STRONG, WORD_FREQUENCIES, warnings
 from electra_jax.views import Run
 
 ENTROPY = 6.1471

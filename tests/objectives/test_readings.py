@@ -1,11 +1,11 @@
-"""How a person reads ELECTRA: marked sentences, the line of an evaluation, and the rows that are shown."""
+"""How a person reads an objective: marked sentences, the line of an evaluation, and the rows that are shown."""
 
 import re
 
 import numpy as np
 import pytest
 
-from electra_jax.objectives import electra_view as view
+from electra_jax.objectives import marking, readings
 from electra_jax.types import Batch
 from electra_jax.views import Examples
 from electra_jax.watch import report
@@ -19,7 +19,7 @@ EXAMPLE = {
 
 
 def lines(*examples, colour=False) -> list[str]:
-    return report.plain_lines(Examples("", "", [list(view.marked(**example)) for example in examples]), colour)
+    return report.plain_lines(Examples("", "", [list(marking.marked(**example)) for example in examples]), colour)
 
 
 def test_marked_sentences_in_a_terminal():
@@ -60,15 +60,23 @@ def test_examples_are_the_first_rows_as_the_discriminator_saw_them():
         "logits": np.array([[0.0, -2.0, 2.0, 0.0], [0.0, 0.1, 0.0, 9.0]], np.float32),
     }
     names = {2: "[CLS]", 3: "[SEP]"}
-    found = view.examples(batch, outputs, lambda ids: [names.get(i, f"w{i}") for i in ids])
+    found = marking.suspicion(batch, outputs, lambda ids: [names.get(i, f"w{i}") for i in ids])
     assert report.plain_lines(found) == ["w7 [w8 -> w6 0.88]", "[w9? 0.52]"]
     first, second = found.sentences[0]
     assert (first.over, second.over, second.tip) == ("", "w8", "replaced with probability 0.88; it was: w8")
     assert second.shade == pytest.approx(1 / (1 + np.exp(-2.0)))
 
 
-def test_every_metric_of_an_evaluation_is_shown_or_named():
-    metrics = {name: 0.25 for name in view.SHOWN}
-    assert "MLM loss 0.250 (word frequencies alone: 0.250)" in view.headline(metrics)
-    curves = {curve.metric for panel in view.PANELS for curve in panel.curves if curve.metric.startswith("eval/")}
-    assert curves <= set(view.SHOWN)
+@pytest.mark.parametrize("parts", [(readings.GENERATOR, readings.RTD), (readings.DRAWN, readings.RTD), (readings.MASKED_LM,)])
+def test_every_metric_of_an_evaluation_is_shown_or_named(parts):
+    view = readings.view(parts, marking.suspicion)
+    metrics = {name: 0.25 for name in view.shown}
+    assert view.headline(metrics) and view.verdict(metrics).startswith("On held-out text: The ")
+    curves = {curve.metric for panel in view.panels for curve in panel.curves if curve.metric.startswith("eval/")}
+    assert curves <= set(view.shown)
+
+
+def test_the_line_of_an_evaluation():
+    view = readings.view((readings.GENERATOR, readings.RTD), marking.suspicion)
+    line = "held-out MLM loss 0.250 (word frequencies alone: 0.250), RTD AUC 0.250 (chance: 0.500)"
+    assert view.headline({name: 0.25 for name in view.shown}) == line

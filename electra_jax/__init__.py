@@ -20,6 +20,9 @@ _HOME = {
     "encode": "electra_jax.interop.text",
     "load_task": "electra_jax.infer.predict",
     "predict": "electra_jax.infer.predict",
+    "score": "electra_jax.infer.scores",
+    "load_scorer": "electra_jax.infer.scores",
+    "fill_mask": "electra_jax.infer.scores",
 }
 __all__ = [*_HOME, "__version__"]
 

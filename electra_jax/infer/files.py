@@ -89,14 +89,14 @@ def predict_file(
     check_paths(source, target)
     layout, counts, written, cut = inputs.layout_of(model.task, source, given or {}), Counter(), 0, 0
     start = time.monotonic()
-    with _reading(source) as (name, file), _writing(target) as out, _meter() as meter:
+    with reading(source) as (name, file), writing(target) as out, meter() as advance:
         out.write(_HEADERS[form].encode())
         for some in portions(readers.each(name, layout, counts, file), portion_rows):
             predictions, cut_here = model.of_examples(some)
             lines = [_LINES[form](model.task, *pair) for pair in zip(some, predictions, strict=True)]
-            _write(out, "".join(lines).encode())
+            write(out, "".join(lines).encode())
             written, cut = written + len(some), cut + cut_here
-            meter(len(some))
+            advance(len(some))
         if not written:
             raise readers.nothing_in(name, counts)
     secs = time.monotonic() - start
@@ -107,7 +107,7 @@ def predict_file(
 
 
 @contextlib.contextmanager
-def _reading(source: str) -> Iterator[tuple[str, BinaryIO | None]]:
+def reading(source: str) -> Iterator[tuple[str, BinaryIO | None]]:
     """(the input's name in messages, the open stream; None for a file, which the reader opens itself)."""
     if source != inputs.STANDARD_INPUT:
         yield source, None
@@ -117,7 +117,7 @@ def _reading(source: str) -> Iterator[tuple[str, BinaryIO | None]]:
 
 
 @contextlib.contextmanager
-def _writing(target: str) -> Iterator[BinaryIO]:
+def writing(target: str) -> Iterator[BinaryIO]:
     if target == STANDARD_OUTPUT:
         sys.stdout.flush()
         with open(sys.stdout.fileno(), "wb", closefd=False) as out:
@@ -130,7 +130,7 @@ def _writing(target: str) -> Iterator[BinaryIO]:
             yield out
 
 
-def _write(out: BinaryIO, data: bytes) -> None:
+def write(out: BinaryIO, data: bytes) -> None:
     try:
         out.write(data)
         out.flush()
@@ -140,7 +140,7 @@ def _write(out: BinaryIO, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _meter() -> Iterator[Any]:
+def meter() -> Iterator[Any]:
     """meter(number of rows) advances a counter with its rate on stderr, if that is a terminal."""
     import tqdm
 

@@ -179,9 +179,9 @@ def test_one_combined_step(preset, packed, dtype):
             return sum(goal.scales(0)[name] * means[name] for name in means), (means, terms.outputs)
 
         (total, (means, outputs)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-        masked = jax.tree.map(np.asarray, masking.mask(batch, plan.slots, vocabulary))
+        masked = jax.tree.map(np.asarray, masking.mask(batch, plan.generator.slots, vocabulary))
         corrupted = batch.replace(tokens=np.asarray(outputs["tokens"]))
-        slots = np.asarray(plan.slots.positions)
+        slots = np.asarray(plan.generator.slots.positions)
         hidden = {
             name: np.asarray(jax.jit(lambda p, n=name, b=b: models.hidden_states(p, config, b, network=n))(params))
             for name, b in (("generator", masked), ("discriminator", corrupted))
@@ -204,7 +204,7 @@ def test_one_combined_step(preset, packed, dtype):
         theirs_g, theirs_d = generator(**padded(masked)), discriminator(**padded(corrupted))
         # Where a slot stands in transformers' rows.
         document_of = {(b, at + j): (i, j) for i, (b, at) in enumerate(places) for j in range(len(docs[i][0]))}
-        used = [(b, k) for b in range(len(slots)) for k in range(slots.shape[1]) if plan.slots.weights[b, k] > 0]
+        used = [(b, k) for b in range(len(slots)) for k in range(slots.shape[1]) if plan.generator.slots.weights[b, k] > 0]
         at_slots = [document_of[(b, int(slots[b, k]))] for b, k in used]
         index = tuple(torch.tensor(x) for x in zip(*at_slots, strict=True))
         targets = torch.tensor([int(batch.tokens[b, slots[b, k]]) for b, k in used])

@@ -17,7 +17,6 @@ from electra_jax.models import costs, electra
 from electra_jax.models.config import ElectraConfig
 from electra_jax.objectives import Head, detection, generators, marking, masking, readings
 from electra_jax.objectives.config import MaskingConfig, ObjectiveConfig
-from electra_jax.objectives.replace_mlm import Plan
 from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, Params, Terms, Vocabulary
 
@@ -50,12 +49,11 @@ def make(
     def init(key: Array) -> Params:
         return electra.init_params(key, model, its_networks)
 
-    def plan(batch: Batch, rng: StepRng, train: bool) -> tuple[Plan, dict[str, Array]]:
-        planned, weights = generator.plan(batch, rng, train)
-        seeds = rng.seeds(DISCRIMINATOR, batch.row) if train else None
-        return Plan(planned, seeds), {**weights, "rtd": masking.count(batch.segments > 0), "lm": jnp.sum(planned.slots.weights)}
+    def plan(batch: Batch, rng: StepRng, train: bool) -> tuple[generators.WithDiscriminator, dict[str, Array]]:
+        planned, weights = generators.with_discriminator(generator, batch, rng, train)
+        return planned, {**weights, "rtd": masking.count(batch.segments > 0), "lm": jnp.sum(planned.generator.slots.weights)}
 
-    def terms(params: Params, batch: Batch, plan: Plan) -> Terms:
+    def terms(params: Params, batch: Batch, plan: generators.WithDiscriminator) -> Terms:
         made = generator.replace(params, batch, plan.generator)
         able_BxL = masking.candidates(batch, vocabulary)
         slots, real_BxL = made.slots, batch.segments > 0

@@ -30,6 +30,13 @@ class Plan(flax.struct.PyTreeNode):
     temperature: Array | None = None  # [B]; None: it is 1
 
 
+class WithDiscriminator(flax.struct.PyTreeNode):
+    """The plan of an objective whose discriminator sees what the generator made."""
+
+    generator: Plan
+    seeds: Array | None  # uint32 [B, 2], the discriminator's; None: dropout is off
+
+
 class Made(NamedTuple):
     """A batch with replacements, and what there is to say of them."""
 
@@ -51,6 +58,12 @@ class Generator(NamedTuple):
     scales: Mapping[str, float]
     frozen: str
     reading: readings.Reading
+
+
+def with_discriminator(generator: Generator, batch: Batch, rng: StepRng, train: bool) -> tuple[WithDiscriminator, dict[str, Array]]:
+    """(the plan of both, the generator's denominators)."""
+    planned, weights = generator.plan(batch, rng, train)
+    return WithDiscriminator(planned, rng.seeds("discriminator", batch.row) if train else None), weights
 
 
 def networks(config: ObjectiveConfig) -> electra.Networks:

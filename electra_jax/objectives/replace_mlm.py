@@ -4,7 +4,6 @@ Loss = mlm_weight x the generator's MLM + lm_weight x the cross-entropy of the o
 isolates what comes from never seeing [MASK]: little. The paper gives no weight for the second; it is 1 here.
 """
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -16,11 +15,6 @@ from electra_jax.rng import StepRng
 from electra_jax.types import Array, Batch, Objective, Params, Terms, Vocabulary
 
 DISCRIMINATOR = "discriminator"
-
-
-class Plan(flax.struct.PyTreeNode):
-    generator: generators.Plan
-    seeds: Array | None  # uint32 [B, 2]; None: dropout is off
 
 
 def reads(config: ObjectiveConfig) -> tuple[str, ...]:
@@ -49,12 +43,11 @@ def make(
     def init(key: Array) -> Params:
         return electra.init_params(key, model, its_networks)
 
-    def plan(batch: Batch, rng: StepRng, train: bool) -> tuple[Plan, dict[str, Array]]:
-        planned, weights = generator.plan(batch, rng, train)
-        seeds = rng.seeds(DISCRIMINATOR, batch.row) if train else None
-        return Plan(planned, seeds), {**weights, "lm": jnp.sum(planned.slots.weights)}
+    def plan(batch: Batch, rng: StepRng, train: bool) -> tuple[generators.WithDiscriminator, dict[str, Array]]:
+        planned, weights = generators.with_discriminator(generator, batch, rng, train)
+        return planned, {**weights, "lm": jnp.sum(planned.generator.slots.weights)}
 
-    def terms(params: Params, batch: Batch, plan: Plan) -> Terms:
+    def terms(params: Params, batch: Batch, plan: generators.WithDiscriminator) -> Terms:
         made = generator.replace(params, batch, plan.generator)
         weights_BxK = made.slots.weights
         with jax.named_scope("discriminator"):

@@ -7,12 +7,14 @@ content or the new. What a kill leaves behind is hidden: `.NAME.*.tmp`.
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import pathlib
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
+from typing import Any
 
 from electra_jax.cli import UserError
 
@@ -40,6 +42,35 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     """The file with this content (text in UTF-8), in the place of what was there."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def add_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
+    """One more line of JSON. A death in between leaves a line that is cut off, which `read_rows` removes."""
+    with open(path, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_rows(path: str | os.PathLike, fields: Set[str]) -> list[dict[str, Any]]:
+    """The rows that `add_row` wrote; none where there is no file. A last line that is cut off is removed from the file.
+
+    UserError for a line that is no row with these fields.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    whole, cut = path.read_text(errors="replace").rpartition("\n")[::2]
+    if cut:
+        write_whole(path, whole + "\n" if whole else "")
+    found = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            found.append(row := json.loads(line))
+            missing = fields - row.keys()
+        except (ValueError, AttributeError):
+            missing = True
+        if missing:
+            raise UserError(f"{path}:{number} is no row of this table: delete the line, and what it was about is done again")
+    return found
 
 
 def read_ordinary(path: str | os.PathLike) -> bytes:

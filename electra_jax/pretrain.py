@@ -2,20 +2,24 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from electra_jax import session
-from electra_jax.build import Devices, abstract_batch, build, pretraining_objective
+from electra_jax.build import Devices, Parts, abstract_batch, build, pretraining_objective
 from electra_jax.data.rows import loader
 from electra_jax.data.rows.opening import open_rows
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import formats, start
+from electra_jax.models.config import ElectraConfig
 from electra_jax.recipe import Recipe
 from electra_jax.session import Result, Work
-from electra_jax.types import TrainState
+from electra_jax.train import ranks
+from electra_jax.types import Batch, Params, TrainState
+from electra_jax.watch import ranks as ranks_view
 
 
 def pretrain(config: Mapping[str, Any] | Recipe, workdir: str | os.PathLike, scratch: str | os.PathLike | None = None) -> Result:
@@ -45,6 +49,9 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
     )
     recipe = recipe.of_rows(data.stream.length, data.tokenizer.vocab_size).resolve(devices.platform)
     parts = build(recipe, devices, pretraining_objective(recipe, data.vocabulary, devices))
+    if recipe.eval.rank_rows:
+        layers = {name: recipe.model.encoder(name).num_layers for name in parts.objective.networks}
+        parts = parts._replace(objective=parts.objective._replace(view=ranks_view.shown_in(parts.objective.view, layers)))
     stream, train = data.stream, recipe.train
     return Work(
         recipe=recipe,
@@ -57,8 +64,21 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
         identity=data.identity,
         about=data.summaries,
         num_rows=stream.num_rows,
+        inspect=lambda heldout: _inspect(recipe.model, recipe.eval.rank_rows, parts, heldout),
         begin=lambda state: _first_values(recipe, state, data.tokenizer),
     )
+
+
+def _inspect(
+    model: ElectraConfig, rank_rows: int, parts: Parts, heldout: Sequence[tuple[Batch, Any]]
+) -> Callable[[Params], dict[str, float]]:
+    """The effective rank of each layer on the first held-out rows."""
+    if not rank_rows:
+        return lambda params: {}
+    batches = heldout[: -(-rank_rows // heldout[0][0].tokens.shape[0])]
+    placed = jax.tree.map(lambda x: x.sharding, parts.abstract_state.params)
+    first = jax.jit(lambda root: parts.init(root).params, out_shardings=placed)
+    return ranks.make_ranks(model, parts.objective.networks, parts.devices.mesh, batches, lambda: first(parts.root))
 
 
 def _first_values(recipe: Recipe, abstract_state: TrainState, tokenizer: Tokenizer) -> tuple[dict[str, np.ndarray], list[str]]:

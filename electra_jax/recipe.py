@@ -26,6 +26,7 @@ from electra_jax.options import load, option
 from electra_jax.parallel.config import ParallelConfig
 from electra_jax.store.config import CheckpointConfig
 from electra_jax.train.config import EvalConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from electra_jax.views import Run
 from electra_jax.watch.config import LogConfig
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -68,6 +69,12 @@ class RunRecipe:
     def check_needs_init_from(self, name: str) -> None:
         if getattr(self, name) and not self.init_from:
             raise UserError(f"{name} is {getattr(self, name)} and there is no init_from: name the model to begin with, or leave it out")
+
+    @property
+    def run(self) -> Run:
+        """What warnings go by."""
+        rule = self.optimizer
+        return Run(self.train.steps, self.schedule.warmup_steps, self.model.positions, rule.name, rule.muon_weight_decay)
 
     @classmethod
     def sections(cls) -> dict[str, type]:
@@ -126,8 +133,14 @@ class RunRecipe:
 
     @classmethod
     def of(cls, config: Any, values: Mapping[str, Any]) -> Self:
-        """The recipe of a ConfigDict with these values in it, {"section.field": value}, as if flags had set them."""
-        config.update_from_flattened_dict(dict(values))
+        """The recipe of a ConfigDict with these values in it, {"section.field": value}, as if flags had set them. UserError for a name that
+        is no field, and for a value of another type."""
+        for name, value in values.items():
+            cls.check_flags([f"--config.{name}={value}"])
+            try:
+                config.update_from_flattened_dict({name: value})
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{name} is {value!r}: {cli.one_line(error)}") from None
         return cls.parse(config, values)
 
     @classmethod

@@ -29,8 +29,8 @@ from electra_jax.store import names, workdirs
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.train import evaluation, loop, seeds
 from electra_jax.train.optimizer import norm
-from electra_jax.types import Batch, TrainState
-from electra_jax.views import Examples, Run, Section
+from electra_jax.types import Batch, Params, TrainState
+from electra_jax.views import Examples, Section
 from electra_jax.watch import clock, report
 from electra_jax.watch.profiler import ProfilerWindow
 from electra_jax.watch.stopping import NonFinitePolicy, PreemptionSignal
@@ -51,6 +51,7 @@ class Work(NamedTuple):
     identity: which data and tokenizer, by their hashes: a resume with others is refused.
     about: JSON values that tell a person of the data; kept in checkpoints.
     num_rows: that an epoch has.
+    inspect(held-out batches on the devices) -> what else an evaluation measures of the parameters, {metric: value}.
     begin(abstract state) -> ({path in the state: its first value}, lines for a person): what a run that begins takes from a model.
     finish(state, folder) leaves what the task makes of a complete run in the workdir's folder, and gives sections for the report. Every
       process calls it, since what it computes may take them all; the folder is None for all but one.
@@ -66,6 +67,7 @@ class Work(NamedTuple):
     identity: Mapping[str, Any]
     about: Any
     num_rows: int
+    inspect: Callable[[Sequence[tuple[Batch, Any]]], Callable[[Params], dict[str, float]]] = lambda heldout: lambda params: {}
     begin: Callable[[TrainState], tuple[dict[str, np.ndarray], list[str]]] = lambda state: ({}, [])
     finish: Callable[[TrainState, pathlib.Path | None], Sequence[Section]] = lambda state, folder: ()
 
@@ -252,7 +254,7 @@ class _Evaluator:
         self._work, self._telemetry = work, telemetry
         self._warned: set[str] = set()
         recipe = work.recipe
-        self._run = Run(recipe.train.steps, recipe.schedule.warmup_steps, recipe.model.positions, recipe.optimizer.name)
+        self._run = recipe.run
         self.metrics: dict[str, float] = {}
         devices = work.parts.devices
         self._rows = sum(int(valid_B.sum()) for _, valid_B in work.heldout)
@@ -265,6 +267,7 @@ class _Evaluator:
         for batch in self._heldout:
             if _shapes(batch) not in self._programs:
                 self._programs[_shapes(batch)] = lower(*of_a_seed, *batch).compile(compiler_options=options)
+        self._inspect = work.inspect(self._heldout)
 
     def _step(self, params, root, batch, valid_B):
         return self._programs[_shapes((batch, valid_B))](params, root, batch, valid_B)
@@ -275,7 +278,7 @@ class _Evaluator:
         found = []
         for params, root in parts.members(state):
             metrics = evaluation.evaluate(objective, self._step, params, root, self._heldout)
-            found.append({**metrics, "eval/param_norm": float(self._norm(params))})
+            found.append({**metrics, "eval/param_norm": float(self._norm(params)), **self._inspect(params)})
         metrics = seeds.summary(dict(zip(parts.seeds, found, strict=True)))
         self.metrics = metrics = {**metrics, **self._work.reference, "eval/rows": self._rows}
         self._telemetry.note(f"step {at_step}: {view.headline(metrics)}")

@@ -65,6 +65,7 @@ class Run(NamedTuple):
     warmup_steps: int
     positions: str  # model.positions
     optimizer: str  # optimizer.name
+    muon_weight_decay: float = 0.1  # optimizer.muon_weight_decay
 
 
 Warnings = list[tuple[str, str]]  # (name, one line with the cures)
@@ -80,6 +81,7 @@ class View(NamedTuple):
     panels: of the report, before those that every objective has.
     examples(batch, outputs, pieces) -> some held-out rows as the model saw them; `outputs` are Terms.outputs of that batch's valid
       rows, `pieces(ids)` the tokenizer's.
+    compared: the few metrics by which runs of several objectives are drawn beside one another (compare/).
     """
 
     headline: Callable[[Mapping[str, float]], str]
@@ -88,3 +90,4 @@ class View(NamedTuple):
     warnings: Callable[[Mapping[str, float], int, Run], Warnings]
     panels: tuple[Panel, ...]
     examples: Callable[[Any, Mapping[str, Any], Callable[[Sequence[int]], list[str]]], Examples]
+    compared: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ FLOORS = (
     ("session",),
     ("pretrain", "finetune"),
     ("demo", "offline", "infer"),
+    ("compare",),
     ("benchmarks",),
     ("launch",),
 )

@@ -41,12 +41,14 @@ def test_an_objective_of_one_network_is_one_file_and_one_line(rows, tmp_path, mo
     said = capsys.readouterr().err
     assert "step 3: words filled with loss" in said and "warning: this is a toy" in said and "(encoder " in said
     assert result.metrics["eval/worst"] > result.metrics["eval/words_loss"] > 0
+    assert 1 < result.metrics["eval/rank/encoder/1"] < result.metrics["eval/random_rank/encoder/1"] * 1.5 < 24
     state = runs.state_bytes(tmp_path / "run")
     params = {name: np.frombuffer(data, np.float32) for name, data in state.items() if name.startswith("params/")}
     assert {name.split("/")[1] for name in params} == {"embeddings", "encoder"}
     assert result.metrics["eval/param_norm"] == pytest.approx(np.linalg.norm(np.concatenate(list(params.values()))), rel=1e-5)
     report = (tmp_path / "run" / "report.html").read_text()
     assert "<h2>Words</h2>" in report and "What was filled" in report and "Discriminator" not in report
+    assert "<h2>Encoder: effective rank of tokens</h2>" in report
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["objective"]["name"] == "masked_words" and Recipe.parse({k: v for k, v in stored.items() if k != "identity"}).seed == 0
     with pytest.raises(

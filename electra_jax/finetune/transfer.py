@@ -9,14 +9,13 @@ rows.jsonl                   one line per model and task, added when its runs ar
                              the runs may be deleted
 """
 
-import json
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from electra_jax import files
 from electra_jax.cli import UserError
-from electra_jax.files import write_whole
 from electra_jax.finetune import completed
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import OWN
@@ -57,8 +56,7 @@ def run(
         if (row := known.get((model, task))) is None:
             row = _row(recipe_of, workdir / model / task, task, rates)
             row = {"model": model, "task": task, **row, "settings": settings}
-            with open(rows, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            files.add_row(rows, row)
             _forget(workdir / model / task)  # only now that the row is written: if the process died before, the runs would be needed again
         elif changed := sorted(name for name in row["settings"].keys() | settings if row["settings"].get(name) != settings.get(name)):
             was, now = row["settings"].get(changed[0]), settings.get(changed[0])
@@ -115,24 +113,8 @@ def wall_secs(folder: pathlib.Path) -> float:
 
 
 def read(rows: pathlib.Path) -> list[Row]:
-    """The rows of the file. UserError if a line is no row. A last line that is cut off is removed from the file: its task is then done
-    again."""
-    if not rows.exists():
-        return []
-    text = rows.read_text(errors="replace")
-    whole, cut = text.rpartition("\n")[::2]
-    if cut:
-        write_whole(rows, whole + "\n" if whole else "")
-    found = []
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            found.append(row := json.loads(line))
-            missing = _FIELDS - row.keys()
-        except (ValueError, AttributeError):
-            missing = True
-        if missing:
-            raise UserError(f"{rows}:{number} is no row of this table: delete the line, and its task is done again")
-    return found
+    """The rows of the file: see files.read_rows."""
+    return files.read_rows(rows, _FIELDS)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -179,6 +179,11 @@ def load_scorer(path: str | os.PathLike, kind: str = "", batch_tokens: int = 0) 
     return Scorer(name, kind, tokenizer, lengths, batch_rows, lambda *rows: on_mesh(params, *meshes.to_devices(rows, mesh)))
 
 
+def kinds_of(path: str | os.PathLike) -> list[str]:
+    """Those of KINDS that the model at `path` has a head for."""
+    return list(heads_for(formats.read(os.fspath(path), with_slots=False)))
+
+
 def heads_for(model: Model) -> dict[str, objectives.Head]:
     """{kind of score: the head that gives it} of a model: as its objective says where it is known, else by the heads that it has."""
     has = electra.heads_of(model.params)

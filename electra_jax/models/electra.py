@@ -8,6 +8,7 @@ where; the functions here see every model as above.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,8 +79,15 @@ def hidden_states(
     return _encode(params, config, network, batch, seeds_Bx2).reshape(*batch.tokens.shape, -1)
 
 
-def _encode(params: Params, config: ElectraConfig, network: str, batch: Batch, seeds_Bx2: Array | None) -> Array:
-    """[B x L, H]: the same. UserError where params lack the network, or where a position is past the model's table."""
+def each_layer(params: Params, config: ElectraConfig, batch: Batch, look: Callable[[Array], Any], network: str = "discriminator") -> Any:
+    """look(states [B x L, H]) of what enters the first layer of `network` and of what each layer gives, stacked: [layers + 1, ..]."""
+    _, looked = _encode(params, config, network, batch, None, look)
+    return looked
+
+
+def _encode(params: Params, config: ElectraConfig, network: str, batch: Batch, seeds_Bx2: Array | None, *look: Callable):
+    """[B x L, H]: the same; with look, what Backbone.apply gives. UserError where params lack the network, or where a position is past
+    the model's table."""
     if network not in params:
         has = ", ".join(name for name in params if name not in ("embeddings", *heads.TASKS)) or "none"
         raise UserError(f"the model has no network {network!r}: it has {has} (network=... names one)")
@@ -90,7 +98,7 @@ def _encode(params: Params, config: ElectraConfig, network: str, batch: Batch, s
     params = sharing.seen(params, config, network)
     embed = sharding.on_rows(lambda params, batch: layers.Embeddings(config).apply({"params": params}, batch))
     embedded_NxE = embed(params["embeddings"], batch)
-    return backbone(config.backbone).apply(params[network], config.encoder(network), embedded_NxE, batch, seeds_Bx2)
+    return backbone(config.backbone).apply(params[network], config.encoder(network), embedded_NxE, batch, seeds_Bx2, *look)
 
 
 def generator_apply(

@@ -16,6 +16,7 @@ class Reading(NamedTuple):
     verdict: Callable[[Metrics], str]
     shown: tuple[str, ...]
     panels: tuple[Panel, ...]
+    compared: tuple[str, ...] = ()  # views.View
 
 
 def view(readings: Sequence[Reading], examples: Callable[[Any, Mapping[str, Any], Callable[[Sequence[int]], list[str]]], Examples]) -> View:
@@ -27,6 +28,7 @@ def view(readings: Sequence[Reading], examples: Callable[[Any, Mapping[str, Any]
         warnings=warnings,
         panels=tuple(panel for reading in readings for panel in reading.panels),
         examples=examples,
+        compared=tuple(name for reading in readings for name in reading.compared),
     )
 
 
@@ -73,7 +75,7 @@ def _generator() -> Reading:
         ),
         scale="share",
     )
-    return Reading(headline, verdict, shown, (loss, samples))
+    return Reading(headline, verdict, shown, (loss, samples), ("eval/mlm_loss",))
 
 
 def _masked_lm(who: str) -> Reading:
@@ -84,7 +86,7 @@ def _masked_lm(who: str) -> Reading:
         (Curve("eval/mlm_accuracy", "best guess right", "orange"),),
         scale="share",
     )
-    return Reading(headline, verdict, ("eval/mlm_loss", "eval/mlm_accuracy"), (loss, accuracy))
+    return Reading(headline, verdict, ("eval/mlm_loss", "eval/mlm_accuracy"), (loss, accuracy), ("eval/mlm_loss",))
 
 
 def _drawn() -> Reading:
@@ -157,11 +159,13 @@ RTD = Reading(
             scale="share",
         ),
     ),
+    ("eval/rtd_auc",),
 )
 COPY = RTD._replace(shown=RTD.shown[1:], panels=RTD.panels[1:])  # its logits are not trained by a loss of their own
 CLOZE = _masked_lm("generator")
 NOISE = RTD._replace(
     headline=lambda metrics: f"AUC of noise {metrics['eval/rtd_auc']:.3f} (chance: 0.500)",
+    compared=(),
 )
 CAUSAL_LM = Reading(
     lambda metrics: f"causal loss {metrics['eval/clm_loss']:.3f}",
@@ -175,6 +179,7 @@ CAUSAL_LM = Reading(
             (Curve("train/clm_loss", "training", "blue"), Curve("eval/clm_loss", "held out", "orange")),
         ),
     ),
+    ("eval/clm_loss",),
 )
 LM = Reading(
     _lm_headline,
@@ -188,4 +193,5 @@ LM = Reading(
             (Curve("train/lm_loss", "training", "blue"), Curve("eval/lm_loss", "held out", "orange")),
         ),
     ),
+    ("eval/lm_loss",),
 )

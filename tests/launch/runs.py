@@ -26,6 +26,7 @@ FIELDS = {
     "eval.every_steps": 20,
     "eval.max_rows": 64,
     "eval.batch_rows": 32,
+    "eval.rank_rows": 0,
     "checkpoint.every_steps": 7,
 }
 

@@ -144,10 +144,12 @@ def test_stopped_by_a_signal_to_one_and_resumed_on_another_mesh(processes, rows,
     saved = [re.search(r"stopped at step (\d+) of", text)[1] for text in two.texts()]
     assert saved[0] == saved[1] and (workdir / "checkpoints" / saved[0]).is_dir()
 
-    again = Processes(workdir, rows, cache, processes, 4 // processes, **{"parallel.slices": 2, "parallel.fsdp": 2})
+    mesh = {"parallel.slices": 2, "parallel.fsdp": 2}
+    again = Processes(workdir, rows, cache, processes, 4 // processes, **mesh, **{"eval.rank_rows": 32})
     assert again.wait() == [0] * processes, again.texts()
     assert f"going on from step {saved[0]}" in again.texts()[0]
     assert_same_rows(workdir, undisturbed, FEWER)
+    assert 1 < runs.learned(workdir)[-1]["eval/rank/discriminator/1"] < 33
 
 
 def test_a_killed_process_is_named_by_the_others_and_costs_what_was_not_saved(rows, cache, undisturbed, tmp_path):

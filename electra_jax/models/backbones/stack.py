@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,6 +27,7 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+Look = Callable[[Array], Any] | None
 EMBEDDED = 0  # the place of the dropout on embeddings, in layer 0 (see rng.site_seeds); layers count from 1
 
 
@@ -65,18 +66,26 @@ def backbone(kinds: Mapping[str, Kind], pattern: Callable[[EncoderConfig], Seque
             params["project"] = _project(config).init(project_key, x_1xE)["params"]
         return params
 
-    def apply(params: Params, config: EncoderConfig, embedded_NxE: Array, batch: Batch, seeds_Bx2: Array | None) -> Array:
+    def apply(
+        params: Params, config: EncoderConfig, embedded_NxE: Array, batch: Batch, seeds_Bx2: Array | None, look: Look = None
+    ) -> Array | tuple[Array, Any]:
         x = _entered(params, config, embedded_NxE, seeds_Bx2)
+        looked = look or (lambda x: None)
+        below = looked(x)
         order = tuple(pattern(config))
         period = _period(order)
         scanned = config.scan_layers and (period == 1 or period < len(order))
         run = {name: _layer(kinds[name], config, batch, seeds_Bx2, scanned) for name in set(order)}
         if scanned:
-            return _scanned(run, params, x, order, period)
-        run = {name: jax.jit(layer) for name, layer in run.items()}  # traced and differentiated once per kind; XLA inlines it
-        for number, (name, layer_params) in enumerate(_in_order(params, order), start=1):
-            x = run[name](x, layer_params, jnp.uint32(number))
-        return x
+            x, seen = _scanned(run, params, x, order, period, looked)
+        else:
+            run = {name: jax.jit(layer) for name, layer in run.items()}  # traced and differentiated once per kind; XLA inlines it
+            seen = []
+            for number, (name, layer_params) in enumerate(_in_order(params, order), start=1):
+                x = run[name](x, layer_params, jnp.uint32(number))
+                seen.append(looked(x))
+            seen = jax.tree.map(lambda *each: jnp.stack(each), *seen)
+        return (x, jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), below, seen)) if look else x
 
     def num_params(config: EncoderConfig) -> int:
         project = config.embedding_size * config.hidden_size + config.hidden_size if config.projects else 0
@@ -126,8 +135,8 @@ def _layer(kind: Kind, config: EncoderConfig, batch: Batch, seeds_Bx2: Array | N
     return layer
 
 
-def _scanned(run: Mapping[str, Callable], params: Params, x: Array, order: Sequence[str], period: int) -> Array:
-    """A scan over the periods of the pattern, each of whose layers is a part of the scan's body."""
+def _scanned(run: Mapping[str, Callable], params: Params, x: Array, order: Sequence[str], period: int, look: Callable) -> tuple[Array, Any]:
+    """A scan over the periods of the pattern, each of whose layers is a part of the scan's body. Also look(x) of each layer, stacked."""
 
     def by_period(tree, count: int):
         """[layers, ..] -> [periods, of this kind in one, ..]; one alone has no axis."""
@@ -139,13 +148,16 @@ def _scanned(run: Mapping[str, Callable], params: Params, x: Array, order: Seque
 
     def one_period(x, inputs):
         groups, numbers = inputs
+        seen = []
         for place, name in enumerate(order[:period]):
             group, which = groups[name], order[:place].count(name)
             layer_params = group if counts[name] == 1 else jax.tree.map(operator.itemgetter(which), group)
             x = run[name](x, layer_params, numbers if period == 1 else numbers[place])
-        return x, None
+            seen.append(look(x))
+        return x, jax.tree.map(lambda *each: jnp.stack(each), *seen)
 
-    return jax.lax.scan(one_period, x, (groups, numbers))[0]
+    x, seen = jax.lax.scan(one_period, x, (groups, numbers))
+    return x, jax.tree.map(lambda x: x.reshape(len(order), *x.shape[2:]), seen)
 
 
 def _period(order: Sequence[str]) -> int:

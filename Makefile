@@ -53,7 +53,7 @@ lint: $(VENV)/.test
 	$(BIN)/shellcheck -x launch/*.sh launch/slurm.sbatch .ci/run
 
 kill: $(VENV)/.test  ## Kill -9: twenty in preparation, twenty in training, thirty in fine-tuning and predicting; and what else takes long
-	$(BIN)/python -m pytest -m slow -s tests/benchmarks tests/data tests/finetune tests/infer tests/launch tests/parallel tests/store $(TEST_FLAGS)
+	$(BIN)/python -m pytest -m slow -s tests/benchmarks tests/compare tests/data tests/finetune tests/infer tests/launch tests/parallel tests/store $(TEST_FLAGS)
 
 bench: $(VENV)/.bench $(VENV)/.tpu  ## Us beside PyTorch transformers and txtai, interleaved: the tables and the figure of docs/speed.md (40 minutes)
 	$(BIN)/python launch/bench.py --docs=docs/speed.md $(BENCH_FLAGS)

@@ -178,4 +178,5 @@ def _view(views: Mapping[str, View]) -> View:
         warnings=warnings,
         panels=tuple(panels()),
         examples=examples,
+        compared=tuple(_name(part, name) for part, view in views.items() for name in view.compared),
     )

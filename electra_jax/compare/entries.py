@@ -1,0 +1,68 @@
+"""What is compared: an entry is a pretraining config that differs from the others in a few words."""
+
+import ast
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from electra_jax.cli import UserError
+
+# What makes a comparison one: it is the same for all entries, and flags of the command say it.
+COMMON = {
+    "seed": "--seeds",
+    "train.steps": "--flops, from which the steps of each entry follow",
+    "schedule.decay_steps": "--flops, from which the steps of each entry follow",
+    "data.path": "--config.data.path, for all entries",
+    "data.weights": "--config.data.weights, for all entries",
+    "data.length": "the rows, which are the same for all entries",
+}
+
+
+class Entry(NamedTuple):
+    name: str
+    variants: tuple[str, ...]  # of the config's argument, beside those that all entries have
+    fields: Mapping[str, Any]  # {"section.field": value}
+
+    @property
+    def folder(self) -> str:
+        return re.sub(r"[^\w.,=+-]+", "_", self.name)
+
+
+def parse(text: str) -> Entry:
+    """The entry that "NAME: VARIANT SECTION.FIELD=VALUE ..." describes; without "NAME:", the whole text is its name.
+
+    UserError for a field that is common to all entries.
+    """
+    named = re.match(r"([^=:]+):\s+(.*)", text)
+    name, spec = (named[1].strip(), named[2]) if named else (text.strip(), text)
+    try:
+        words = shlex.split(spec)
+    except ValueError as error:
+        raise UserError(f"--entry={text!r}: {error}: write NAME: VARIANT SECTION.FIELD=VALUE ...") from None
+    if not name or not words:
+        raise UserError(f"--entry={text!r}: it must have a variant, such as electra or mlm, or fields SECTION.FIELD=VALUE")
+    fields = dict(word.split("=", 1) for word in words if "=" in word)
+    for field in fields.keys() & COMMON.keys():
+        raise UserError(f"--entry={text!r}: {field} is decided by {COMMON[field]}: leave it out")
+    # The default objective has no variant.
+    variants = tuple(word for word in words if "=" not in word and word != "electra")
+    return Entry(name, variants, {field: _value(value) for field, value in fields.items()})
+
+
+def parse_all(texts: Sequence[str]) -> list[Entry]:
+    """UserError unless there are entries, whose names and folders differ."""
+    found = [parse(text) for text in texts]
+    if not found:
+        raise UserError("there is nothing to compare: --entry=electra --entry=mlm")
+    for number, entry in enumerate(found):
+        if any(entry.folder.lower() == other.folder.lower() for other in found[:number]):
+            raise UserError(f"two entries are called {entry.name!r}, or nearly so: give one another name, --entry='NAME: ...'")
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

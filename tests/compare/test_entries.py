@@ -1,0 +1,54 @@
+"""What an entry of a comparison may say, and what it must not."""
+
+import pytest
+
+from electra_jax.cli import UserError
+from electra_jax.compare.entries import Entry, parse, parse_all
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("electra", Entry("electra", (), {})),
+        ("mlm", Entry("mlm", ("mlm",), {})),
+        ("mlm faithful masking.rate=0.4", Entry("mlm faithful masking.rate=0.4", ("mlm", "faithful"), {"masking.rate": 0.4})),
+        (
+            "published: electra optimizer.name=adamw model.positions=learned",
+            Entry("published", (), {"optimizer.name": "adamw", "model.positions": "learned"}),
+        ),
+        (
+            "rates: optimizer.rates=\"(('layers/', 0.5),)\" train.batch_rows=8",
+            Entry("rates", (), {"optimizer.rates": (("layers/", 0.5),), "train.batch_rows": 8}),
+        ),
+        (
+            "both: init_from=runs/a init_network=discriminator:generator",
+            Entry("both", (), {"init_from": "runs/a", "init_network": "discriminator:generator"}),
+        ),
+    ],
+)
+def test_an_entry_is_variants_and_fields(text, wanted):
+    assert parse(text) == wanted
+
+
+def test_folders_are_names_of_one_folder():
+    assert parse("../a b: mlm").folder == ".._a_b" and parse("mlm masking.rate=0.4").folder == "mlm_masking.rate=0.4"
+
+
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        ([], "there is nothing to compare: --entry=electra --entry=mlm"),
+        ([""], "it must have a variant"),
+        (["name: "], "it must have a variant"),
+        (["mlm seed=3"], "seed is decided by --seeds: leave it out"),
+        (["mlm train.steps=3"], "train.steps is decided by --flops"),
+        (["mlm data.path=x"], "data.path is decided by --config.data.path"),
+        (["mlm", "mlm"], "two entries are called 'mlm', or nearly so"),
+        (["a/b: mlm", "a b: mlm"], "two entries are called 'a b', or nearly so"),
+        (["a: optimizer.rates='(("], "No closing quotation"),
+    ],
+)
+def test_mistakes_are_named(texts, message):
+    with pytest.raises(UserError) as error:
+        parse_all(texts)
+    assert message in str(error.value)

@@ -29,11 +29,11 @@ parity: $(VENV)/.parity  ## Against PyTorch transformers, float32 and float64
 interop: $(VENV)/.test $(VENV)/.parity $(VENV)/.demo  ## All of conversion: every architecture at every size, training on, 2,000 mutated files
 	$(BIN)/python -m pytest -s tests/interop tests/parity/test_interop.py tests/launch/test_convert.py $(TEST_FLAGS)
 
-finetune: $(VENV)/.test $(VENV)/.parity  ## Fine-tuning against PyTorch: every head, loss and rule, float32 and float64
-	$(BIN)/python -m pytest -s tests/parity/test_finetune.py tests/parity/test_published.py tests/parity/test_dropout.py tests/parity/test_windows.py $(TEST_FLAGS)
+finetune: $(VENV)/.test $(VENV)/.parity  ## Fine-tuning and scores against PyTorch: every head, loss and rule, float32 and float64
+	$(BIN)/python -m pytest -s tests/parity/test_finetune.py tests/parity/test_published.py tests/parity/test_dropout.py tests/parity/test_windows.py tests/parity/test_scores.py $(TEST_FLAGS)
 
 objectives: $(VENV)/.test  ## Every objective: its equations, meshes, micro-batches, resumes, presets
-	XLA_FLAGS="$(strip $(QUICK) $(XLA_FLAGS))" $(BIN)/python -m pytest -m objectives $(TEST_WORKERS) tests/objectives $(TEST_FLAGS)
+	XLA_FLAGS="$(strip $(QUICK) $(XLA_FLAGS))" $(BIN)/python -m pytest -m objectives $(TEST_WORKERS) tests/objectives tests/interop/test_objectives.py $(TEST_FLAGS)
 
 tf1: $(VENV)/.tf1  ## Google's TF1 checkpoints, written by TensorFlow itself and read without it
 	$(BIN)/python -m pytest tests/interop/test_tf1.py $(TEST_FLAGS)

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.processes import Side, measure
-from benchmarks.tables import Table, cores, number, times
+from benchmarks.tables import Table, number, times
 from electra_jax import demo
 from electra_jax.cli import UserError
 from electra_jax.data import prepare
 from electra_jax.data import tokenizers as tokenizer
 from electra_jax.data.rows import loader, order
+from electra_jax.limits import available_cores
 
 Run = Callable[[], dict[str, float]]
 VOCAB_SIZE, BATCH_ROWS, LENGTHS = 30_522, 32, (128, 512)
@@ -159,7 +160,7 @@ def preparation_table(folder: pathlib.Path, text: pathlib.Path, rounds: int) -> 
     words, runs, lines = str(vocabulary(folder, text)), {}, []
     num_bytes = text.stat().st_size
     given = {"text": str(text), "vocabulary": words}
-    for label, workers, parallel in (("one", 1, "false"), (f"all {cores()}", cores(), "true")):
+    for label, workers, parallel in (("one", 1, "false"), (f"all {available_cores()}", available_cores(), "true")):
         ours = Side(f"preparation, processes: {label}", _HERE + "preparing", {**given, "workers": workers})
         rust = Side(f"the Rust tokenizer alone, threads: {label}", _HERE + "tokenizing", given, {"TOKENIZERS_PARALLELISM": parallel})
         turns = measure([ours, rust], rounds)

@@ -14,6 +14,7 @@ GetConfig = Callable[[str], Mapping[str, Any]]  # configs/pretrain.py's get_conf
 
 _TORCH = ("torch", "transformers")
 _SDPA, _COMPILED = "transformers, SDPA", "transformers, SDPA, torch.compile"
+_MLM = "transformers, ElectraForMaskedLM, SDPA"
 # name -> (function of benchmarks/peers.py, its arguments, packages)
 PEERS: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "transformers, eager attention": ("step", {"attention": "eager"}, _TORCH),
@@ -22,7 +23,11 @@ PEERS: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "transformers, SDPA, Gumbel noise": ("step", {"sampling": "gumbel"}, _TORCH),
     "transformers, all positions projected": ("step", {"projected": "all", "sampling": "gumbel"}, _TORCH),
     "txtai TokenDetection": ("txtai_step", {}, (*_TORCH, "txtai")),
+    _MLM: ("mlm_step", {}, _TORCH),
 }
+
+
+_OF_ELECTRA = tuple(name for name in PEERS if name != _MLM)
 
 
 class Case(NamedTuple):
@@ -38,13 +43,15 @@ class Case(NamedTuple):
 
 CASES: Mapping[str, tuple[Case, ...]] = {
     "cpu": (
-        Case("step small", "small", 32, 128, tuple(PEERS)),
+        Case("step small", "small", 32, 128, _OF_ELECTRA),
+        Case("step mlm", "small,mlm", 32, 128, (_MLM,)),
         Case("step small_pp", "small_pp", 4, 512, (_SDPA,)),
         Case("step base", "base", 4, 512, (_SDPA,)),
         Case("packed small", "small", 8, 512, (_SDPA, _COMPILED), "packed"),
     ),
     "gpu": (
-        Case("step small", "small,flash", 128, 128, tuple(PEERS)),
+        Case("step small", "small,flash", 128, 128, _OF_ELECTRA),
+        Case("step mlm", "small,mlm,flash", 128, 128, (_MLM,)),
         Case("step small_pp", "small_pp,flash", 128, 512, (_SDPA, _COMPILED)),
         Case("step base", "base,flash", 64, 512, (_SDPA, _COMPILED)),
         Case("packed small", "small,flash", 128, 512, (_SDPA, _COMPILED), "packed"),

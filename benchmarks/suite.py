@@ -8,17 +8,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import checkpoints, data, finetuning, growth, labelled, parts, predicting, startup, step, tables
+from benchmarks import checkpoints, data, finetuning, growth, labelled, parts, predicting, scoring, startup, step, tables
 from electra_jax.cli import UserError
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.options import one_of
 from electra_jax.recipe import Recipe
 
-WHAT = ("step", "packed", "preparation", "feeding", "startup", "checkpoint", "growth", "parts", "finetune", "predict")
+WHAT = ("step", "packed", "preparation", "feeding", "startup", "checkpoint", "growth", "parts", "finetune", "predict", "score")
 STARTUP_ROUNDS = 7  # a round starts five programs
 # Of a labelled task: rows, so many that few are left over where batches have one length each; those that a turn predicts; and the steps of
 # a turn of fine-tuning, seconds on a CPU.
 TASK_ROWS, PREDICTED_ROWS, TASK_STEPS = 6_400, 1_600, 50
+SCORED_ROWS = 1_500  # a token of each is a row of its own
 
 
 def run(
@@ -84,7 +85,7 @@ def expected(what: Sequence[str], presets: Sequence[str], platform: str) -> list
 
 def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, presets, rounds, text, docs) -> Iterator[tables.Table]:
     get_config, platform = load_config(root), environment["platform"]
-    if {"preparation", "feeding", "startup", "parts", "finetune", "predict"} & set(what):
+    if {"preparation", "feeding", "startup", "parts", "finetune", "predict", "score"} & set(what):
         source = data.text_file(folder, text)  # first, because the demo's may not be installed
     for word in ("step", "packed"):
         if word in what:
@@ -107,6 +108,8 @@ def measured(root: pathlib.Path, folder: pathlib.Path, environment, what, preset
         tpu = step.recipe(get_config, "small,flash", 32, 128) if importlib.util.find_spec("libtpu") else None
         page = pathlib.Path(docs) if docs else folder / "speed.md"
         yield parts.table(small, platform, data.prepared(folder, source, 128), rounds, tpu, page.with_name(f"{page.stem}_parts.svg"))
+    if "score" in what:
+        yield scoring.table("small", small, folder / "scored", data.vocabulary(folder, source), source, SCORED_ROWS, rounds, environment)
     if {"finetune", "predict"} & set(what):
         yield from task_tables(root, folder, source, step.recipe(get_config, "small", 32, 128), what, rounds, environment)
 

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import pathlib
 import re
 import tempfile
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from benchmarks.processes import Side, Spread, measure
 from electra_jax.cli import UserError, one_line
 from electra_jax.files import write_whole
+from electra_jax.limits import available_cores
 
 
 class Table(NamedTuple):
@@ -61,7 +61,7 @@ def environment() -> dict[str, Any]:
     return {
         **{name: hardware[name] for name in ("platform", "kind", "peak_bfloat16", "memory_bytes")},
         "instructions": instructions(),
-        "cores": cores(),
+        "cores": available_cores(),
         "versions": {name: version for name in ("jax", "torch", "transformers", "txtai", "tokenizers") if (version := _version(name))},
     }
 
@@ -70,10 +70,6 @@ def described(environment: Mapping[str, Any]) -> str:
     device = "" if environment["platform"] == "cpu" else f"{environment['kind']}; "
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     return f"On {device}{environment['cores']} CPU cores, {environment['instructions']}; {versions}."
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def instructions() -> str:

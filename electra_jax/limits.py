@@ -1,5 +1,6 @@
 """Limits that the system sets a process, asked for where a library that meets one would hang or abort without a word."""
 
+import os
 import resource
 import threading
 
@@ -23,6 +24,11 @@ def require_threads(count: int) -> None:
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
+
+
+def available_cores() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_memory() -> bool:

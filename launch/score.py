@@ -25,13 +25,14 @@ INPUT = flags.DEFINE_string("input", "-", "A file with a text per line; -: stand
 OUTPUT = flags.DEFINE_string("output", "-", "The file to write, one JSON object per line; -: standard output.")
 PER_TOKEN = flags.DEFINE_bool("per_token", False, "Write each token's part of the score, too.")
 PAIRS = flags.DEFINE_string("pairs", None, "Minimal pairs to judge the model by, in the place of an input.")
-BATCH_TOKENS = flags.DEFINE_integer("batch_tokens", 0, "Tokens per batch; 0: 2,048 on a CPU, else 65,536.", lower_bound=0)
+BATCH_TOKENS = flags.DEFINE_integer("batch_tokens", 0, "Tokens per batch; 0: 1,024 per core, or 65,536 per GPU or TPU.", lower_bound=0)
 
 
 def main(_):
     from electra_jax.parallel import process
 
     process.prepare()  # before jax is imported
+    process.take_cores_as_devices()
     process.require_devices()
     from electra_jax.infer import score_files, scores
 

@@ -37,8 +37,12 @@ from electra_jax.types import Array, Batch, Params
 
 KINDS = ("pll", "rtd", "electric")
 PORTION_TEXTS = 4096
-BATCH_TOKENS = {"cpu": 2048}
+# Of a batch, on each device.
+BATCH_TOKENS = {"cpu": 1024}
 ELSEWHERE_TOKENS = 65536
+# For pll, where each token costs a row, rows of up to so many tokens are padded to an even length on a CPU: less is computed in vain, and
+# the few more programs to compile are soon paid for.
+FINE_STEP, FINE_TO = 2, 32
 TOP_K = 5
 
 
@@ -159,7 +163,8 @@ def score(texts: Iterable[str], model: str | os.PathLike, kind: str = "", per_to
 def load_scorer(path: str | os.PathLike, kind: str = "", batch_tokens: int = 0) -> Scorer:
     """The model at `path`, for one of KINDS; "": the first of them that the model has a head for.
 
-    batch_tokens: rows times length of a batch; 0: by the platform. UserError where there is no model, no tokenizer or no such head.
+    batch_tokens: rows times length of a batch, on all devices together; 0: by the platform. UserError where there is no model, no
+    tokenizer or no such head.
     """
     name, model, tokenizer = _opened(path)
     heads = heads_for(model)
@@ -171,7 +176,7 @@ def load_scorer(path: str | os.PathLike, kind: str = "", batch_tokens: int = 0) 
     kind = kind or next(iter(heads))
     head = heads[kind]
     mesh = meshes.make_mesh(devices=jax.local_devices())
-    config, lengths, batch_rows = _shape(model.config, head.network, mesh, batch_tokens)
+    config, lengths, batch_rows = _shape(model.config, head.network, mesh, batch_tokens, finely=kind == "pll")
     params = jax.device_put(model.params, meshes.replicated(mesh))
     of_tokens = {"pll": _pll, "rtd": _unreplaced, "electric": _negative}[kind]
     run = jax.jit(lambda params, *rows: of_tokens(params, config, head, *rows), out_shardings=meshes.replicated(mesh))
@@ -207,13 +212,17 @@ def _opened(path: str | os.PathLike) -> tuple[str, Model, Tokenizer]:
     return name, model, model.tokenizer
 
 
-def _shape(config: ElectraConfig, network: str, mesh, batch_tokens: int) -> tuple[ElectraConfig, tuple[int, ...], tuple[int, ...]]:
-    """(the config for this machine, the lengths of rows, the rows of a batch for each)."""
+def _shape(
+    config: ElectraConfig, network: str, mesh, batch_tokens: int, finely: bool
+) -> tuple[ElectraConfig, tuple[int, ...], tuple[int, ...]]:
+    """(the config for this machine, the lengths of rows, the rows of a batch for each). finely: short rows have more lengths."""
     platform = meshes.Platform.of(mesh)
     where = platform.name, config.max_length, [config.encoder(network)]
     attention = choice.choose("auto", *where)
     lengths = batches.ladder(config.max_length, choice.row_multiple(attention, *where))
-    tokens = batch_tokens or BATCH_TOKENS.get(platform.name, ELSEWHERE_TOKENS)
+    if finely and platform.name == "cpu":
+        lengths = tuple(sorted({*lengths, *range(FINE_STEP, min(FINE_TO, config.max_length) + 1, FINE_STEP)}))
+    tokens = batch_tokens or BATCH_TOKENS.get(platform.name, ELSEWHERE_TOKENS) * mesh.size
     batch_rows = tuple(max(tokens // length // mesh.size, 1) * mesh.size for length in lengths)
     return dataclasses.replace(config, dtype=platform.dtype, attention=attention, scan_layers=True), lengths, batch_rows
 

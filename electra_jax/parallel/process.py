@@ -7,6 +7,7 @@ from electra_jax.cli import UserError, one_line
 from electra_jax.parallel import allocator
 
 _XLA_THREADS = 256  # some; their number follows from the cores and devices
+MOST_CORES = 16  # so many devices, and the threads that XLA starts for them, fit every machine
 
 
 def require_devices() -> None:
@@ -21,6 +22,18 @@ def require_devices() -> None:
         if not asked:
             raise UserError(f"jax finds no device ({words}): JAX_PLATFORMS=cpu runs on the processor") from None
         raise UserError(f"jax finds no device of JAX_PLATFORMS={asked} ({words}): install jax for it, or leave JAX_PLATFORMS out") from None
+
+
+def take_cores_as_devices() -> None:
+    """On a CPU, each core (of at most MOST_CORES) becomes a device, unless JAX_NUM_CPU_DEVICES says otherwise; before anything asks for
+    devices.
+
+    For programs whose rows never meet: each core then computes its rows by itself, and need not wait for the others after every product.
+    """
+    import jax
+
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", min(limits.available_cores(), MOST_CORES))
 
 
 def prepare() -> None:

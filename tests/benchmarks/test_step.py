@@ -88,7 +88,7 @@ def test_peers_that_are_missing_have_a_row_that_says_so(monkeypatch, tmp_path):
     assert [line[0] for line in table.rows] == ["electra_jax", *step.PEERS]
     assert all("not installed: pip install" in line[1] for line in table.rows[1:])
     assert float(table.rows[0][1]) > 0 and "%" in table.rows[0][-1]
-    assert table.rows[-1] == ["txtai TokenDetection", "not installed: pip install torch transformers txtai"]
+    assert ["txtai TokenDetection", "not installed: pip install torch transformers txtai"] in table.rows
     (run,) = table.figures["runs"]
     ours = run["electra_jax"]
     assert len(ours) == 2 and ours[0]["flops"] > 0 and all(np.isfinite(sample["loss"]) for sample in ours)

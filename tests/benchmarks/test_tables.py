@@ -38,7 +38,7 @@ def test_tables_into_a_page(tmp_path):
 def test_every_table_has_its_place_in_the_docs():
     page = (ROOT / "docs" / "speed.md").read_text()
     names = {case.name for cases in step.CASES.values() for case in cases}
-    names |= {"step base gpu", "preparation", "feeding", "startup", "checkpoint", "growth", "parts", "finetune", "predict"}
+    names |= {"step base gpu", "preparation", "feeding", "startup", "checkpoint", "growth", "parts", "finetune", "predict", "score"}
     assert {name for name in names if f"<!-- bench:{name} -->" not in page} == set()
 
 

@@ -40,7 +40,11 @@ def first_values(source, name: str, config, **more):
     return start.values(state, config, source, vocabulary(), with_slots=False, seed=0, **more)
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("electric", "mixture")])
+ALWAYS = ("mlm", "coco_clm")
+OTHERS = [name for name in OBJECTIVES if name not in ("electric", "mixture", *ALWAYS)]
+
+
+@pytest.mark.parametrize("name", [*ALWAYS, *(pytest.param(name, marks=pytest.mark.objectives) for name in OTHERS)])
 @pytest.mark.parametrize("format", formats.FORMATS)
 def test_what_a_run_leaves_goes_out_and_comes_back(name, format, tmp_path):
     there = made(name)

@@ -40,9 +40,12 @@ CASES = {
 }
 
 
+LONG = pytest.mark.objectives  # is run by `make objectives` alone
+
+
 def cases(always: str = ""):
     """always: is run by `make test` too."""
-    return [pytest.param(case, marks=() if case == always else pytest.mark.objectives) for case in CASES]
+    return [pytest.param(case, marks=() if case == always else LONG) for case in CASES]
 
 
 def parts_of(case: str, **fields):
@@ -77,7 +80,9 @@ def one_step(case: str, data: int, fsdp: int, accumulation_steps: int):
     return jax.device_get(program.run(state, program.place(tiny.batch(ROWS))))
 
 
-@pytest.mark.parametrize("data, fsdp, accumulation_steps", [(8, 1, 1), (1, 1, 4), (2, 4, 2)])
+@pytest.mark.parametrize(
+    "data, fsdp, accumulation_steps", [pytest.param(8, 1, 1, marks=LONG), pytest.param(1, 1, 4, marks=LONG), (2, 4, 2)]
+)
 @pytest.mark.parametrize("case", cases("mlm"))
 def test_one_step_is_the_same_on_every_mesh_and_in_micro_batches(case, data, fsdp, accumulation_steps):
     with jax.enable_x64(True):
@@ -117,7 +122,7 @@ def test_a_run_goes_on_bit_for_bit(case, rows, tmp_path, capsys):
     assert set(goal.view.shown) <= shown
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [preset if preset == "tiny" else pytest.param(preset, marks=LONG) for preset in PRESETS])
 @pytest.mark.parametrize("case", cases("mixture"))
 def test_every_preset_traces(case, preset):
     """Without compiling: the shapes of a step."""

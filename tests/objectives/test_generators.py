@@ -20,6 +20,8 @@ from tests.objectives import equations
 MIXED = ObjectiveConfig(name="mixture", mixture=",".join(f"{name}=1" for name in OBJECTIVES if name not in ("mixture", "coco_clm")))
 VOCABULARY = tiny.vocabulary(tiny.VOCAB_SIZE)
 
+LONG = pytest.mark.objectives  # is run by `make objectives` alone
+
 
 def replaced(model, batch, at_step=0, train=True, masking_config=MaskingConfig(rate=0.3), **fields):
     """(the parameters, the generator's plan, what it made)"""
@@ -36,8 +38,10 @@ def rows_of_one_word(rows: int, word: int = 20):
     return tiny.batch(rows).replace(tokens=tokens, segments=np.ones_like(tokens))
 
 
-@pytest.mark.parametrize("allow_correct", [True, False])
-@pytest.mark.parametrize("kind", ["uniform", "unigram"])
+@pytest.mark.parametrize(
+    "kind, allow_correct",
+    [("uniform", True), ("unigram", False), pytest.param("uniform", False, marks=LONG), pytest.param("unigram", True, marks=LONG)],
+)
 def test_tokens_are_drawn_by_a_fixed_distribution(kind, allow_correct):
     """The published uniform_generator draws special tokens too; frequencies have none."""
     wanted = np.ones(tiny.VOCAB_SIZE) if kind == "uniform" else VOCABULARY.counts.copy()
@@ -78,7 +82,13 @@ def masses(monkeypatch, **options):
 
 @pytest.mark.parametrize(
     "decay_steps, at_step, train, temperature",
-    [(0, 5, True, 2.0), (0, 5, False, 2.0), (10, 0, True, 2.0), (10, 5, True, 1 + np.exp(-0.5)), (10, 5, False, 1.0)],
+    [
+        pytest.param(0, 5, True, 2.0, marks=LONG),
+        pytest.param(0, 5, False, 2.0, marks=LONG),
+        pytest.param(10, 0, True, 2.0, marks=LONG),
+        (10, 5, True, 1 + np.exp(-0.5)),
+        (10, 5, False, 1.0),
+    ],
 )
 def test_temperature_and_its_decay(monkeypatch, decay_steps, at_step, train, temperature):
     """Held out it is the last one, whatever the step."""
@@ -103,8 +113,10 @@ def test_replacements_without_dropout():
     assert float(without.losses["mlm"]) == float(with_dropout.losses["mlm"]) != float(never.losses["mlm"])
 
 
-@pytest.mark.parametrize("sharing", ["none", "gdes"])
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "name, sharing",
+    [("muon", "gdes"), *(pytest.param(*case, marks=LONG) for case in (("adamw", "none"), ("adamw", "gdes"), ("muon", "none")))],
+)
 def test_a_frozen_generator_stays_what_it_is(name, sharing):
     """Not even weight decay moves it, and the optimizer keeps nothing of it."""
     goal = equations.make("electra", tiny.model(sharing=sharing), train_generator=False)

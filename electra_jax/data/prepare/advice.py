@@ -6,7 +6,7 @@ import os
 import shlex
 
 from electra_jax.data.config import ENOUGH_EPOCHS, FEWEST_STEPS
-from electra_jax.data.prepare.workers import available_cores
+from electra_jax.limits import available_cores
 
 TINY_TOKENS_PER_CORE_SEC = 10_000  # of the tiny preset with a small vocabulary; measured: 8,000 to 12,000
 CPU_SECS = 3600.0  # a first run is to end within an hour

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from tqdm import tqdm
 
 from electra_jax.cli import UserError
+from electra_jax.limits import available_cores
 
 BYTES_PER_WORKER = 4 << 20  # starting a process takes as long as preparing so much text
 
@@ -55,10 +56,6 @@ class Workers:
             raise UserError(
                 "a worker process was killed, most likely for lack of memory: run the same command again with fewer --workers"
             ) from None
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from electra_jax.compare.entries import Entry
 from electra_jax.infer import pairs, scores
 from electra_jax.pretrain import open_work, pretrain
 from electra_jax.recipe import Recipe
+from electra_jax.resume import MAY_CHANGE
 from electra_jax.store import names
 from electra_jax.views import View
 from electra_jax.watch.telemetry import format_secs, parse_line
@@ -23,21 +25,8 @@ ROWS = "rows.jsonl"
 CURVE_POINTS = 20  # evaluations of a run, unless eval.every_steps is given
 Row = Mapping[str, Any]
 RecipeOf = Callable[[Entry, Mapping[str, Any]], Recipe]  # (entry, {"section.field": value}) -> its recipe with these values
-FIELDS = {
-    "entry",
-    "budget_flops",
-    "seed",
-    "settings",
-    "steps",
-    "flops_per_step",
-    "heldout",
-    "curve",
-    "compared",
-    "warnings",
-    "scores",
-    "tasks",
-}
-_PATHS = {"data.path", "init_from"}  # where something lies; what it is, is known otherwise
+FIELDS = {"entry", "budget_flops", "seed", "settings", "steps", "flops_per_step"}  # that every row has, and
+FIELDS |= {"heldout", "curve", "compared", "warnings", "scores", "tasks"}
 
 
 class Plan(NamedTuple):
@@ -75,8 +64,7 @@ def plan(
     """Every run, in the order in which they are made: all entries with the first seed, then with the next. Nothing is trained yet, and
     everything is checked.
 
-    UserError for an entry that cannot be trained, and for a budget that is less
-    than a step of one.
+    UserError for an entry that cannot be trained, and for a budget that is less than a step of one.
     """
     opened = {entry.name: open_work(recipe_of(entry, {"train.steps": 10**6}), scratch) for entry in entries}
     found = []
@@ -92,7 +80,8 @@ def plan(
                 own = {"train.steps": steps, "seed": work.recipe.seed + number}
                 defaults = {"eval.every_steps": every, "checkpoint.every_steps": every}
                 recipe = recipe_of(entry, own | {name: value for name, value in defaults.items() if name not in work.recipe.given})
-                given = sorted((work.recipe.given | entry.fields.keys()) - _PATHS - {"train.steps", "seed"})
+                given = sorted((work.recipe.given | entry.fields.keys()) - {"train.steps", "seed"})
+                given = [name for name in given if not re.search(MAY_CHANGE, name)]
                 settings = {"objective": recipe.objective.name, **{name: recipe.value(name) for name in given}, **work.identity}
                 found.append(Plan(entry, budget, recipe.seed, recipe, settings, flops, work.parts.objective.view))
     return found

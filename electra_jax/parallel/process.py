@@ -7,7 +7,7 @@ from electra_jax.cli import UserError, one_line
 from electra_jax.parallel import allocator
 
 _XLA_THREADS = 256  # some; their number follows from the cores and devices
-MOST_CORES = 16  # so many devices, and the threads that XLA starts for them, fit every machine
+MOST_CORES = 16  # a device each, with threads of its own
 
 
 def require_devices() -> None:

@@ -85,9 +85,12 @@ def make_ranks(
     add = compiled(lambda so_far, *args: jax.tree.map(operator.add, so_far, find(*args), is_leaf=is_moments))
     ranks = compiled(lambda moments: jax.tree.map(Moments.rank, moments, is_leaf=is_moments))
 
+    random = first()
+    shapes = meshes.on_mesh(partial(jax.eval_shape, find), mesh)(random, *heldout[0])
+    nothing = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
     def measure(params: Params) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        shapes = meshes.on_mesh(partial(jax.eval_shape, find), mesh)(params, *heldout[0])
-        moments = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        moments = nothing
         for batch, valid_B in heldout:
             moments = add(moments, params, batch, valid_B)
         return jax.device_get(ranks(moments))
@@ -100,5 +103,5 @@ def make_ranks(
             for layer, rank in enumerate(ranks_of_layers)
         }
 
-    random = named(first(), "random_")
-    return lambda params: named(params, "") | random
+    of_random = named(random, "random_")
+    return lambda params: named(params, "") | of_random

@@ -30,7 +30,7 @@ interop: $(VENV)/.test $(VENV)/.parity $(VENV)/.demo  ## All of conversion: ever
 	$(BIN)/python -m pytest -s tests/interop tests/parity/test_interop.py tests/launch/test_convert.py $(TEST_FLAGS)
 
 finetune: $(VENV)/.test $(VENV)/.parity  ## Fine-tuning and scores against PyTorch: every head, loss and rule, float32 and float64
-	$(BIN)/python -m pytest -s tests/parity/test_finetune.py tests/parity/test_published.py tests/parity/test_dropout.py tests/parity/test_windows.py tests/parity/test_scores.py $(TEST_FLAGS)
+	$(BIN)/python -m pytest -s tests/parity/test_finetune.py tests/parity/test_published.py tests/parity/test_dropout.py tests/parity/test_windows.py tests/parity/test_sentence_scores.py $(TEST_FLAGS)
 
 objectives: $(VENV)/.test  ## Every objective: its equations, meshes, micro-batches, resumes, presets
 	XLA_FLAGS="$(strip $(QUICK) $(XLA_FLAGS))" $(BIN)/python -m pytest -m objectives $(TEST_WORKERS) tests/objectives tests/interop/test_objectives.py $(TEST_FLAGS)

@@ -7,6 +7,7 @@ content or the new. What a kill leaves behind is hidden: `.NAME.*.tmp`.
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import pathlib
@@ -36,6 +37,15 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_litter(path: str | os.PathLike) -> None:
+    """Removes what killed writers of this file left beside it. Only for files whose writers hold `flock` on them while they write."""
+    path = pathlib.Path(path)
+    for litter in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), open(litter, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: somebody is writing it
+            litter.unlink()
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:

@@ -10,6 +10,7 @@ from electra_jax.finetune.tasks import KINDS, OWN, TASKS
 from electra_jax.options import at_least, from_zero_up, one_of, option
 
 NULL_THRESHOLD = -2.75  # for SQuAD 2.0's no-answer score: qa_na_threshold in configure_finetuning.py
+WIDEST_RANGE = 1e30  # from the lowest number to the highest, to stay within float32
 HEADS = ("classification", "sequence_classification", "token_classification", "joint_answer", "question_answering")
 
 
@@ -62,8 +63,8 @@ class TaskConfig:
             raise UserError(f"task.dev_from_train is {self.dev_from_train}: it must be from 0 to below 1")
         if self.label_range is not None:
             numbers = all(isinstance(each, int | float) and math.isfinite(each) for each in self.label_range)
-            if not (numbers and len(self.label_range) == 2 and self.label_range[0] < self.label_range[1]):
-                raise UserError(f"task.label_range is {self.label_range}: it must be (lowest, highest)")
+            if not (numbers and len(self.label_range) == 2 and 0 < self.label_range[1] - self.label_range[0] <= WIDEST_RANGE):
+                raise UserError(f"task.label_range is {self.label_range}: it must be (lowest, highest), at most {WIDEST_RANGE:g} apart")
         if len(self.delimiter) > 1 or self.delimiter in ("\n", "\r", '"'):
             raise UserError(f"task.delimiter is {self.delimiter!r}: it must be one character, and no line end or quote")
         if not self.separator:

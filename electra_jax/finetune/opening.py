@@ -12,7 +12,7 @@ from electra_jax.data.prepare.split import document_hash, is_heldout
 from electra_jax.data.readers import tfds
 from electra_jax.data.readers.compressions import COMPRESSIONS
 from electra_jax.finetune import tags
-from electra_jax.finetune.config import TaskConfig
+from electra_jax.finetune.config import WIDEST_RANGE, TaskConfig
 from electra_jax.finetune.examples import Answers, Example
 from electra_jax.finetune.readers import ENDINGS, ONE_KIND, format_of, read
 from electra_jax.finetune.readers.layout import Layout
@@ -84,6 +84,8 @@ def _own(config: TaskConfig, given: Mapping[str, str]) -> Task:
         names = os.listdir(config.path)
         files = {split: given.get(split) or _named(names, stems, config) for split, stems in _STEMS.items()}
     else:
+        if not os.path.exists(config.path):
+            raise UserError(f"{config.path}: there is no such file or folder: name your file, or the folder of your files (task.path)")
         name = os.path.basename(config.path)
         if given.get("train", name) != name:
             raise UserError(f"task.path names the file {name}, and task.train another: let task.path be their folder")
@@ -200,12 +202,10 @@ def missing(config: TaskConfig, splits: Sequence[str] | None = None, flag: str =
     names = [" or ".join(names) for split, names in task.files.items() if split not in found and (splits is None or split in splits)]
     if not names:
         return ""
+    folder = os.path.dirname(config.path) or "." if os.path.isfile(config.path) else config.path or "the folder that task.path names"
     mend = f"put {'it' if len(names) == 1 else 'them'} there from {task.source}, name" if task.source else "name"
     other = f", or read the task from TFDS ({flag}={_TFDS})" if task.tfds else ""
-    return (
-        f"{task.title}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not in {config.path or 'the folder that task.path names'}: "
-        f"{mend} another place ({flag}){other}"
-    )
+    return f"{task.title}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not in {folder}: {mend} another place ({flag}){other}"
 
 
 def _not_built(item: str) -> str:
@@ -340,8 +340,9 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
     changes, layout = {}, {}
     train = examples.get("train", ())
     file = train[0].where.rsplit(":", 1)[0] if train else ""
-    if task.kind in ("class", "classes") and not task.labels:
+    if task.kind in ("class", "classes"):
         check_labels(examples, task.kind)
+    if task.kind in ("class", "classes") and not task.labels:
         layout["labels"] = tuple(sorted({each for example in train for each in label_types(example, task.kind)}))
         number = len(layout["labels"])
         if train and not number:
@@ -353,12 +354,13 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
             )
     separator = task.layout.separator
     if task.kind == "classes" and (both := [each for each in layout.get("labels", task.labels) if separator in each]):
+        where = next((f"{example.where}: " for example in train if example.label and both[0] in example.label), "")
         raise UserError(
-            f"the label {both[0]!r} has {separator!r} in it, which stands between the labels of a row in predictions: "
+            f"{where}the label {both[0]!r} has {separator!r} in it, which stands between the labels of a row in predictions: "
             "choose another task.separator"
         )
-    if task.kind == "class" and train and len(labels := layout.get("labels", task.labels)) == 1:
-        raise UserError(f"{file} has the label {labels[0]!r} alone: there is nothing to learn")
+    if task.kind == "class" and len(labels := {example.label for example in train}) == 1:
+        raise UserError(f"{file} has the label {labels.pop()!r} alone: there is nothing to learn")
     if task.kind == "tags":
         check_labels(examples, task.kind)
         every = [example.label for each in examples.values() for example in each if example.label is not None]
@@ -374,6 +376,8 @@ def _completed(task: Task, examples: Mapping[str, Sequence[Example]]) -> Task:
         low, high = min(example.label for example in train), max(example.label for example in train)
         if low == high:
             raise UserError(f"{file}: every number is {low:g}: there is nothing to learn")
+        if high - low > WIDEST_RANGE:
+            raise UserError(f"{file}: its numbers go from {low:g} to {high:g}, too far apart: write them on another scale")
         layout["range"] = (low, high)
     if task.kind == "answer":
         without = [example for each in examples.values() for example in each if example.label is not None and not example.label.texts]

@@ -72,6 +72,7 @@ def _json(value) -> str:
 
 def zip_files(paths: Iterable[pathlib.Path], target: pathlib.Path) -> None:
     """One archive of these files without their folders, as GLUE's site asks for (`zip -j -D`)."""
-    with whole_file(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with whole_file(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for path in sorted(paths):
-            archive.write(path, path.name)
+            # Without the files' times, so that equal predictions make equal archives.
+            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes(), zipfile.ZIP_DEFLATED)

@@ -88,8 +88,9 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
         return []
     for done in (folder / RESULTS, folder / REPORT):  # by which completed.py knows that all of it is there
         done.unlink(missing_ok=True)
-    for litter in [*folder.glob(".*.tmp"), *(folder / PREDICTIONS).glob(".*.tmp")]:  # nobody is writing them now: the run is locked
+    for litter in folder.glob(".*.tmp"):  # nobody is writing them now: the run is locked
         shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
+    shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)  # it may have those of a test set that is gone
     for seed, member in members.items():
         if config.keep == "all":
             _save(folder / f"{MODEL}-seed{seed}", run, member, scores[run.dev][seed], seed)

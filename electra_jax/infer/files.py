@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import stat
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 from electra_jax.cli import UserError
-from electra_jax.files import whole_file
+from electra_jax.files import remove_litter, whole_file
 from electra_jax.finetune import readers
 from electra_jax.finetune.examples import Example
 from electra_jax.finetune.rows import Prediction
@@ -126,7 +127,10 @@ def writing(target: str) -> Iterator[BinaryIO]:
         with open(target, "wb") as out:
             yield out
     else:
-        with whole_file(os.path.realpath(target)) as temporary, open(temporary, "wb") as out:
+        target = os.path.realpath(target)
+        remove_litter(target)  # of a killed run, as large as what it had written
+        with whole_file(target) as temporary, open(temporary, "wb") as out:
+            fcntl.flock(out, fcntl.LOCK_EX)
             yield out
 
 

@@ -1,6 +1,7 @@
 """The table over GLUE's tasks: what is run, what is missing, what goes on, what is uploaded."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -72,6 +73,11 @@ def test_the_table_and_what_is_missing(ran, tmp_path):
     assert "it lacks SST-2.tsv, MRPC.tsv" in said[1] and (tmp_path / "run" / "table.md").read_text().splitlines() == lines
     with zipfile.ZipFile(tmp_path / "run" / "uploads.zip") as archive:
         assert sorted(archive.namelist()) == ["CoLA.tsv", "RTE.tsv"]
+    whole = (tmp_path / "run" / "uploads.zip").read_bytes()
+    for path in (tmp_path / "run").glob("*/predictions/*.tsv"):
+        os.utime(path, (10**9, 10**9))  # as if made anew at another time
+    glue.finish(tmp_path / "run", rows)
+    assert (tmp_path / "run" / "uploads.zip").read_bytes() == whole
 
 
 def test_an_earlier_table_stays_where_no_task_has_its_files(ran, tmp_path):

@@ -164,9 +164,9 @@ def test_a_config_reads_as_the_others_do():
 def test_a_named_task_with_other_files_and_columns(tmp_path):
     put(tmp_path, "dev.tsv", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
     put(tmp_path, "more.tsv.gz", "")
-    put(tmp_path, "mine.tsv", "index\tsentence1\tsentence2\tlabel\n5\tc\td\tnot_entailment\n")
+    put(tmp_path, "mine.tsv", "index\tsentence1\tsentence2\tlabel\n5\tc\td\tnot_entailment\n6\tc\te\tentailment\n")
     opened = opening.open_task(TaskConfig(name="rte", path=str(tmp_path), train="mine.tsv"))
-    assert [example.id for example in opened.examples["train"]] == ["5"] and opened.paths["train"].endswith("mine.tsv")
+    assert [example.id for example in opened.examples["train"]] == ["5", "6"] and opened.paths["train"].endswith("mine.tsv")
     task = opening.task_of(TaskConfig(name="mnli", path=str(tmp_path), dev="x.tsv"))
     assert task.files["dev"] == ("x.tsv",) and not {"dev_matched", "dev_mismatched"} & set(task.files) and "test_matched" in task.files
     assert opening.task_of(TaskConfig(name="ud", label_column="xpos")).layout.label == "xpos"
@@ -321,7 +321,25 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
         (
             {"train.jsonl": '{"text": "a", "label": ["x, y", "z"]}\n{"text": "b", "label": []}\n'},
             {"dev": "train.jsonl", "kind": "classes"},
-            "the label 'x, y' has ',' in it, .*: choose another task.separator",
+            "train.jsonl:1: the label 'x, y' has ',' in it, .*: choose another task.separator",
+        ),
+        ({}, {"path": "onw.csv"}, "onw.csv: there is no such file or folder: name your file"),
+        ({"a.csv": REVIEWS}, {"path": "a.csv", "test": "b.csv"}, r"b.csv is not in \S*(?<!csv): name another place"),
+        ({"train.parquet.gz": ""}, {"dev": "train.parquet.gz"}, "a .parquet file is compressed within, .*: decompress it"),
+        (
+            {"train.csv": "text,label\na,1e308\nb,-1e308\n"},
+            {"dev": "train.csv", "kind": "number"},
+            r"train.csv: its numbers go from -1e.308 to 1e.308, too far apart: write them on another scale",
+        ),
+        (
+            {"train.csv": "text,label\na,1\nb,2\n"},
+            {"dev": "train.csv", "kind": "number", "header": False},
+            "train.csv:1: '-1' is 'label', which is no number: if the line is a header, say task.header=True",
+        ),
+        (
+            {"train.conll": "word pos\na N\nb V\n\nc N\nd V\n"},
+            {"dev": "train.conll", "kind": "tags"},
+            "train.conll:1: no other word has the tag 'pos': if the line is a header, delete it; otherwise .*task.tag_scheme=tokens",
         ),
         ({"train.json": "[]"}, {}, "the format squad holds answer, .*task.kind=answer, or of JSON lines task.format=jsonl"),
         (
@@ -338,6 +356,11 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
         ({"train.conll": "a O"}, {"kind": "tags", "bad_rows": "drop"}, "task.bad_rows is for .*, and this file is columns"),
         ({"train.csv": REVIEWS, "dev.csv": "text,label\na,pos\nb,good\n"}, {}, "dev.csv:3: the dev set has the label 'good', which no row"),
         ({"train.csv": REVIEWS, "dev.csv": "text,label\na,good\n"}, {"labels": ("pos", "neg")}, "dev.csv:2: the label 'good' is none of"),
+        (
+            {"train.csv": REVIEWS, "dev.csv": "text,label\na,fair\n"},
+            {"labels": ("pos", "neg", "fair")},
+            "dev.csv:2: the dev set has the label 'fair', which no row",
+        ),
         ({"train.conll": "a B-X\nb O\n", "dev.conll": "a O\n\nb B-Y\n"}, {"kind": "tags"}, "dev.conll:3: the dev set has the label 'Y'"),
     ],
 )
@@ -408,7 +431,7 @@ def test_missing_files_are_named(tmp_path):
         opening.open_task,
         TaskConfig("mnli", str(path)),
     )
-    row = "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tneutral\n"
+    row = "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tneutral\n1\tc\td\tentailment\n"
     for split in ("train", "dev_matched", "dev_mismatched"):
         put(path / "MNLI", f"{split}.tsv", row)
     opened = opening.open_task(TaskConfig("mnli", str(path)))
@@ -435,7 +458,7 @@ def test_missing_files_are_named(tmp_path):
 
 
 def test_all_files_of_a_task_lie_in_one_folder(tmp_path):
-    row = "sentence\tlabel\n{}\t0\n"
+    row = "sentence\tlabel\n{0}\t0\n{0}\t1\n"
     put(tmp_path, "train.tsv", row.format("above"))
     for split in ("train", "dev"):
         put(tmp_path / "SST-2", f"{split}.tsv", row.format("below"))

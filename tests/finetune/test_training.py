@@ -134,6 +134,9 @@ def test_a_table_of_ones_own_with_two_seeds(source, tmp_path, capsys):
     (tmp_path / "test.csv").write_text("text\n" + "w1 w2\n" * 5)  # another test set: no more than its predictions are made
     assert completed.ensure(config, tmp_path / "run")["scores"] == found["scores"]
     assert len((tmp_path / "run" / "predictions" / "test.tsv").read_text().splitlines()) == 6
+    (tmp_path / "test.csv").unlink()  # of a test set that is gone, the predictions go
+    assert completed.ensure(config, tmp_path / "run")["scores"] == found["scores"]
+    assert [path.name for path in (tmp_path / "run" / "predictions").iterdir()] == ["dev.tsv"]
     with open(tmp_path / "dev.csv", "a") as file:
         file.write("w1 w2,low\n")
     with pytest.raises(UserError, match=f"the examples in {tmp_path} have changed since .*run was made of them"):

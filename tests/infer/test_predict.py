@@ -616,6 +616,18 @@ def test_the_command_without_a_standard_error(reviews, tmp_path):
     assert done.returncode == 0 and [line.split("\t")[0] for line in done.stdout.splitlines()] == ["id", "0"]
 
 
+def test_what_a_kill_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    target = tmp_path / "out.tsv"
+    (tmp_path / ".out.tsv.0a.tmp").write_text("cut")
+    with files.writing(str(target)) as first:
+        assert len(list(tmp_path.glob(".*.tmp"))) == 1
+        with files.writing(str(target)) as second:
+            second.write(b"second")
+        assert target.read_bytes() == b"second"
+        first.write(b"first")
+    assert target.read_bytes() == b"first" and list(tmp_path.iterdir()) == [target]
+
+
 @pytest.mark.slow
 def test_ten_kills(reviews, tmp_path):
     """What was there stays, or the whole new file is there; the same command again gives the same bytes."""
@@ -637,3 +649,4 @@ def test_ten_kills(reviews, tmp_path):
         assert target.read_bytes() in (b"what was there", wanted)
     subprocess.run(flags, env=env, check=True, capture_output=True)
     assert target.read_bytes() == wanted and killed >= 5
+    assert not list(tmp_path.glob(".*.tmp"))

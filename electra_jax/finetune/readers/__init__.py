@@ -84,6 +84,8 @@ def read(path: str, layout: Layout) -> Reading:
         _refuse_header(examples, layout.kind)
     if layout.kind == "tags":
         examples = _normalized(examples, layout, counts)
+        if layout.scheme == "auto":
+            _refuse_column_names(examples)
     rows = len(examples) + sum(count for reason, count in counts.items() if reason.startswith("dropped"))
     return Reading(examples, {"rows": rows} | {reason: count for reason, count in counts.items() if count})
 
@@ -102,6 +104,8 @@ def each(path: str, layout: Layout, counts: Counter, file: BinaryIO | None = Non
     with reading(path), open(path, "rb") if file is None else contextlib.nullcontext(file) as opened:
         compression = os.path.splitext(path.lower())[1]
         binary = layout.format in BINARY
+        if binary and compression in COMPRESSIONS:
+            raise UserError(f"{path}: a .{layout.format} file is compressed within, and is read as it is: decompress it")
         stream = opened if binary else text_stream(opened, compression if compression in COMPRESSIONS else "", path)
         yield from load(FORMATS, layout.format).examples(stream, path, layout, counts)
 
@@ -145,6 +149,17 @@ def _refuse_header(examples: list[Example], kind: str) -> None:
         raise UserError(
             f"{examples[0].where}: no other row has its label {first[0]!r}: if the line is a header, say task.header=True and give columns "
             "by their names; otherwise list the labels (task.labels)"
+        )
+
+
+def _refuse_column_names(examples: list[Example]) -> None:
+    """Raises UserError if the first line of a file of tags may be a header: no other word has its tag, while other words share theirs."""
+    counts = Counter(tag for example in examples for tag in example.label or ())
+    first = examples[0].label[0] if examples[0].where.endswith(":1") and examples[0].label else ""
+    if counts[first] == 1 < max(counts.values()) and not tags.is_of_span(first):
+        raise UserError(
+            f"{examples[0].where}: no other word has the tag {first!r}: if the line is a header, delete it; otherwise say that each tag is "
+            "of its word alone (task.tag_scheme=tokens)"
         )
 
 

@@ -252,7 +252,9 @@ def _number(value: Any, row: Mapping, texts: tuple[str, ...], layout: Layout, wh
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{where}: {layout.label!r} is {value!r}, which is no number: write it as 3.5") from None
+        is_header = not layout.header and where.endswith(":1")
+        mend = "if the line is a header, say task.header=True and give columns by their names" if is_header else "write it as 3.5"
+        raise UserError(f"{where}: {layout.label!r} is {value!r}, which is no number: {mend}") from None
     low, high = layout.range or (-math.inf, math.inf)
     if not (math.isfinite(number) and low <= number <= high):
         raise UserError(f"{where}: {layout.label!r} is {value}, and must be {f'from {low:g} to {high:g}' if layout.range else 'finite'}")

@@ -21,7 +21,8 @@ def examples(stream: BinaryIO, path: str, layout: Layout, counts: Counter) -> It
         data = json.loads(whole)
     except json.JSONDecodeError as error:
         cut = "the file is cut short: " if error.pos >= len(whole.rstrip()) or error.msg.startswith("Unterminated") else ""
-        raise UserError(f"{path}:{error.lineno} is not JSON ({error.msg} at column {error.colno}): {cut}download it again") from None
+        reason = error.msg.removesuffix(" at")
+        raise UserError(f"{path}:{error.lineno} is not JSON ({reason} at column {error.colno}): {cut}download it again") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
         raise UserError(f"{path} is not SQuAD's JSON ({error}): download it again") from None
     for number, article in enumerate(_list(data, "data", path)):

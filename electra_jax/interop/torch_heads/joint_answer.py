@@ -35,7 +35,10 @@ def answer_logits(folder, num_starts=20, **inputs):
 
 def answer(folder, question, context, longest=30):
     """(text, score, no_answer) for a context that fits into one row of the model. longest: the most pieces that an answer may have."""
-    inputs = AutoTokenizer.from_pretrained(folder)(question, context, return_tensors="pt", return_offsets_mapping=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+    if (length := inputs["input_ids"].shape[1]) > tokenizer.model_max_length:
+        raise ValueError(f"question and context have {length} tokens, and the model takes {tokenizer.model_max_length}: cut the context")
     place = inputs.pop("offset_mapping")[0].tolist()
     start, starts, end, no_answer = answer_logits(folder, **inputs)
     score = start.log_softmax(-1)[0, starts[0]][:, None] + end.log_softmax(-1)[0]

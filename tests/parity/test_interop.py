@@ -342,6 +342,12 @@ if hasattr(task_head, "task_logits"):
     found = task_head.task_logits(folder, **tokenizer([a for a, _ in texts], padding=True, return_tensors="pt")).tolist()
 else:
     found = [task_head.answer(folder, *pair) for pair in texts]
+    try:
+        task_head.answer(folder, "who?", "a " * 600)
+    except ValueError as error:
+        assert "tokens, and the model takes 512: cut the context" in str(error)
+    else:
+        raise AssertionError("a context that is too long was read")
     rows = tokenizer([a for a, _ in texts], [b for _, b in texts], padding=True, return_tensors="pt")
     arrays = task_head.answer_logits(folder, **rows)
     np.savez(sys.argv[2] + ".npz", *(x.numpy() for x in arrays), tokens=rows["input_ids"], types=rows["token_type_ids"])

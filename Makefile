@@ -9,8 +9,9 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if 
 export JAX_PLATFORMS ?= cpu
 export PYTHONPATH := $(CURDIR)
 
-# Most of a test's time is compiling. Not optimizing takes two thirds of it, XLA's older emitters for fusions half of that; an unknown flag
-# stops XLA, so the second is set for tested versions alone. The other targets test what users run.
+# Most of a test's time is compiling. Without optimization the tests take two thirds of the time, and XLA's older emitters for fusions halve
+# what compiling takes then. XLA stops at a flag that it does not know, so the second flag is set only where versions are pinned. The other
+# targets test what users run.
 QUICK      := --xla_backend_optimization_level=0 $(if $(PINS),--xla_cpu_use_fusion_emitters=false)
 TEST_WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 DEMO_DIR   ?= runs/demo

@@ -81,10 +81,11 @@ def finish(workdir: str | os.PathLike, rows: Sequence[Row]) -> list[str]:
     wanted = [upload.file for name in NAMES for upload in TASKS[name].uploads]
     there = {path.name: path for row in rows if not row.missing for path in (folder / row.name / results.PREDICTIONS).glob("*.tsv")}
     uploads = {name: there[name] for name in wanted if name in there}
-    (folder / UPLOADS).unlink(missing_ok=True)  # of test sets that may be gone
     lines = [f"{folder / TABLE} has this table"]
     if uploads:
         outputs.zip_files(uploads.values(), folder / UPLOADS)
         lacking = [name for name in wanted if name not in uploads]
         lines.append(f"{folder / UPLOADS}: {len(uploads)} of GLUE's files" + (f"; it lacks {', '.join(lacking)}" if lacking else ""))
+    else:
+        (folder / UPLOADS).unlink(missing_ok=True)  # of test sets that are gone
     return lines

@@ -130,7 +130,8 @@ def writing(target: str) -> Iterator[BinaryIO]:
         target = os.path.realpath(target)
         remove_litter(target)  # of a killed run, as large as what it had written
         with whole_file(target) as temporary, open(temporary, "wb") as out:
-            fcntl.flock(out, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # a file system without locks, where no litter is removed either
+                fcntl.flock(out, fcntl.LOCK_EX)
             yield out
 
 

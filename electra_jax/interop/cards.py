@@ -44,7 +44,10 @@ _BESIDE = {
     ),
     "joint_answer": (
         _OWN_HEAD,
-        ("from task_head import answer", 'text, score, no_answer = answer(".", "your question?", "a text that answers it")  # of one row'),
+        (
+            "from task_head import answer",
+            'text, score, no_answer = answer(".", "your question?", "a text that answers it")  # both must fit into one row',
+        ),
     ),
 }
 

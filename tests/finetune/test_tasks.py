@@ -339,7 +339,7 @@ def test_formats_and_kinds_of_a_users_files(tmp_path):
         (
             {"train.conll": "word pos\na N\nb V\n\nc N\nd V\n"},
             {"dev": "train.conll", "kind": "tags"},
-            "train.conll:1: no other word has the tag 'pos': if the line is a header, delete it; otherwise .*task.tag_scheme=tokens",
+            "train.conll:1: no other word has its label 'pos': if the line is a header, delete it; otherwise .*task.tag_scheme=tokens",
         ),
         ({"train.json": "[]"}, {}, "the format squad holds answer, .*task.kind=answer, or of JSON lines task.format=jsonl"),
         (

@@ -85,7 +85,7 @@ def read(path: str, layout: Layout) -> Reading:
     if layout.kind == "tags":
         examples = _normalized(examples, layout, counts)
         if layout.scheme == "auto":
-            _refuse_column_names(examples)
+            _refuse_header(examples, layout.kind)
     rows = len(examples) + sum(count for reason, count in counts.items() if reason.startswith("dropped"))
     return Reading(examples, {"rows": rows} | {reason: count for reason, count in counts.items() if count})
 
@@ -142,24 +142,18 @@ def _refuse_alike(examples: list[Example], kind: str) -> None:
 
 
 def _refuse_header(examples: list[Example], kind: str) -> None:
-    """Raises UserError if the first line of a file without a header may be one: no other row has its label, while others share theirs."""
+    """Raises UserError if the first line of a file without a header may be one: nothing else has its label, while others share theirs."""
     counts = Counter(label for example in examples for label in _labels(example, kind))
     first = _labels(examples[0], kind) if examples[0].where.endswith(":1") else ()
+    if kind == "tags":  # one for each line; where they are of spans, the scheme tells a header
+        first = tuple(tag for tag in first[:1] if not tags.is_of_span(tag))
     if first and max(counts[label] for label in first) == 1 < max(counts.values()):
+        header, otherwise = "say task.header=True and give columns by their names", "list the labels (task.labels)"
+        if kind == "tags":
+            header, otherwise = "delete it", "say that each tag is of its word alone (task.tag_scheme=tokens)"
         raise UserError(
-            f"{examples[0].where}: no other row has its label {first[0]!r}: if the line is a header, say task.header=True and give columns "
-            "by their names; otherwise list the labels (task.labels)"
-        )
-
-
-def _refuse_column_names(examples: list[Example]) -> None:
-    """Raises UserError if the first line of a file of tags may be a header: no other word has its tag, while other words share theirs."""
-    counts = Counter(tag for example in examples for tag in example.label or ())
-    first = examples[0].label[0] if examples[0].where.endswith(":1") and examples[0].label else ""
-    if counts[first] == 1 < max(counts.values()) and not tags.is_of_span(first):
-        raise UserError(
-            f"{examples[0].where}: no other word has the tag {first!r}: if the line is a header, delete it; otherwise say that each tag is "
-            "of its word alone (task.tag_scheme=tokens)"
+            f"{examples[0].where}: no other {'word' if kind == 'tags' else 'row'} has its label {first[0]!r}: if the line is a header, "
+            f"{header}; otherwise {otherwise}"
         )
 
 

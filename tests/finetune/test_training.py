@@ -143,6 +143,7 @@ def test_a_table_of_ones_own_with_two_seeds(source, tmp_path, capsys):
         completed.ensure(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_mesh_of_pmap(source, tmp_path):
     """The run's arrays come from a mesh that pmap makes, and it is complete nevertheless."""
     rows = "".join(f"{text},{label}\n" for text, label in texts(60, 0))

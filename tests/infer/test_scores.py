@@ -63,7 +63,11 @@ def one_by_one(params, text: str, network: str, head: str, shift: int = 0) -> li
 
 @pytest.mark.parametrize(
     "name, network, head, shift",
-    [("electra", "generator", "head", 0), ("mlm", "discriminator", "lm_head", 0), ("mntp_clm", "discriminator", "lm_head", -1)],
+    [
+        ("electra", "generator", "head", 0),
+        pytest.param("mlm", "discriminator", "lm_head", 0, marks=pytest.mark.slow),
+        ("mntp_clm", "discriminator", "lm_head", -1),
+    ],
 )
 def test_pll_masks_one_token_at_a_time(name, network, head, shift, tmp_path):
     params = save(tmp_path / "run", name)

@@ -71,7 +71,7 @@ def test_with_the_optimizers_memory_it_goes_on_as_if_it_had_not_stopped(trained,
     assert abs(first - last) < abs(first - fresh) / 4
 
 
-@pytest.mark.parametrize("network", ["discriminator", "generator"])
+@pytest.mark.parametrize("network", ["discriminator", pytest.param("generator", marks=pytest.mark.slow)])
 def test_one_network_only(network, trained, rows, cache, tmp_path):
     begun = runs.run(tmp_path / "run", rows, cache, **STILL, seed=1, init_from=trained, init_network=network)
     assert begun.returncode == 0, begun.stderr

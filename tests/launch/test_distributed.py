@@ -152,6 +152,7 @@ def test_stopped_by_a_signal_to_one_and_resumed_on_another_mesh(processes, rows,
     assert 1 < runs.learned(workdir)[-1]["eval/rank/discriminator/1"] < 33
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_named_by_the_others_and_costs_what_was_not_saved(rows, cache, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     two = Processes(workdir, rows, cache, 2, 2, wrapped=True)
@@ -202,6 +203,7 @@ def test_a_defect_in_one_process_ends_it_and_the_others_hear(at_fault, rows, cac
     assert (tmp_path / "run" / "checkpoints" / "7").is_dir()
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_one_while_it_compiles_stops_all(rows, tmp_path):
     two = Processes(tmp_path / "run", rows, tmp_path / "cold", 2, 1)
     while "compiling the step" not in two.texts()[0]:

@@ -118,6 +118,7 @@ def test_a_finished_run_says_so_again(rows, cache, undisturbed):
     assert again.returncode == 0 and runs.learned(workdir) == before
 
 
+@pytest.mark.slow
 def test_what_is_announced_as_saved_is_saved_also_in_an_evaluation(rows, cache, tmp_path):
     """No checkpoint is due for long; the signal comes while the held-out rows are gone through."""
     workdir = tmp_path / "run"
@@ -134,6 +135,7 @@ def test_what_is_announced_as_saved_is_saved_also_in_an_evaluation(rows, cache, 
     assert [line["step"] for line in runs.learned(workdir) if "train/loss" in line] == list(range(1, step + 1))
 
 
+@pytest.mark.slow
 def test_a_lost_terminal_saves_and_exits_42(rows, cache, tmp_path):
     """A real terminal, closed while the run writes to it: the kernel sends SIGHUP, and each further write fails."""
     workdir = tmp_path / "run"
@@ -320,6 +322,7 @@ def test_help_reads_well(cache):
     assert "--workdir" in done.stdout and "launch/prepare.py" in done.stdout and "Exit codes" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_cleanly_and_resumes(rows, cache, undisturbed, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

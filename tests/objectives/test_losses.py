@@ -62,6 +62,7 @@ def test_what_networks_share(kind, equation):
         equations.compare(equations.make("electra", model), equation, model)
 
 
+@pytest.mark.objectives
 def test_gdes_begins_as_the_generators_embeddings_and_the_discriminator_leaves_them_alone():
     with jax.enable_x64(True):
         model = model_of(sharing="gdes")

@@ -21,6 +21,7 @@ from tests.train.test_step import SGD
 TWO = "electra=2,mlm=1>0.5@10"
 
 
+@pytest.mark.objectives
 def test_the_loss_is_the_weighted_sum_of_its_parts():
     with jax.enable_x64(True):
         model = tiny.double(dropout=0.0, attention_dropout=0.0)

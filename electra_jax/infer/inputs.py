@@ -7,7 +7,7 @@ from typing import Any
 
 from electra_jax.cli import UserError
 from electra_jax.data.readers.compressions import COMPRESSIONS
-from electra_jax.finetune import opening
+from electra_jax.finetune import described
 from electra_jax.finetune.config import TaskConfig
 from electra_jax.finetune.readers import BINARY, ENDINGS, ONE_KIND, format_of
 from electra_jax.finetune.readers.layout import Layout
@@ -40,7 +40,7 @@ def layout_of(task: Task, path: str, given: Mapping[str, Any]) -> Layout:
         has = {"tags": "words with tags", "answer": "questions with contexts"}[needs]
         raise UserError(f"{path}: a file of the format {format} has {has}, and this model predicts {_predicts(task.kind)}: give a table")
     options = {**_as_trained(task, format), **given, "kind": task.kind, "format": format}
-    layout = opening.own_layout(TaskConfig(**options), format)
+    layout = described.own_layout(TaskConfig(**options), format)
     check_texts(task, layout.texts, f"{path} is read with task.text_columns={','.join(layout.texts)}")
     return dataclasses.replace(layout, label="", labelled=False, start="")
 

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.finetune import opening, outputs, readers, tags
+from electra_jax.finetune import described, holdout, opening, outputs, readers, tags
 from electra_jax.finetune.config import TaskConfig
 from electra_jax.finetune.examples import Answers, Example
 from electra_jax.finetune.rows import Prediction
@@ -167,13 +167,13 @@ def test_a_named_task_with_other_files_and_columns(tmp_path):
     put(tmp_path, "mine.tsv", "index\tsentence1\tsentence2\tlabel\n5\tc\td\tnot_entailment\n6\tc\te\tentailment\n")
     opened = opening.open_task(TaskConfig(name="rte", path=str(tmp_path), train="mine.tsv"))
     assert [example.id for example in opened.examples["train"]] == ["5", "6"] and opened.paths["train"].endswith("mine.tsv")
-    task = opening.task_of(TaskConfig(name="mnli", path=str(tmp_path), dev="x.tsv"))
+    task = described.task_of(TaskConfig(name="mnli", path=str(tmp_path), dev="x.tsv"))
     assert task.files["dev"] == ("x.tsv",) and not {"dev_matched", "dev_mismatched"} & set(task.files) and "test_matched" in task.files
-    assert opening.task_of(TaskConfig(name="ud", label_column="xpos")).layout.label == "xpos"
-    task = opening.task_of(TaskConfig(name="conll2003", lenient_tags=True, tag_scheme="iob1"))
+    assert described.task_of(TaskConfig(name="ud", label_column="xpos")).layout.label == "xpos"
+    task = described.task_of(TaskConfig(name="conll2003", lenient_tags=True, tag_scheme="iob1"))
     assert (task.layout.lenient, task.layout.scheme, task.tfds.layout.lenient) == (True, "iob1", True)
-    assert not opening.task_of(TaskConfig(name="qqp", bad_rows="refuse")).layout_of("train").drop
-    assert opening.task_of(TaskConfig(name="cola", bad_rows="drop")).layout_of("test").drop
+    assert not described.task_of(TaskConfig(name="qqp", bad_rows="refuse")).layout_of("train").drop
+    assert described.task_of(TaskConfig(name="cola", bad_rows="drop")).layout_of("test").drop
 
 
 # --- A task of a user's
@@ -196,16 +196,16 @@ def test_one_file_is_enough(tmp_path):
 
 def test_equal_texts_are_held_out_together_and_no_label_is_lost():
     copies = [Example(str(n), (f"text {n // 4}", "b"), "x" if n < 399 else "rare", "") for n in range(400)]
-    kept, held = opening.hold_out(copies, 0.2, "class")
+    kept, held = holdout.hold_out(copies, 0.2, "class")
     assert not {each.texts for each in kept} & {each.texts for each in held if each.label == "x"} and 40 < len(held) < 120
     assert [int(each.id) for each in kept] == sorted(int(each.id) for each in kept)
     for n in range(40):  # wherever its text falls
         example = Example("r", (f"rare {n}", "b"), "one", "")
-        assert example in opening.hold_out([*copies, example], 0.5, "class")[0]
+        assert example in holdout.hold_out([*copies, example], 0.5, "class")[0]
     questions = [Example(str(n), (f"question {n}", f"context {n // 4}"), Answers((), ()), "") for n in range(400)]
-    kept, held = opening.hold_out(questions, 0.2, "answer")
+    kept, held = holdout.hold_out(questions, 0.2, "answer")
     assert held and not {each.texts[1] for each in kept} & {each.texts[1] for each in held}
-    refused("too few to hold out", opening.hold_out, copies[:1], 0.1, "class")
+    refused("too few to hold out", holdout.hold_out, copies[:1], 0.1, "class")
 
 
 def test_settings_are_chosen_without_the_dev_set(tmp_path):

@@ -61,7 +61,7 @@ class Begun:
             self.work = training.open_work(given, pathlib.Path(scratch))
         parts = self.work.parts
         self.state = start.placed(parts.init(parts.root), self.work.begin(parts.abstract_state)[0])
-        ((params, _),) = parts.members(self.state)
+        (params,) = parts.members(self.state)
         self.params = jax.tree.map(np.array, jax.device_get(params))
 
     def batches(self) -> Iterator[Any]:
@@ -81,15 +81,15 @@ def ours(begun: Begun) -> Run:
         program = programs.of(batch)
         state, metrics = program.run(state, program.place(batch))
         losses.append(float(metrics["task_loss"]))
-    (member,) = parts.members(state)
-    return Run(losses, _score(begun, _predicted_by_us(begun, member)))
+    (params,) = parts.members(state)
+    return Run(losses, _score(begun, _predicted_by_us(begun, params)))
 
 
-def _predicted_by_us(begun: Begun, member: Any) -> np.ndarray:
+def _predicted_by_us(begun: Begun, params: Any) -> np.ndarray:
     from electra_jax.train import evaluation
 
     outputs = evaluation.make_outputs(begun.work.parts.objective, begun.work.parts.devices.mesh)
-    found = list(outputs(*member, begun.work.heldout))
+    found = list(outputs(params, begun.work.heldout))
     row_N, log_p_NxC = (np.concatenate([each[name] for each in found]) for name in ("row", "log_p"))
     return log_p_NxC[np.argsort(row_N)].argmax(-1)
 

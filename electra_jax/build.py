@@ -68,9 +68,9 @@ class Parts(NamedTuple):
         executor = "jit" if several else self.devices.executor
         return executors.Programs(self.body, self.abstract_state, self.devices.mesh, executor, self.batch_rows, spare=several)
 
-    def members(self, state: TrainState) -> list[tuple[Params, Array]]:
-        """(params, root words) of each seed."""
-        return seeds.members(state) if len(self.seeds) > 1 else [(state.params, state.root)]
+    def members(self, state: TrainState) -> list[Params]:
+        """The parameters of each seed."""
+        return seeds.members(state) if len(self.seeds) > 1 else [state.params]
 
 
 def build(recipe: RunRecipe, devices: Devices, objective: Objective, num_seeds: int = 1) -> Parts:
@@ -119,7 +119,10 @@ def pretraining_objective(recipe: Recipe, vocabulary: Vocabulary, devices: Devic
     if "float64" in (recipe.model.dtype, recipe.model.param_dtype) and not jax.config.jax_enable_x64:
         raise UserError("float64 needs JAX_ENABLE_X64=1 in the environment; or choose model.dtype=float32")
     make = load(OBJECTIVES, recipe.objective.name).make
-    return make(recipe.model, recipe.masking, recipe.objective, vocabulary, devices.platform.slots_multiple)
+    objective = make(recipe.model, recipe.masking, recipe.objective, vocabulary, devices.platform.slots_multiple)
+    if not any(float(weight) for step in (0, recipe.train.steps) for weight in objective.scales(step).values()):
+        raise UserError(f"all weights of the losses of {recipe.objective.name} are 0: there is nothing to learn (objective.*_weight)")
+    return objective
 
 
 def abstract_batch(rows: int, length: int) -> Batch:

@@ -25,6 +25,10 @@ class UserError(Exception):
     """Something that a person mends: the message is one line that says what is wrong and how to mend it."""
 
 
+class Diverged(UserError):
+    """Training whose numbers are no longer finite. What trains many runs goes on with the next."""
+
+
 class Preempted(Exception):
     """The run was told to stop, or must start again, and lost nothing: run the same command again."""
 

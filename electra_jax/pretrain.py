@@ -1,5 +1,6 @@
 """Pretraining: a session on rows that launch/prepare.py made, with the objective that the config names."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from electra_jax.data.rows.opening import open_rows
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.interop import formats, start
 from electra_jax.models.config import ElectraConfig
+from electra_jax.objectives.config import MaskingConfig
 from electra_jax.recipe import Recipe
 from electra_jax.session import Result, Work
 from electra_jax.train import ranks
@@ -53,6 +55,10 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
         layers = {name: recipe.model.encoder(name).num_layers for name in parts.objective.networks}
         parts = parts._replace(objective=parts.objective._replace(view=ranks_view.shown_in(parts.objective.view, layers)))
     stream, train = data.stream, recipe.train
+    evaluated = None
+    if recipe.eval.mask_rate:
+        masking = MaskingConfig(rate=recipe.eval.mask_rate, mask_fraction=1.0)
+        evaluated = pretraining_objective(dataclasses.replace(recipe, masking=masking), data.vocabulary, devices)
     return Work(
         recipe=recipe,
         parts=parts,
@@ -64,6 +70,7 @@ def open_work(recipe: Recipe, scratch: pathlib.Path) -> Work:
         identity=data.identity,
         about=data.summaries,
         num_rows=stream.num_rows,
+        evaluated=evaluated,
         inspect=lambda heldout: _inspect(recipe.model, recipe.eval.rank_rows, parts, heldout),
         begin=lambda state: _first_values(recipe, state, data.tokenizer),
     )

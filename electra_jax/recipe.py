@@ -219,6 +219,15 @@ class Recipe(RunRecipe):
     def __post_init__(self):
         super().__post_init__()
         self.check_needs_init_from("init_slots")
+        if not (self.objective.train_generator or self.init_from):
+            raise UserError(
+                "objective.train_generator=False and there is no init_from: the generator would stay random: name one that is trained"
+            )
+        if self.objective.temperature_decay_steps > self.train.steps:
+            raise UserError(
+                f"objective.temperature_decay_steps is {self.objective.temperature_decay_steps:,} and train.steps is {self.train.steps:,}: "
+                "the temperature would hardly change; choose fewer"
+            )
         for part in self.objective.parts:
             if part.steps > self.train.steps:
                 raise UserError(
@@ -242,8 +251,19 @@ class Recipe(RunRecipe):
         the objective does not read."""
         module = load(OBJECTIVES, self.objective.name)
         self.objective.refuse_unread(module.reads(self.objective))
+        self._check_two_networks(module.networks(self.objective))
         networks = list(module.networks(self.objective)) if networks is None else networks
         return self.resolved(platform, self.data.length, networks, module.directed(self.objective))
+
+    def _check_two_networks(self, networks: Sequence[str]) -> None:
+        """UserError where the config speaks of a generator and the objective has none."""
+        if any(name.startswith("generator") for name in networks):
+            return
+        given = sorted(name for name in self.given if name.startswith("model.generator_"))
+        if self.model.sharing != "shared":
+            given.append(f"model.sharing={self.model.sharing}")
+        if given:
+            raise UserError(f"{given[0]} is of a generator that is a network, and {self.objective.name} has none here: leave it out")
 
 
 def _check_networks(words: str) -> None:

@@ -41,8 +41,8 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str
             f"{where} holds a run of an earlier version: finish it with that version, or begin with its model, "
             f"--config.init_from={where}, in another --workdir"
         )
-    new = _flat(now)
-    old = {**{name: value for name, value in LATER.items() if name in new}, **_flat(before)}
+    new = flat(now)
+    old = {**{name: value for name, value in LATER.items() if name in new}, **flat(before)}
     may_change = MAY_CHANGE + (r"|^train\.steps$" if old.get("schedule.decay_steps") and new["schedule.decay_steps"] else "")
     changed = [
         _in_words(name, old, new)
@@ -63,10 +63,15 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str
 
 def warnings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A line for each change that is allowed and that a person should know of."""
-    old, new = before["eval"]["max_rows"], now["eval"]["max_rows"]
-    if old == new:
-        return []
-    return [f"warning: eval.max_rows was {old} and is {new}: unless there are fewer rows, held-out figures are of others from here on"]
+    measured = {
+        "max_rows": "unless there are fewer rows, held-out figures are of others from here on",
+        "mask_rate": "held-out figures are under other masks from here on",
+    }
+    return [
+        f"warning: eval.{name} was {old} and is {new}: {what}"
+        for name, what in measured.items()
+        if (old := before["eval"].get(name, 0.0)) != (new := now["eval"][name])
+    ]
 
 
 def _in_words(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -82,7 +87,8 @@ def _path_of_rows(flat: Mapping[str, Any]) -> str:
     return "task.path" if "task.path" in flat else "data.path"
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"section.field": value} of a stored config."""
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {name: value for key, sub in tree.items() for name, value in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}
+    return {name: value for key, sub in tree.items() for name, value in flat(sub, f"{prefix}.{key}" if prefix else key).items()}

@@ -29,7 +29,7 @@ from electra_jax.store import names, workdirs
 from electra_jax.store.checkpoints import Checkpoints
 from electra_jax.train import evaluation, loop, seeds
 from electra_jax.train.optimizer import norm
-from electra_jax.types import Batch, Params, TrainState
+from electra_jax.types import Batch, Objective, Params, TrainState
 from electra_jax.views import Examples, Section
 from electra_jax.watch import clock, report
 from electra_jax.watch.profiler import ProfilerWindow
@@ -51,6 +51,7 @@ class Work(NamedTuple):
     identity: which data and tokenizer, by their hashes: a resume with others is refused.
     about: JSON values that tell a person of the data; kept in checkpoints.
     num_rows: that an epoch has.
+    evaluated: the objective by which held-out rows are measured, where it is not the one that is trained.
     inspect(held-out batches on the devices) -> what else an evaluation measures of the parameters, {metric: value}.
     begin(abstract state) -> ({path in the state: its first value}, lines for a person): what a run that begins takes from a model.
     finish(state, folder) leaves what the task makes of a complete run in the workdir's folder, and gives sections for the report. Every
@@ -67,6 +68,7 @@ class Work(NamedTuple):
     identity: Mapping[str, Any]
     about: Any
     num_rows: int
+    evaluated: Objective | None = None
     inspect: Callable[[Sequence[tuple[Batch, Any]]], Callable[[Params], dict[str, float]]] = lambda heldout: lambda params: {}
     begin: Callable[[TrainState], tuple[dict[str, np.ndarray], list[str]]] = lambda state: ({}, [])
     finish: Callable[[TrainState, pathlib.Path | None], Sequence[Section]] = lambda state, folder: ()
@@ -259,25 +261,25 @@ class _Evaluator:
         devices = work.parts.devices
         self._rows = sum(int(valid_B.sum()) for _, valid_B in work.heldout)
         self._heldout = [mesh.to_devices(batch, devices.mesh) for batch in work.heldout]
-        step = jax.jit(evaluation.make_eval_step(work.parts.objective), out_shardings=mesh.replicated(devices.mesh))
+        self._objective = work.evaluated or work.parts.objective
+        step = jax.jit(evaluation.make_eval_step(self._objective), out_shardings=mesh.replicated(devices.mesh))
         self._norm = mesh.on_mesh(jax.jit(norm, out_shardings=mesh.replicated(devices.mesh)), devices.mesh)
         lower, options = mesh.on_mesh(step.lower, devices.mesh), executors.compiler_options(devices.mesh) or None
         # Compiled now, a program for each row length: a peer that compiles for half a minute later on would be taken for dead.
         self._programs, of_a_seed = {}, work.parts.members(state)[0]
         for batch in self._heldout:
             if _shapes(batch) not in self._programs:
-                self._programs[_shapes(batch)] = lower(*of_a_seed, *batch).compile(compiler_options=options)
+                self._programs[_shapes(batch)] = lower(of_a_seed, *batch).compile(compiler_options=options)
         self._inspect = work.inspect(self._heldout)
 
-    def _step(self, params, root, batch, valid_B):
-        return self._programs[_shapes((batch, valid_B))](params, root, batch, valid_B)
+    def _step(self, params, batch, valid_B):
+        return self._programs[_shapes((batch, valid_B))](params, batch, valid_B)
 
     def __call__(self, state: TrainState, at_step: int) -> dict[str, float]:
-        view = self._work.parts.objective.view
-        objective, parts = self._work.parts.objective, self._work.parts
+        parts, view = self._work.parts, self._work.parts.objective.view
         found = []
-        for params, root in parts.members(state):
-            metrics = evaluation.evaluate(objective, self._step, params, root, self._heldout)
+        for params in parts.members(state):
+            metrics = evaluation.evaluate(self._objective, self._step, params, self._heldout)
             found.append({**metrics, "eval/param_norm": float(self._norm(params)), **self._inspect(params)})
         metrics = seeds.summary(dict(zip(parts.seeds, found, strict=True)))
         self.metrics = metrics = {**metrics, **self._work.reference, "eval/rows": self._rows}
@@ -291,8 +293,8 @@ class _Evaluator:
     def examples(self, state: TrainState) -> Examples:
         """Some held-out rows as the model sees them."""
         batch, valid_B = self._work.heldout[0]
-        member = self._work.parts.members(state)[0]
-        outputs = jax.device_get(self._step(*member, *self._heldout[0])[1].outputs)
+        params = self._work.parts.members(state)[0]
+        outputs = jax.device_get(self._step(params, *self._heldout[0])[1].outputs)
         rows, outputs = (jax.tree.map(lambda x: x[valid_B], tree) for tree in (batch, outputs))
         return self._work.parts.objective.view.examples(rows, outputs, self._work.tokenizer.pieces)
 

@@ -81,7 +81,8 @@ class View(NamedTuple):
     panels: of the report, before those that every objective has.
     examples(batch, outputs, pieces) -> some held-out rows as the model saw them; `outputs` are Terms.outputs of that batch's valid
       rows, `pieces(ids)` the tokenizer's.
-    compared: the few metrics by which runs of several objectives are drawn beside one another (compare/).
+    compared: {metric: its title} of the few by which runs of several objectives are shown beside one another (compare/). Equal titles mean
+      the same quantity.
     """
 
     headline: Callable[[Mapping[str, float]], str]
@@ -90,4 +91,4 @@ class View(NamedTuple):
     warnings: Callable[[Mapping[str, float], int, Run], Warnings]
     panels: tuple[Panel, ...]
     examples: Callable[[Any, Mapping[str, Any], Callable[[Sequence[int]], list[str]]], Examples]
-    compared: tuple[str, ...] = ()
+    compared: Mapping[str, str] = {}

@@ -4,8 +4,8 @@ import math
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from electra_jax import options
 from electra_jax.cli import UserError
@@ -15,16 +15,7 @@ from electra_jax.files import write_whole
 from electra_jax.finetune import transfer
 from electra_jax.infer import pairs
 
-FINE_TUNING, TASK_ROWS = "fine-tuning", "transfer.jsonl"
 TABLE, FIGURE = "table.md", "figure.svg"
-
-
-class Tasks(NamedTuple):
-    """What every run is fine-tuned on."""
-
-    names: Sequence[str]
-    rates: Sequence[float]
-    recipe_of: Callable[[str, Mapping[str, Any]], Any]  # (task, fields) -> its recipe
 
 
 def budgets(words: Sequence[str]) -> list[float]:
@@ -38,13 +29,15 @@ def budgets(words: Sequence[str]) -> list[float]:
     return found
 
 
-def tasks(names: Sequence[str], known: Mapping[str, Any], data: str | None, rates: Sequence[str], recipe_of: Callable) -> Tasks:
+def tasks(
+    names: Sequence[str], known: Mapping[str, Any], data: str | None, rates: Sequence[str], recipe_of: transfer.RecipeOf
+) -> runs.Tasks:
     """UserError for a task that is not known, and where there is no folder of data."""
     for name in names:
         options.one_of("--tasks", name, known)
     if names and not data:
         raise UserError("--tasks needs --data, the folder with the tasks' folders")
-    return Tasks(names, transfer.rates_of(rates), recipe_of)
+    return runs.Tasks(names, transfer.rates_of(rates), recipe_of)
 
 
 def compare(
@@ -54,26 +47,16 @@ def compare(
     budgets_flops: Sequence[float],
     num_seeds: int,
     pairs_path: str | None,
-    chosen: Tasks,
+    chosen: runs.Tasks,
 ) -> str:
-    """Makes all runs, and writes table and figure anew after each; returns the table. See electra_jax.compare."""
+    """Makes all runs, and writes table and figure anew after each part of one; returns the table. See electra_jax.compare."""
     folder = pathlib.Path(workdir)
     minimal_pairs = pairs.read(pairs_path) if pairs_path else []
     with tempfile.TemporaryDirectory() as scratch:
-        plans = runs.plan(entries, recipe_of, budgets_flops=budgets_flops, num_seeds=num_seeds, scratch=pathlib.Path(scratch))
-
-    def fine_tune(title: str, checkpoint: str, task: str) -> Mapping[str, Any]:
-        def of(name: str, fields: Mapping[str, Any]):
-            return chosen.recipe_of(name, {"init_from": checkpoint, **fields})
-
-        where = folder / FINE_TUNING
-        (row,) = transfer.run(of, where, where / TASK_ROWS, model=title, tasks=[task], rates=chosen.rates)
-        return {name: row[name] for name in ("title", "metric", "median", "mean", "deviation", "best", "scores", "rate", "by_rate")}
-
-    rows: list[runs.Row] = []
-    for row in runs.make(plans, folder, minimal_pairs=minimal_pairs, tasks=chosen.names, fine_tune=fine_tune):
-        rows.append(row)
-        write_whole(folder / TABLE, table.table(rows))
-        write_whole(folder / FIGURE, figure.draw(rows))
+        plans = runs.plan(entries, recipe_of, budgets_flops=budgets_flops, num_seeds=num_seeds, scratch=pathlib.Path(scratch), tasks=chosen)
+    for rows in runs.make(plans, folder, minimal_pairs=minimal_pairs, tasks=chosen):
+        if rows:
+            write_whole(folder / TABLE, table.table(rows))
+            write_whole(folder / FIGURE, figure.draw(rows))
     print(f"{folder / TABLE} has this table, and {folder / FIGURE} the curves", file=sys.stderr)
     return table.table(rows)

@@ -8,21 +8,29 @@ from typing import Any, NamedTuple
 
 from electra_jax.cli import UserError
 
-# What makes a comparison one: it is the same for all entries, and flags of the command say it.
+# What the budget decides, so that neither an entry nor a flag may.
+OF_BUDGET = {name: "--flops, from which the steps of each entry follow" for name in ("train.steps", "schedule.decay_steps")}
+# What must be the same for all entries, by regex, and what says it.
 COMMON = {
-    "seed": "--seeds",
-    "train.steps": "--flops, from which the steps of each entry follow",
-    "schedule.decay_steps": "--flops, from which the steps of each entry follow",
-    "data.path": "--config.data.path, for all entries",
-    "data.weights": "--config.data.weights, for all entries",
-    "data.length": "the rows, which are the same for all entries",
+    r"seed": "--seeds",
+    **OF_BUDGET,
+    r"(data|eval)\..*": "the flag --config.{field}, for all entries",
 }
+HELD_OUT_MASK_RATE = 0.15  # eval.mask_rate, unless a flag says another: held-out losses compare only under the same masks
 
 
 class Entry(NamedTuple):
     name: str
     variants: tuple[str, ...]  # of the config's argument, beside those that all entries have
     fields: Mapping[str, Any]  # {"section.field": value}
+
+    def fields_of(self, seed: int) -> dict[str, Any]:
+        """`fields` for a run with this seed, which init_from may name: init_from=runs/first-{seed}."""
+        return {**self.fields, **({"init_from": self.fields["init_from"].replace("{seed}", str(seed))} if self.begins_by_seed else {})}
+
+    @property
+    def begins_by_seed(self) -> bool:
+        return "{seed}" in str(self.fields.get("init_from", ""))
 
     @property
     def folder(self) -> str:
@@ -43,8 +51,9 @@ def parse(text: str) -> Entry:
     if not name or not words:
         raise UserError(f"--entry={text!r}: it must have a variant, such as electra or mlm, or fields SECTION.FIELD=VALUE")
     fields = dict(word.split("=", 1) for word in words if "=" in word)
-    for field in fields.keys() & COMMON.keys():
-        raise UserError(f"--entry={text!r}: {field} is decided by {COMMON[field]}: leave it out")
+    for field in sorted(fields):
+        if by := next((by for common, by in COMMON.items() if re.fullmatch(common, field)), ""):
+            raise UserError(f"--entry={text!r}: {field} is decided by {by.format(field=field)}: leave it out")
     # The default objective has no variant.
     variants = tuple(word for word in words if "=" not in word and word != "electra")
     return Entry(name, variants, {field: _value(value) for field, value in fields.items()})

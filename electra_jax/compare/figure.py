@@ -19,7 +19,7 @@ def draw(rows: Sequence[Row]) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    metrics = list(dict.fromkeys(name for row in rows for name in row["compared"]))
+    metrics = list(dict.fromkeys(title for row in rows for title in row["compared"].values()))
     ends = {title: values for title, values in table.columns(rows).items() if not title.startswith(table.HELD_OUT)}
     names = table.entries(rows)
     looks = {name: (_COLOURS[i % len(_COLOURS)], _MARKS[i % len(_MARKS)]) for i, name in enumerate(names)}
@@ -35,7 +35,10 @@ def draw(rows: Sequence[Row]) -> str:
         for axes in panels:
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", linewidth=0.6, alpha=0.5)
-        handles = [matplotlib.lines.Line2D([], [], color=colour, marker=mark, label=name) for name, (colour, mark) in looks.items()]
+        handles = [
+            matplotlib.lines.Line2D([], [], color=colour, marker=mark, label=name + table.signs(name, rows))
+            for name, (colour, mark) in looks.items()
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 4), frameon=False)
         drawing = io.StringIO()
         figure.savefig(drawing, format="svg", metadata={"Date": None})
@@ -48,21 +51,28 @@ def _curves(axes, rows: Sequence[Row], metric: str, looks) -> None:
 
     budget = table.budgets(rows)[-1]
     for name, (colour, mark) in looks.items():
-        of_entry = [row for row in rows if (row["entry"], row["budget_flops"]) == (name, budget) and metric in row["curve"]]
+        of_entry = [row for row in rows if (row["entry"], row["budget_flops"]) == (name, budget) and metric in row["compared"].values()]
         if not of_entry:
             continue
-        curves = [np.asarray(row["curve"][metric], float) for row in of_entry]
-        shared = min(map(len, curves))
-        flops = np.asarray(of_entry[0]["curve"]["step"][:shared]) * of_entry[0]["flops_per_step"]
-        of_seeds = np.stack([curve[:shared] for curve in curves])
+        curves = [_curve(row, metric) for row in of_entry]
+        steps = sorted(set.intersection(*(set(curve) for curve in curves)))  # those at which every seed was evaluated
+        flops = np.asarray(steps) * of_entry[0]["flops_per_step"]
+        of_seeds = np.array([[curve[step] for step in steps] for curve in curves], float).reshape(len(curves), len(steps))
         axes.plot(flops, of_seeds.mean(0), color=colour, marker=mark, markersize=3, linewidth=1.5)
         axes.fill_between(flops, of_seeds.min(0), of_seeds.max(0), color=colour, alpha=0.2, linewidth=0)
-    if metric == "eval/mlm_loss":
+    if metric.startswith("MLM loss"):
         entropy = [row["heldout"]["eval/unigram_entropy"] for row in rows if "eval/unigram_entropy" in row["heldout"]]
-        axes.axhline(np.mean(entropy), color="grey", linestyle="--", linewidth=1)
-    axes.set_title(table.title(metric), fontsize=10)
+        if entropy:
+            axes.axhline(np.mean(entropy), color="grey", linestyle="--", linewidth=1)
+    axes.set_title(f"{table.HELD_OUT} {metric}", fontsize=9)
     axes.set_xlabel("FLOPs of training")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+
+
+def _curve(row: Row, title: str) -> dict[int, float]:
+    """{step: value} of the metric with this title."""
+    name = next(name for name, its in row["compared"].items() if its == title)
+    return dict(zip(row["curve"]["step"], row["curve"][name], strict=True))
 
 
 def _ends(axes, title: str, values, looks) -> None:
@@ -81,7 +91,7 @@ def _ends(axes, title: str, values, looks) -> None:
         flops = [budget for budget, _ in there]
         axes.plot(flops, [np.mean(of) for _, of in there], color=colour, marker=mark, markersize=4)
         axes.fill_between(flops, [min(of) for _, of in there], [max(of) for _, of in there], color=colour, alpha=0.2, linewidth=0)
-    axes.set_title(f"{title}, %", fontsize=10)
+    axes.set_title(f"{title}, %", fontsize=9)
     if len(budgets) == 1:
         axes.set_xticks([])
         axes.set_xlabel(f"{budgets[0]:g} FLOPs each")

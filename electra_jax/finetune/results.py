@@ -29,6 +29,7 @@ from electra_jax.finetune.tasks import Task, learned_from
 from electra_jax.interop import formats, names
 from electra_jax.interop.model import Model
 from electra_jax.store.names import MODEL, REPORT
+from electra_jax.types import Params
 from electra_jax.views import Cell, Section, Table
 
 RESULTS, PREDICTIONS = "results.json", "predictions"
@@ -58,27 +59,27 @@ class Finished(NamedTuple):
     dev: str  # the split that is evaluated on
     tokenizer: Tokenizer
     source: Model
-    outputs: Callable[[Any, str], dict[str, np.ndarray]]  # ((params, root words) of a seed, split) -> its outputs for all rows of the split
+    outputs: Callable[[Params, str], dict[str, np.ndarray]]  # (a seed's params, split) -> its outputs for all rows of the split
 
 
-def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]) -> list[Section]:
+def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Params]) -> list[Section]:
     """Writes all of it, and returns sections for the report.
 
-    members: {seed: (params, root words)}.
+    members: {seed: its parameters}.
     folder: the workdir. None in a process that only takes part in the computation, while another one writes.
 
     If the process dies within a call, the next call removes what is half written, and writes the same files again.
     """
     kind, task, config = rows.KINDS[run.task.kind], run.task, run.recipe.finetune
 
-    def predictions(member: Any, split: str) -> list[rows.Prediction]:
-        return kind.predict(task, run.examples[split], run.rows[split], run.outputs(member, split), config, run.tokenizer)
+    def predictions(params: Params, split: str) -> list[rows.Prediction]:
+        return kind.predict(task, run.examples[split], run.rows[split], run.outputs(params, split), config, run.tokenizer)
 
     labelled = [split for split in run.rows if split != "train" and run.examples[split][0].label is not None]
     scores: dict[str, dict[int, dict[str, float]]] = {split: {} for split in labelled}
     best, of_best = None, {}
-    for seed, member in members.items():
-        found = {split: predictions(member, split) for split in labelled}
+    for seed, params in members.items():
+        found = {split: predictions(params, split) for split in labelled}
         for split in labelled:
             scores[split][seed] = kind.score(task, run.examples[split], found[split], config)
         if best is None or scores[run.dev][seed][task.headline] > scores[run.dev][best][task.headline]:
@@ -91,9 +92,9 @@ def write(folder: pathlib.Path | None, run: Finished, members: Mapping[int, Any]
     for litter in folder.glob(".*.tmp"):  # nobody is writing them now: the run is locked
         shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
     shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)  # it may have those of a test set that is gone
-    for seed, member in members.items():
+    for seed, params in members.items():
         if config.keep == "all":
-            _save(folder / f"{MODEL}-seed{seed}", run, member, scores[run.dev][seed], seed)
+            _save(folder / f"{MODEL}-seed{seed}", run, params, scores[run.dev][seed], seed)
     _save(folder / MODEL, run, members[best], scores[run.dev][best], best)
     for split, found in of_best.items():
         outputs.write(folder / PREDICTIONS, task, split, run.examples[split], found)
@@ -145,8 +146,8 @@ def of_seeds(scores: Mapping[str, Mapping[int, Mapping[str, float]]], metrics: S
     return [Table("Seeds", f"The best seed by {columns[0]} is blue; its model is kept.{shown}", "", columns, rows)]
 
 
-def _save(folder: pathlib.Path, run: Finished, member: Any, scores: Mapping[str, float], seed: int) -> None:
-    params = jax.tree.map(lambda x: np.asarray(x, np.float32), jax.device_get(member[0]))
+def _save(folder: pathlib.Path, run: Finished, params: Params, scores: Mapping[str, float], seed: int) -> None:
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), jax.device_get(params))
     stored = run.recipe.stored()
     about = {
         **{name: run.source.about.get(name) for name in ("source", "name", "training", "data")},

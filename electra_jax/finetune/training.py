@@ -13,7 +13,7 @@ import numpy as np
 
 from electra_jax import session
 from electra_jax.build import Devices, Parts, build
-from electra_jax.cli import UserError
+from electra_jax.cli import Diverged, UserError
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.finetune import batches, objective, opening, rates, results, rows, view
 from electra_jax.finetune.config import FinetuneConfig, TaskConfig
@@ -27,7 +27,7 @@ from electra_jax.models.config import ElectraConfig
 from electra_jax.parallel.mesh import replicated
 from electra_jax.session import Result, Work
 from electra_jax.train import evaluation
-from electra_jax.types import Array, Params, TrainState
+from electra_jax.types import Params, TrainState
 
 
 def finetune(config: Mapping[str, Any] | FinetuneRecipe, workdir: str | os.PathLike, scratch: str | os.PathLike | None = None) -> Result:
@@ -112,8 +112,8 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
 
     outputs_of = evaluation.make_outputs(goal, devices.mesh)
 
-    def outputs(member: Any, split: str) -> dict[str, np.ndarray]:
-        return _finite(objective.joined(outputs_of(*member, held_out(split))))
+    def outputs(params: Params, split: str) -> dict[str, np.ndarray]:
+        return _finite(objective.joined(outputs_of(params, held_out(split))))
 
     run = results.Finished(recipe, task, data.examples, data.rows, data.dev, tokenizer, source, outputs)
     first = rows.pad(train, task.kind, np.zeros(1, np.int64), order.lengths[-1], tokenizer.pad_id, np.arange(1))
@@ -158,9 +158,7 @@ def read(task_config: TaskConfig, config: FinetuneConfig, model: ElectraConfig, 
     task = opened.task
     if "train" not in opened.examples:
         raise UserError(f"{task.title} has no training set: fine-tune {task.trained_on or 'another task'}, and predict this one with it")
-    length = config.length or task.length
-    if model.positions != "rotary" and length > model.max_length:
-        raise UserError(f"finetune.length is {length} and the model has {model.max_length} positions: choose at most as many")
+    length = row_length(config, task, model)
     kind, made = rows.KINDS[task.kind], {}
     for split, examples in opened.examples.items():
         made[split] = kind.rows(task, examples, tokenizer, config, length, split == "train")
@@ -178,15 +176,23 @@ def read(task_config: TaskConfig, config: FinetuneConfig, model: ElectraConfig, 
     return Data(task, opened.examples, made, kind, learned[1], results.identity(opened.examples, learned), notes)
 
 
+def row_length(config: FinetuneConfig, task: Task, model: ElectraConfig) -> int:
+    """Tokens per row. UserError if the model has fewer positions."""
+    length = config.length or task.length
+    if model.positions != "rotary" and length > model.max_length:
+        raise UserError(f"finetune.length is {length} and the model has {model.max_length} positions: choose at most as many")
+    return length
+
+
 def made_of_now(init_from: str, init_network: str, task: TaskConfig) -> dict[str, str]:
     """results.made_of what a run would read now."""
     return results.made_of(_source(init_from, init_network), opening.open_task(task).examples)
 
 
 def _finite(outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """The outputs. UserError if one is not finite: a run may diverge in its last steps."""
+    """The outputs. Diverged if one is not finite: a run may diverge in its last steps."""
     if not objective.are_finite(outputs):
-        raise UserError(
+        raise Diverged(
             "the model's outputs for the held-out rows are not finite numbers: the run diverged: lower optimizer.learning_rate or raise "
             "schedule.warmup_steps, and start in another --workdir"
         )
@@ -248,8 +254,8 @@ def _begin(params: Params, said: Sequence[str], notes: Sequence[str], state: Tra
     return found, [*said, f"{len(found)} of {len(wanted)} arrays taken over; anew: {anew}", *notes]
 
 
-def _whole_members(parts: Parts, state: TrainState) -> dict[int, tuple[Params, Array]]:
-    """{seed: (params, root words)}, whole on every device. Under fsdp a process may hold only a part of each array, which it could not
+def _whole_members(parts: Parts, state: TrainState) -> dict[int, Params]:
+    """{seed: its parameters}, whole on every device. Under fsdp a process may hold only a part of each array, which it could not
     write to a file; and arrays that come from pmap lie on a mesh of its own, which must not meet the run's mesh in one program."""
     members = jax.device_put(parts.members(state), replicated(parts.devices.mesh))
     return dict(zip(parts.seeds, members, strict=True))

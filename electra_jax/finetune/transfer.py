@@ -9,13 +9,14 @@ rows.jsonl                   one line per model and task, added when its runs ar
                              the runs may be deleted
 """
 
+import math
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from electra_jax import files
-from electra_jax.cli import UserError
+from electra_jax.cli import Diverged, UserError
 from electra_jax.finetune import completed
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.finetune.tasks import OWN
@@ -24,11 +25,13 @@ from electra_jax.watch.telemetry import parse_line
 
 HELD_OUT = 0.1  # the share of the training rows that the rate is chosen on
 Row = Mapping[str, Any]
+# (task, fields) -> its recipe for all seeds, in which `fields` replace other values
+RecipeOf = Callable[[str, Mapping[str, Any]], FinetuneRecipe]
 _FIELDS = {"model", "task", "settings", "title", "metric", "median", "deviation", "rate", "secs"}  # which `table` and `run` read
 
 
 def run(
-    recipe_of: Callable[[str, Mapping[str, Any]], FinetuneRecipe],
+    recipe_of: RecipeOf,
     workdir: pathlib.Path,
     rows: pathlib.Path,
     *,
@@ -39,39 +42,51 @@ def run(
     """Yields the row of each task. A row that the file `rows` has already is taken from there; otherwise the task is trained, and its row
     is added to the file.
 
-    recipe_of(task, fields) -> the task's recipe for all seeds, in which `fields` replace other values. UserError if the file has a row of
-    this model and task that was trained with other settings. Models are told apart by their names: the caller must give each its own.
+    UserError if the file has a row of this model and task that was trained with other settings. Models are told apart by their names: the
+    caller must give each its own.
     """
     known = {(row["model"], row["task"]): row for row in read(rows)}
     for folder in (workdir, rows.parent):
         folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
-        recipe = recipe_of(task, {})
-        for field, source in (("optimizer.learning_rate", "is chosen from --rates"), ("task.name", "is given by --tasks")):
-            if field in recipe.given:
-                raise UserError(f"{field} {source} here: leave it out")
-        settings = {"seed": recipe.seed, "seeds": recipe.seeds, "rates": list(rates)}
-        given = recipe.given - {"task.path", "init_from", "seed", "seeds"}  # settings that a row is compared by: paths are not among them
-        settings |= {name: recipe.value(name) for name in sorted(given)}
+        settings = settings_of(recipe_of, task, rates)
         if (row := known.get((model, task))) is None:
-            row = _row(recipe_of, workdir / model / task, task, rates)
-            row = {"model": model, "task": task, **row, "settings": settings}
+            row = {"model": model, "task": task, **measure(recipe_of, workdir / model / task, task, rates), "settings": settings}
             files.add_row(rows, row)
-            _forget(workdir / model / task)  # only now that the row is written: if the process died before, the runs would be needed again
+            forget(workdir / model / task)  # only now that the row is written: if the process died before, the runs would be needed again
         elif changed := sorted(name for name in row["settings"].keys() | settings if row["settings"].get(name) != settings.get(name)):
             was, now = row["settings"].get(changed[0]), settings.get(changed[0])
             raise UserError(f"{rows} has {model} on {task} with {changed[0]}={was}, and this is {now}: choose another --name or --rows")
         yield row
 
 
-def _row(recipe_of, folder: pathlib.Path, task: str, rates: Sequence[float]) -> dict[str, Any]:
-    found, secs = {}, 0.0
+def settings_of(recipe_of: RecipeOf, task: str, rates: Sequence[float]) -> dict[str, Any]:
+    """Settings that a row is compared by; paths are not among them. UserError for a field that is decided elsewhere."""
+    recipe = recipe_of(task, {})
+    for field, source in (("optimizer.learning_rate", "is chosen from --rates"), ("task.name", "is given by --tasks")):
+        if field in recipe.given:
+            raise UserError(f"{field} {source} here: leave it out")
+    given = recipe.given - {"task.path", "init_from", "seed", "seeds"}
+    return {"seed": recipe.seed, "seeds": recipe.seeds, "rates": list(rates), **{name: recipe.value(name) for name in sorted(given)}}
+
+
+def measure(recipe_of: RecipeOf, folder: pathlib.Path, task: str, rates: Sequence[float]) -> dict[str, Any]:
+    """The row of a task, without the names of model and task and the settings. A rate at which training diverges has no score, and is not
+    chosen. What is trained already in `folder` is not trained again. UserError if it was trained from another model, and Diverged if
+    every rate diverges."""
+    found: dict[str, float | None] = {}
+    secs = 0.0
     for rate in rates if len(rates) > 1 else ():
         fields = {"seeds": 1, "optimizer.learning_rate": rate, "task.dev_from_train": HELD_OUT}
-        trial = completed.ensure(recipe_of(task, fields), folder / f"rate-{rate:g}")
-        found[f"{rate:g}"] = trial["summary"]["dev"][trial["headline"]]["median"]
+        try:
+            trial = completed.ensure(recipe_of(task, fields), folder / f"rate-{rate:g}")
+            found[f"{rate:g}"] = trial["summary"]["dev"][trial["headline"]]["median"]
+        except Diverged as error:
+            found[f"{rate:g}"], diverged = None, error
         secs += wall_secs(folder / f"rate-{rate:g}")
-    best = max(rates, key=lambda rate: found.get(f"{rate:g}", 0.0))
+    if found and all(score is None for score in found.values()):
+        raise diverged
+    best = max(rates, key=lambda rate: -math.inf if (score := found.get(f"{rate:g}")) is None else score)
     recipe = recipe_of(task, {"optimizer.learning_rate": best})
     whole = completed.ensure(recipe, folder / "seeds")
     secs += wall_secs(folder / "seeds")
@@ -89,7 +104,7 @@ def _row(recipe_of, folder: pathlib.Path, task: str, rates: Sequence[float]) -> 
     }
 
 
-def _forget(folder: pathlib.Path) -> None:
+def forget(folder: pathlib.Path) -> None:
     """Deletes the trials, and the checkpoints of the last run: gigabytes that nobody needs once the row is written."""
     for old in (*folder.glob("rate-*"), folder / "seeds" / names.CHECKPOINTS):
         shutil.rmtree(old, ignore_errors=True)

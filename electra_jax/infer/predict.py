@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from electra_jax import rng
 from electra_jax.cli import UserError
 from electra_jax.data.tokenizers import Tokenizer
 from electra_jax.finetune import batches, objective, rows
@@ -184,11 +183,11 @@ def load_task(path: str | os.PathLike, batch_tokens: int = 0) -> TaskModel:
     shape = dataclasses.replace(model.config, dtype=platform.dtype, attention=attention, scan_layers=True)
     goal = objective.make(shape, task.kind, config.head, len(task.labels), None, lambda outputs: {}, network=network)
     params = jax.device_put(model.params, meshes.replicated(mesh))
-    outputs, root = evaluation.make_outputs(goal, mesh), rng.key_words(rng.root_key(0))  # no randomness is used
+    outputs = evaluation.make_outputs(goal, mesh)
     lengths = batches.ladder(config.length, choice.row_multiple(attention, *where))
     tokens = batch_tokens or BATCH_TOKENS.get(platform.name, ELSEWHERE_TOKENS)
     batch_rows = tuple(max(tokens // length // mesh.size, 1) * mesh.size for length in lengths)
-    return TaskModel(name, task, config, model.tokenizer, lengths, batch_rows, lambda batches: outputs(params, root, batches))
+    return TaskModel(name, task, config, model.tokenizer, lengths, batch_rows, lambda batches: outputs(params, batches))
 
 
 def _head(model: Model, network: str) -> str:

@@ -184,9 +184,9 @@ def load_scorer(path: str | os.PathLike, kind: str = "", batch_tokens: int = 0) 
     return Scorer(name, kind, tokenizer, lengths, batch_rows, lambda *rows: on_mesh(params, *meshes.to_devices(rows, mesh)))
 
 
-def kinds_of(path: str | os.PathLike) -> list[str]:
-    """Those of KINDS that the model at `path` has a head for."""
-    return list(heads_for(formats.read(os.fspath(path), with_slots=False)))
+def kinds_of(path: str | os.PathLike) -> dict[str, objectives.Head]:
+    """Those of KINDS that the model at `path` has a head for, each with its head."""
+    return heads_for(formats.read(os.fspath(path), with_slots=False))
 
 
 def heads_for(model: Model) -> dict[str, objectives.Head]:

@@ -88,6 +88,6 @@ def make(
         measure=detection.measure,
         networks=tuple(its_networks),
         encoder=DISCRIMINATOR,
-        view=readings.view([generator.reading, readings.LM, readings.COPY], marking.suspicion),
+        view=readings.view([generator.reading, readings.lm("at all tokens"), readings.COPY], marking.suspicion),
         frozen=generator.frozen,
     )

@@ -90,6 +90,6 @@ def make(
         measure=detection.measure,
         networks=tuple(its_networks),
         encoder=DISCRIMINATOR,
-        view=readings.view([generator.reading, readings.RTD, readings.LM], marking.suspicion),
+        view=readings.view([generator.reading, readings.RTD, readings.lm("at the chosen tokens, weighted by doubt")], marking.suspicion),
         frozen=generator.frozen,
     )

@@ -83,8 +83,8 @@ class ObjectiveConfig:
         one_of("objective.name", self.name, OBJECTIVES)
         one_of("objective.generator", self.generator, GENERATORS)
         from_zero_up(self, "objective", "mlm_weight", "rtd_weight", "lm_weight", "z_weight")
-        if not 0.0 <= self.causal_fraction <= 1.0:
-            raise UserError(f"objective.causal_fraction is {self.causal_fraction}: it must be from 0 to 1")
+        if not 0.0 <= self.causal_fraction < 1.0:
+            raise UserError(f"objective.causal_fraction is {self.causal_fraction}: it must be from 0 to below 1")
         self.parts  # noqa: B018  its check
         if not 0.0 < self.temperature < math.inf:
             raise UserError(f"objective.temperature is {self.temperature}: it must be a number above 0")

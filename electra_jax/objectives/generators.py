@@ -98,6 +98,8 @@ def _check(model: ElectraConfig, config: ObjectiveConfig) -> None:
 
 def _network(model, masking_config, config, vocabulary, slots_multiple) -> Generator:
     trains = config.train_generator
+    # Without dropout a second pass would be the first again.
+    twice = not config.sample_dropout and (model.dropout > 0 or model.attention_dropout > 0)
 
     def plan(batch: Batch, rng: StepRng, train: bool) -> tuple[Plan, dict[str, Array]]:
         slots = masking.choose(batch, rng, masking_config, vocabulary, slots_multiple)
@@ -124,7 +126,7 @@ def _network(model, masking_config, config, vocabulary, slots_multiple) -> Gener
             given = params if trains else jax.lax.stop_gradient(params)
             fill = partial(electra.generator_nll, given, model, masked, slots.positions, targets_BxK)
             mlm_BxK, mass_BxKxV, right_BxK = fill(plan.seeds)
-            if plan.seeds is not None and not config.sample_dropout:
+            if plan.seeds is not None and twice:
                 mass_BxKxV = jax.lax.stop_gradient(fill(None)[1])
         with jax.named_scope("sample"):
             if plan.temperature is not None:
@@ -141,8 +143,7 @@ def _network(model, masking_config, config, vocabulary, slots_multiple) -> Gener
     def flops(rows: int, length: int) -> float:
         forward = costs.forward_flops(model, NAME, length)
         forward += costs.head_flops(model, NAME, "mlm", masking_config.max_predictions(length))
-        again = 0.0 if config.sample_dropout else 1.0
-        return rows * forward * ((3.0 if trains else 1.0) + again)
+        return rows * forward * ((3.0 if trains else 1.0) + (1.0 if twice else 0.0))
 
     scales = {"mlm": config.mlm_weight} if trains else {}
     return Generator(plan, replace, flops, scales, "" if trains else rf"^{NAME}/", readings.GENERATOR)

@@ -178,5 +178,5 @@ def _view(views: Mapping[str, View]) -> View:
         warnings=warnings,
         panels=tuple(panels()),
         examples=examples,
-        compared=tuple(_name(part, name) for part, view in views.items() for name in view.compared),
+        compared={_name(part, name): f"{title} ({part})" for part, view in views.items() for name, title in view.compared.items()},
     )

@@ -16,7 +16,7 @@ class Reading(NamedTuple):
     verdict: Callable[[Metrics], str]
     shown: tuple[str, ...]
     panels: tuple[Panel, ...]
-    compared: tuple[str, ...] = ()  # views.View
+    compared: Mapping[str, str] = {}  # views.View
 
 
 def view(readings: Sequence[Reading], examples: Callable[[Any, Mapping[str, Any], Callable[[Sequence[int]], list[str]]], Examples]) -> View:
@@ -28,8 +28,11 @@ def view(readings: Sequence[Reading], examples: Callable[[Any, Mapping[str, Any]
         warnings=warnings,
         panels=tuple(panel for reading in readings for panel in reading.panels),
         examples=examples,
-        compared=tuple(name for reading in readings for name in reading.compared),
+        compared={name: title for reading in readings for name, title in reading.compared.items()},
     )
+
+
+_OF_GENERATOR = "MLM loss of the generator"  # a title of views.View.compared
 
 
 def _filling(who: str) -> tuple[Callable[[Metrics], str], Callable[[Metrics], str], Panel]:
@@ -75,10 +78,10 @@ def _generator() -> Reading:
         ),
         scale="share",
     )
-    return Reading(headline, verdict, shown, (loss, samples), ("eval/mlm_loss",))
+    return Reading(headline, verdict, shown, (loss, samples), {"eval/mlm_loss": _OF_GENERATOR})
 
 
-def _masked_lm(who: str) -> Reading:
+def _masked_lm(who: str, title: str) -> Reading:
     headline, verdict, loss = _filling(who)
     accuracy = Panel(
         f"{who.capitalize()}: held out",
@@ -86,7 +89,7 @@ def _masked_lm(who: str) -> Reading:
         (Curve("eval/mlm_accuracy", "best guess right", "orange"),),
         scale="share",
     )
-    return Reading(headline, verdict, ("eval/mlm_loss", "eval/mlm_accuracy"), (loss, accuracy), ("eval/mlm_loss",))
+    return Reading(headline, verdict, ("eval/mlm_loss", "eval/mlm_accuracy"), (loss, accuracy), {"eval/mlm_loss": title})
 
 
 def _drawn() -> Reading:
@@ -126,7 +129,18 @@ def _lm_verdict(metrics: Metrics) -> str:
     )
 
 
-GENERATOR, MASKED_LM, DRAWN = _generator(), _masked_lm("model"), _drawn()
+def lm(counted: str) -> Reading:
+    """The discriminator's loss over the vocabulary. counted: at which tokens, for a person."""
+    panel = Panel(
+        "Discriminator: language modelling",
+        f"Cross-entropy of the original tokens, nats, {counted}. The generator's samples become harder "
+        "to see through as it learns, so that the loss may rise.",
+        (Curve("train/lm_loss", "training", "blue"), Curve("eval/lm_loss", "held out", "orange")),
+    )
+    return Reading(_lm_headline, _lm_verdict, ("eval/lm_loss", "eval/lm_accuracy"), (panel,), {"eval/lm_loss": f"LM loss {counted}"})
+
+
+GENERATOR, MASKED_LM, DRAWN = _generator(), _masked_lm("model", "MLM loss"), _drawn()
 RTD = Reading(
     lambda metrics: f"RTD AUC {metrics['eval/rtd_auc']:.3f} (chance: 0.500)",
     _rtd_verdict,
@@ -159,13 +173,13 @@ RTD = Reading(
             scale="share",
         ),
     ),
-    ("eval/rtd_auc",),
+    {"eval/rtd_auc": "AUC of RTD on its own generator's replacements"},
 )
 COPY = RTD._replace(shown=RTD.shown[1:], panels=RTD.panels[1:])  # its logits are not trained by a loss of their own
-CLOZE = _masked_lm("generator")
+CLOZE = _masked_lm("generator", _OF_GENERATOR)
 NOISE = RTD._replace(
     headline=lambda metrics: f"AUC of noise {metrics['eval/rtd_auc']:.3f} (chance: 0.500)",
-    compared=(),
+    compared={},
 )
 CAUSAL_LM = Reading(
     lambda metrics: f"causal loss {metrics['eval/clm_loss']:.3f}",
@@ -179,19 +193,5 @@ CAUSAL_LM = Reading(
             (Curve("train/clm_loss", "training", "blue"), Curve("eval/clm_loss", "held out", "orange")),
         ),
     ),
-    ("eval/clm_loss",),
-)
-LM = Reading(
-    _lm_headline,
-    _lm_verdict,
-    ("eval/lm_loss", "eval/lm_accuracy"),
-    (
-        Panel(
-            "Discriminator: language modelling",
-            "Cross-entropy of the original tokens, nats, over the tokens that the objective counts. The generator's samples become harder "
-            "to see through as it learns, so that the loss may rise.",
-            (Curve("train/lm_loss", "training", "blue"), Curve("eval/lm_loss", "held out", "orange")),
-        ),
-    ),
-    ("eval/lm_loss",),
+    {"eval/clm_loss": "causal loss"},
 )

@@ -74,6 +74,6 @@ def make(
         measure=lambda outputs: {},
         networks=tuple(its_networks),
         encoder=DISCRIMINATOR,
-        view=readings.view([generator.reading, readings.LM], marking.filled),
+        view=readings.view([generator.reading, readings.lm("at the chosen tokens")], marking.filled),
         frozen=generator.frozen,
     )

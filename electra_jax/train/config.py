@@ -86,9 +86,15 @@ class EvalConfig:
     every_steps: int = option(5_000, "steps between evaluations; 0 = only at the end")
     max_rows: int = option(2_000, "held-out rows to evaluate on; 0 = all")
     batch_rows: int = option(32, "rows at a time, rounded up to a multiple of the devices")
+    mask_rate: float = option(
+        0.0,
+        "share of a held-out row's tokens to predict, all shown as [MASK]: to compare runs that mask otherwise; 0: as masking says",
+    )
     rank_rows: int = option(256, "held-out rows, at least, of which the effective rank of each layer's states is measured; 0 = none")
 
     def __post_init__(self):
         at_least(self, "eval", batch_rows=1, max_rows=0, every_steps=0, rank_rows=0)
+        if not 0.0 <= self.mask_rate < 1.0:
+            raise UserError(f"eval.mask_rate is {self.mask_rate}: it must be from 0 to below 1")
         if self.batch_rows >= 2**31:
             raise UserError(f"eval.batch_rows is {self.batch_rows}: it must be below 2**31")

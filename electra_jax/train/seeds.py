@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from electra_jax.cli import UserError
 from electra_jax.parallel.mesh import AXES
-from electra_jax.types import Array, Batch, TrainState
+from electra_jax.types import Array, Batch, Params, TrainState
 
 _BY_SEED = PartitionSpec(AXES)
 
@@ -73,9 +73,9 @@ def shardings(shapes: TrainState, mesh: Mesh) -> TrainState:
     return by_seed.replace(step=NamedSharding(mesh, PartitionSpec()))
 
 
-def members(state: TrainState) -> list[tuple]:
-    """(params, root words) of each seed."""
-    return [_of_seed((state.params, state.root), seed) for seed in range(state.skipped.shape[0])]
+def members(state: TrainState) -> list[Params]:
+    """The parameters of each seed."""
+    return [_of_seed(state.params, seed) for seed in range(state.skipped.shape[0])]
 
 
 @jax.jit

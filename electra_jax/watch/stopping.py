@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from jax.experimental import multihost_utils
 
-from electra_jax.cli import UserError
+from electra_jax.cli import Diverged
 from electra_jax.parallel import multihost
 
 
@@ -73,13 +73,13 @@ class NonFinitePolicy:
         self._max_in_a_row, self._batch_rows, self._latest_step = max_in_a_row, batch_rows, latest_step
 
     def check(self, step: int, skipped_in_a_row: float) -> None:
-        """Given the count after `step` steps (the metric of the train step). Raises UserError at `max_in_a_row`."""
+        """Given the count after `step` steps (the metric of the train step). Raises Diverged at `max_in_a_row`."""
         if not self._max_in_a_row or skipped_in_a_row < self._max_in_a_row:
             return
         rows, newest = "", self._latest_step()
         if self._batch_rows:
             rows = f" (rows {(step - 1) * self._batch_rows} to {step * self._batch_rows - 1} of the stream)"
-        raise UserError(
+        raise Diverged(
             f"the loss or the gradient was not finite at {int(skipped_in_a_row)} steps in a row, the last being {step}{rows}; "
             "each was skipped: lower optimizer.learning_rate or raise schedule.warmup_steps, and start in another --workdir; "
             + ("there is no checkpoint yet" if newest is None else f"the newest checkpoint is at step {newest}")

@@ -30,6 +30,12 @@ def test_an_entry_is_variants_and_fields(text, wanted):
     assert parse(text) == wanted
 
 
+def test_a_seed_may_begin_with_weights_of_its_own():
+    entry = parse("warm: electra init_from=runs/first-{seed} masking.rate=0.2")
+    assert entry.begins_by_seed and entry.fields_of(7) == {"init_from": "runs/first-7", "masking.rate": 0.2}
+    assert not parse("warm: electra init_from=runs/first").begins_by_seed
+
+
 def test_folders_are_names_of_one_folder():
     assert parse("../a b: mlm").folder == ".._a_b" and parse("mlm masking.rate=0.4").folder == "mlm_masking.rate=0.4"
 
@@ -42,7 +48,9 @@ def test_folders_are_names_of_one_folder():
         (["name: "], "it must have a variant"),
         (["mlm seed=3"], "seed is decided by --seeds: leave it out"),
         (["mlm train.steps=3"], "train.steps is decided by --flops"),
-        (["mlm data.path=x"], "data.path is decided by --config.data.path"),
+        (["mlm data.path=x"], "data.path is decided by the flag --config.data.path, for all entries: leave it out"),
+        (["mlm eval.max_rows=5"], "eval.max_rows is decided by the flag --config.eval.max_rows, for all entries"),
+        (["mlm schedule.decay_steps=5"], "schedule.decay_steps is decided by --flops"),
         (["mlm", "mlm"], "two entries are called 'mlm', or nearly so"),
         (["a/b: mlm", "a b: mlm"], "two entries are called 'a b', or nearly so"),
         (["a: optimizer.rates='(("], "No closing quotation"),

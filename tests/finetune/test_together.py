@@ -65,7 +65,7 @@ def trained(files, seed: int, seeds: int):
         program = programs.of(batch)
         state, _ = program.run(state, program.place(batch))
         lengths.append(batch.tokens.shape[1])
-    return {number: jax.device_get(params) for number, (params, _) in zip(parts.seeds, parts.members(state), strict=True)}, lengths
+    return {number: jax.device_get(params) for number, params in zip(parts.seeds, parts.members(state), strict=True)}, lengths
 
 
 def test_together_as_alone(files):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from configs.finetune import get_config
-from electra_jax.cli import UserError
+from electra_jax.cli import Diverged, UserError
 from electra_jax.finetune import completed, transfer
 from electra_jax.finetune.recipe import FinetuneRecipe
 from electra_jax.watch.telemetry import format_line
@@ -76,9 +76,28 @@ def test_the_rate_is_chosen_on_training_rows(ran, tmp_path):
 
 
 def test_a_death_before_the_row_is_written_costs_no_run(ran, tmp_path):
-    transfer._row(recipe_of, tmp_path / "tiny" / "rte", "rte", RATES)
+    transfer.measure(recipe_of, tmp_path / "tiny" / "rte", "rte", RATES)
     ran.clear()
     assert rows_of(tmp_path)[0]["rate"] == 1e-3 and ran == []
+
+
+def test_a_rate_at_which_training_diverges_is_not_chosen(ran, tmp_path, monkeypatch):
+    trained = completed.finetune
+
+    def finetune(recipe, folder):
+        if recipe.optimizer.learning_rate in diverging:
+            folder.mkdir(parents=True)
+            (folder / "metrics.jsonl").write_bytes(format_line(1, {"clock/secs_wall": 7.0}))
+            raise Diverged("the loss was not finite")
+        trained(recipe, folder)
+
+    monkeypatch.setattr(completed, "finetune", finetune)
+    diverging = {1e-3}
+    (row,) = rows_of(tmp_path)
+    assert row["by_rate"]["0.001"] is None and row["rate"] == 1e-4 and row["secs"] == 3 * 60 + 7
+    diverging = set(RATES)
+    with pytest.raises(Diverged):
+        rows_of(tmp_path, model="wild")
 
 
 def test_one_rate_is_not_chosen(ran, tmp_path):

@@ -41,6 +41,7 @@ CASES = {
     "electra, frozen generator": ("electra", MaskingConfig(), dict(train_generator=False)),
     "electra, unigram generator": ("electra", MaskingConfig(), dict(generator="unigram")),
     "electra, samples without dropout": ("electra", MaskingConfig(), dict(sample_dropout=False)),
+    "electra, samples without dropout, which the model has not": ("electra", MaskingConfig(), dict(sample_dropout=False)),
 }
 
 
@@ -51,7 +52,8 @@ ALWAYS = ("electra", "mlm", "electric")
 def test_flops_are_those_of_the_traced_program(case):
     name, masking_config, fields = CASES[case]
     shape = dict(embedding_size=128, hidden_size=128, head_size=32, num_layers=2, max_length=64, vocab_size=2000)
-    model = tiny.model(**shape, sharing="none" if "frozen" in case else "shared")
+    rates = dict(dropout=0.0, attention_dropout=0.0) if "has not" in case else {}
+    model = tiny.model(**shape, **rates, sharing="none" if "frozen" in case else "shared")
     goal = equations.make(name, model, masking_config, vocabulary=tiny.vocabulary(2000), **fields)
     rows, length = 4, 64
 

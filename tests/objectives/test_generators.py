@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from electra_jax import options, rng
+from configs.pretrain import get_config
+from electra_jax import build, options, rng
 from electra_jax.cli import UserError
 from electra_jax.models import electra
 from electra_jax.objectives import OBJECTIVES, generators, masking
@@ -145,6 +146,28 @@ def test_contradictions_are_refused(fields, model, says):
         equations.make("electra", tiny.model(**model), **fields)
 
 
+@pytest.mark.parametrize(
+    "name, fields, says",
+    [
+        ("mlm", {"model.sharing": "gdes"}, "model.sharing=gdes is of a generator that is a network, and mlm has none here"),
+        ("mlm", {"model.generator_hidden_fraction": 0.5}, "model.generator_hidden_fraction is of a generator"),
+        ("electra", {"objective.generator": "uniform", "model.sharing": "none"}, "and electra has none here"),
+        ("electra", {"objective.train_generator": False, "model.sharing": "none"}, "the generator would stay random"),
+        (
+            "electra",
+            {"objective.temperature": 2.0, "objective.temperature_decay_steps": 5000},
+            "objective.temperature_decay_steps is 5,000 and train.steps is 1,000: the temperature would hardly change",
+        ),
+        ("electra", {"objective.mlm_weight": 0.0, "objective.rtd_weight": 0.0}, "all weights of the losses of electra are 0"),
+    ],
+)
+def test_what_would_train_nothing_or_another_thing_is_refused(name, fields, says):
+    with pytest.raises(UserError, match=says):
+        recipe = Recipe.of(get_config("tiny"), {"objective.name": name, **fields})
+        devices = build.Devices.of(recipe)
+        build.pretraining_objective(recipe.resolve(devices.platform), tiny.VOCABULARY, devices)
+
+
 def test_frequencies_are_needed():
     with pytest.raises(UserError, match="frequencies of the training rows"):
         equations.make("electra", tiny.model(), vocabulary=tiny.VOCABULARY, generator="unigram")
@@ -167,7 +190,7 @@ def test_what_an_objective_does_not_read_is_refused():
         (dict(name="electrra"), "did you mean 'electra'"),
         (dict(temperature=0.0), "above 0"),
         (dict(temperature_decay_steps=-1), "from 0 up"),
-        (dict(causal_fraction=1.5), "from 0 to 1"),
+        (dict(causal_fraction=1.5), "from 0 to below 1"),
         (dict(lm_weight=-1.0), "from 0 up"),
         (dict(name="mixture"), "needs objective.mixture"),
         (dict(mixture="electra"), "write NAME=WEIGHT"),

@@ -56,9 +56,7 @@ def test_weights_follow_their_schedule():
 def test_each_part_is_measured_and_shown_by_its_own_view():
     goal, batch = equations.make("mixture", tiny.model(), mixture=TWO), tiny.batch()
     params = jax.jit(goal.init)(tiny.ROOT)
-    metrics = evaluation.evaluate(
-        goal, jax.jit(evaluation.make_eval_step(goal)), params, rng.key_words(tiny.ROOT), [(batch, np.ones(8, bool))]
-    )
+    metrics = evaluation.evaluate(goal, jax.jit(evaluation.make_eval_step(goal)), params, [(batch, np.ones(8, bool))])
     metrics["eval/unigram_entropy"] = 4.0
     line = goal.view.headline(metrics)
     assert line.startswith("electra: held-out MLM loss ") and "; mlm: held-out MLM loss " in line and "RTD AUC" in line

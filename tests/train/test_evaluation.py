@@ -22,7 +22,7 @@ def setting():
 
 def evaluated(setting, size) -> dict[str, float]:
     objective, eval_step, params, tokens = setting
-    return evaluation.evaluate(objective, eval_step, params, rng.key_words(tiny.ROOT), batches(tokens, size))
+    return evaluation.evaluate(objective, eval_step, params, batches(tokens, size))
 
 
 def batches(tokens, size):
@@ -45,7 +45,7 @@ def test_numbers_are_those_of_sklearn(setting):
     objective, eval_step, params, tokens = setting
     got = evaluated(setting, 10)
     batch, valid = next(batches(tokens, 10))
-    _, terms, _ = jax.device_get(eval_step(params, rng.key_words(tiny.ROOT), batch, valid))
+    _, terms, _ = jax.device_get(eval_step(params, batch, valid))
     logits, replaced = terms.outputs["logits"], terms.outputs["replaced"]
     could_be = (tokens != 2) & (tokens != 3)
     called = (logits > 0)[could_be]

@@ -73,7 +73,7 @@ def test_together_as_alone(num_devices):
     state, metrics = trained(parts, program, parts.root, [3, 4, 5, 6])
     assert int(state.step) == STEPS and parts.seeds == (3, 4, 5, 6) and parts.batch_rows == 4 * ROWS
     losses = []
-    for seed, (params, root) in zip(parts.seeds, parts.members(state), strict=True):
+    for seed, params, root in zip(parts.seeds, parts.members(state), state.root, strict=True):
         its_state, its_metrics = alone(seed)
         losses.append(float(its_metrics["loss"]))
         np.testing.assert_array_equal(root, rng.key_words(rng.root_key(seed)))
@@ -100,5 +100,5 @@ def test_one_value_begins_all_seeds():
     parts, _ = made(3, 4, 1)
     word = np.arange(tiny.VOCAB_SIZE * 8, dtype=np.float64).reshape(tiny.VOCAB_SIZE, 8)
     placed = start.placed(parts.init(parts.root), {"params/embeddings/word": word})
-    for params, _ in parts.members(placed):
+    for params in parts.members(placed):
         np.testing.assert_array_equal(params["embeddings"]["word"], word)

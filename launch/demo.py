@@ -1,4 +1,4 @@
-"""The whole way on a real corpus within minutes: text, vocabulary, rows, a tiny pretrained ELECTRA, and what it learned.
+"""The whole way on a real corpus within minutes: text, vocabulary, rows, a tiny ELECTRA, what it learned, and what that is worth.
 
     make demo
 
@@ -25,9 +25,15 @@ CONFIG = Recipe.flag("configs/pretrain.py:tiny")
 
 
 def main(_):
+    from configs.finetune import get_config
     from electra_jax.demo import demo
+    from electra_jax.finetune.recipe import FinetuneRecipe
 
-    lines = demo(pathlib.Path(DIR.value), Recipe.parse(CONFIG.value), steps=STEPS.value, seed=SEED.value, colour=sys.stdout.isatty())
+    def task_recipe(fields):
+        return FinetuneRecipe.of(get_config("own"), fields)
+
+    colour = sys.stdout.isatty()
+    lines = demo(pathlib.Path(DIR.value), Recipe.parse(CONFIG.value), task_recipe, steps=STEPS.value, seed=SEED.value, colour=colour)
     print("\n" + "\n".join(lines))
 
 

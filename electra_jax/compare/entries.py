@@ -44,19 +44,24 @@ def parse(text: str) -> Entry:
     """
     named = re.match(r"([^=:]+):\s+(.*)", text)
     name, spec = (named[1].strip(), named[2]) if named else (text.strip(), text)
-    try:
-        words = shlex.split(spec)
-    except ValueError as error:
-        raise UserError(f"--entry={text!r}: {error}: write NAME: VARIANT SECTION.FIELD=VALUE ...") from None
+    words = _words(spec, f"--entry={text!r}", "NAME: VARIANT SECTION.FIELD=VALUE ...")
     if not name or not words:
         raise UserError(f"--entry={text!r}: it must have a variant, such as electra or mlm, or fields SECTION.FIELD=VALUE")
-    fields = dict(word.split("=", 1) for word in words if "=" in word)
+    fields = _fields(words)
     for field in sorted(fields):
         if by := next((by for common, by in COMMON.items() if re.fullmatch(common, field)), ""):
             raise UserError(f"--entry={text!r}: {field} is decided by {by.format(field=field)}: leave it out")
     # The default objective has no variant.
     variants = tuple(word for word in words if "=" not in word and word != "electra")
-    return Entry(name, variants, {field: _value(value) for field, value in fields.items()})
+    return Entry(name, variants, fields)
+
+
+def fields_of(text: str, flag: str) -> dict[str, Any]:
+    """Of "SECTION.FIELD=VALUE ..."."""
+    words = _words(text, f"{flag}={text!r}", "SECTION.FIELD=VALUE ...")
+    if bare := [word for word in words if "=" not in word]:
+        raise UserError(f"{flag}={text!r}: {bare[0]!r} has no value: write SECTION.FIELD=VALUE ...")
+    return _fields(words)
 
 
 def parse_all(texts: Sequence[str]) -> list[Entry]:
@@ -68,6 +73,17 @@ def parse_all(texts: Sequence[str]) -> list[Entry]:
         if any(entry.folder.lower() == other.folder.lower() for other in found[:number]):
             raise UserError(f"two entries are called {entry.name!r}, or nearly so: give one another name, --entry='NAME: ...'")
     return found
+
+
+def _words(text: str, what: str, form: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{what}: {error}: write {form}") from None
+
+
+def _fields(words: Sequence[str]) -> dict[str, Any]:
+    return {name: _value(value) for name, _, value in (word.partition("=") for word in words if "=" in word)}
 
 
 def _value(text: str) -> Any:

@@ -38,6 +38,7 @@ def start(workdir, rows, files, cache) -> subprocess.Popen:
     command = [
         *(sys.executable, str(runs.ROOT / "launch" / "compare.py"), f"--workdir={workdir}", "--flops=2e9", "--seeds=2"),
         *("--entry=electra", "--entry=mlm", f"--pairs={files / 'pairs.jsonl'}", f"--data={files}", "--tasks=cola", "--rates=1e-3"),
+        "--finetune=seeds=2 train.steps=20",
         *(f"--config.{name}={value}" for name, value in fields.items()),
     ]
     return subprocess.Popen(command, env=runs.environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

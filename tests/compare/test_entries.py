@@ -3,7 +3,7 @@
 import pytest
 
 from electra_jax.cli import UserError
-from electra_jax.compare.entries import Entry, parse, parse_all
+from electra_jax.compare.entries import Entry, fields_of, parse, parse_all
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,10 @@ def test_mistakes_are_named(texts, message):
     with pytest.raises(UserError) as error:
         parse_all(texts)
     assert message in str(error.value)
+
+
+def test_fields_of_all_tasks():
+    assert fields_of("seeds=3 finetune.layer_decay=0.9", "--finetune") == {"seeds": 3, "finetune.layer_decay": 0.9}
+    assert fields_of("", "--finetune") == {}
+    with pytest.raises(UserError, match="--finetune='seeds 3': 'seeds' has no value"):
+        fields_of("seeds 3", "--finetune")

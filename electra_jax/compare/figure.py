@@ -51,7 +51,8 @@ def _curves(axes, rows: Sequence[Row], metric: str, looks) -> None:
 
     budget = table.budgets(rows)[-1]
     for name, (colour, mark) in looks.items():
-        of_entry = [row for row in rows if (row["entry"], row["budget_flops"]) == (name, budget) and metric in row["compared"].values()]
+        of_entry = [row for row in rows if (row["entry"], row["budget_flops"]) == (name, budget)]
+        of_entry = [row for row in of_entry if metric in row["compared"].values() and not row["diverged"]]
         if not of_entry:
             continue
         curves = [_curve(row, metric) for row in of_entry]

@@ -63,8 +63,9 @@ def open_work(recipe: FinetuneRecipe, scratch: pathlib.Path) -> Work:
     """What a session needs: the parts of the step, the rows and the held-out set. Raises UserError if these do not fit one another."""
     if "eval.max_rows" in recipe.given and recipe.eval.max_rows:
         raise UserError("eval.max_rows is for pretraining, and fine-tuning is scored on the whole dev set: leave it out")
-    if "eval.rank_rows" in recipe.given and recipe.eval.rank_rows:
-        raise UserError("eval.rank_rows is for pretraining: leave it out")
+    for name in ("rank_rows", "mask_rate"):
+        if f"eval.{name}" in recipe.given and getattr(recipe.eval, name):
+            raise UserError(f"eval.{name} is for pretraining: leave it out")
     devices = Devices.of(recipe, num_seeds=recipe.seeds)
     source = _source(recipe.init_from, recipe.init_network)
     network, tokenizer = source.networks[0], source.tokenizer

@@ -368,6 +368,9 @@ def test_mistakes_are_one_line(source, tmp_path):
     some = dataclasses.replace(recipe(source, task=good), given=frozenset(("eval.max_rows",)), eval=EvalConfig(max_rows=10))
     with pytest.raises(UserError, match="eval.max_rows is for pretraining, and fine-tuning is scored on the whole dev set: leave it out"):
         finetune(some, tmp_path / "run")
+    some = dataclasses.replace(recipe(source, task=good), given=frozenset(("eval.mask_rate",)), eval=EvalConfig(mask_rate=0.2))
+    with pytest.raises(UserError, match="eval.mask_rate is for pretraining: leave it out"):
+        finetune(some, tmp_path / "run")
     with pytest.raises(UserError, match="no such file|not in"):
         finetune(recipe(source, task=TaskConfig(name="cola", path=str(tmp_path))), tmp_path / "run")
     assert not (tmp_path / "run").exists()
